@@ -1,0 +1,57 @@
+# r1kit: `make demo` trains, `make lab` opens the notebooks, `make help` lists the rest.
+SHELL := /bin/bash
+VENV ?= .venv
+PROFILE ?= cpu-tiny
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+export HF_HUB_OFFLINE ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lab test test-fast lint lock clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.r1kit ## Make .venv and install the lock for CPU
+
+demo: setup ## Run notebooks 00 to 05: base, SFT, GRPO, evaluation (minutes, no network)
+	@$(VENV)/bin/r1kit run --profile $(PROFILE) --stages 00-05
+
+lab: setup ## Open the notebooks in JupyterLab
+	@$(VENV)/bin/jupyter lab notebooks
+
+test: $(VENV)/.test lint ## Everything: lint, fast tests, notebooks end to end, kills and hangs
+	@$(VENV)/bin/python -m pytest -q -m "not slow and not e2e"
+	@$(VENV)/bin/python -m pytest -q -m "slow or e2e"
+
+test-fast: $(VENV)/.test ## The fast tests (under two minutes)
+	@$(VENV)/bin/python -m pytest -q -m "not slow and not e2e"
+
+lint: $(VENV)/.test ## ruff: rules and format
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+lock: ## Make requirements/*.txt anew from requirements/*.in (needs uv and the registries)
+	@bash requirements/lock.sh
+
+clean: ## Remove .venv and caches; runs/ stays
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps are newer than the locks they were installed from, so a second `make` reinstalls nothing.
+$(VENV)/bin/python:
+	@bash requirements/make_venv.sh "$(PYTHON)" "$(VENV)"
+
+$(VENV)/.r1kit: requirements/cpu.txt pyproject.toml | $(VENV)/bin/python
+	@echo "installing the lock for CPU (about two minutes with a good line)"
+	@grep '^torch==' requirements/cpu.txt > $(VENV)/torch.txt
+	@$(PIP) -r $(VENV)/torch.txt 2>/dev/null \
+	  || { echo "the CPU build of torch is not in your registry; asking $(TORCH_INDEX)"; \
+	       $(PIP) --index-url $(TORCH_INDEX) -r $(VENV)/torch.txt; }
+	@$(PIP) -r requirements/cpu.txt 2> >(grep -v 'is ignored: it is neither a file' >&2)
+	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.test: requirements/test.txt $(VENV)/.r1kit
+	@$(PIP) -r requirements/test.txt 2> >(grep -v 'is ignored: it is neither a file' >&2)
+	@touch $@

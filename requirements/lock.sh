@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Resolve requirements/*.in into exact, universal locks (Linux and macOS, Python 3.11 to 3.13).
+# Where the registry lacks torch's CPU build, give its wheel: FIND_LINKS=/folder/with/wheels make lock
+set -euo pipefail
+cd "$(dirname "$0")"
+command -v uv >/dev/null || { echo "uv is needed: pip install uv" >&2; exit 2; }
+resolve() {
+  uv pip compile "$1" --universal --python-version 3.11 --no-header --no-annotate --quiet \
+    ${FIND_LINKS:+--find-links "$FIND_LINKS"}
+}
+head_of() { grep '^#' "$1"; }
+# Windows is reached through WSL2, which is Linux.
+not_windows() { grep -vE "^(pywinpty|colorama)|win32|os_name == 'nt'" || true; }
+
+{ head_of cpu.txt; resolve cpu.in | not_windows; } > cpu.new
+{ head_of test.txt; resolve test.in | not_windows | grep -vxFf cpu.new | grep -v '^torch=='; } > test.new
+mv cpu.new cpu.txt && mv test.new test.txt
