@@ -1,0 +1,3 @@
+"""The embedded world: story problems, a teacher that slips, one tag format, a tokenizer and the datasets made
+of them.
+"""

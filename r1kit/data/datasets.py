@@ -1,0 +1,125 @@
+"""The datasets of a run: teacher traces (SFT), prompts (GRPO) and held-out problems (evaluation).
+
+Rows are plain dictionaries until ``save``, which checks that nothing held out is trained on and writes them
+with the ``datasets`` library. Columns:
+
+- traces: ``messages`` (user, assistant), ``problem``, ``solution``, ``level``, ``slips``, ``verified``
+- prompts: ``prompt`` (one user turn), ``solution``, ``level``
+- heldout: ``problem``, ``solution``, ``level``
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r1kit.data.format import user_prompt
+from r1kit.data.stories import generate, normalise, stream
+from r1kit.data.teacher import write_trace
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Row = dict[str, Any]
+TRACES_SEED, PROMPTS_SEED, HELDOUT_SEED = 1_000_003, 2_000_003, 3_000_017
+"""Added to a run's seed, so that the three sets (and the corpus) draw different problems."""
+
+
+class LeakError(ValueError):
+    """A held-out problem is also in the training data."""
+
+
+def build_traces(n: int, seed: int, levels: Sequence[int] = (1, 2, 3), slip_rate: float = 0.0) -> list[Row]:
+    """``n`` traces as the teacher wrote them, right and wrong; ``verified`` is False until ``curation`` has
+    looked.
+    """
+    rng = random.Random(f"teacher-{seed}")
+    rows = []
+    for problem in generate(n, seed + TRACES_SEED, levels):
+        trace = write_trace(problem, rng, slip_rate)
+        messages = [*user_prompt(problem.text), {"role": "assistant", "content": trace.text}]
+        rows.append(
+            {
+                "messages": messages,
+                "problem": problem.text,
+                "solution": problem.solution,
+                "level": problem.level,
+                "slips": trace.slips,
+                "verified": False,
+            }
+        )
+    return rows
+
+
+def build_prompts(n: int, seed: int, levels: Sequence[int] = (1, 2, 3)) -> list[Row]:
+    """``n`` prompts without answers to imitate: all that GRPO gets is the solution to check against."""
+    problems = generate(n, seed + PROMPTS_SEED, levels)
+    return [{"prompt": user_prompt(p.text), "solution": p.solution, "level": p.level} for p in problems]
+
+
+def build_heldout(per_level: int, seed: int, levels: Sequence[int] = (1, 2, 3, 4, 5)) -> list[Row]:
+    """``per_level`` different reserved problems of each level, level by level. Raises ValueError if a level
+    has too few.
+    """
+    rows = []
+    for level in levels:
+        distinct: dict[str, Row] = {}
+        for problem in islice(
+            stream(seed + HELDOUT_SEED + level, [level], reserved=True), 50 * per_level + 1000
+        ):
+            row = {"problem": problem.text, "solution": problem.solution, "level": level}
+            distinct.setdefault(normalise(problem.text), row)
+            if len(distinct) == per_level:
+                break
+        if len(distinct) < per_level:
+            raise ValueError(
+                f"level {level} has no {per_level} different held-out problems, found {len(distinct)}"
+            )
+        rows.extend(distinct.values())
+    return rows
+
+
+def problem_of(row: Mapping[str, Any]) -> str:
+    """The problem's text in a row of any of the three sets."""
+    return row["problem"] if "problem" in row else row["prompt"][-1]["content"]
+
+
+def check_disjoint(training: Iterable[Mapping[str, Any]], heldout: Iterable[Mapping[str, Any]]) -> int:
+    """Raise LeakError if any held-out problem, normalised, is a training problem; return how many were
+    compared.
+    """
+    reserved = {normalise(problem_of(row)) for row in heldout}
+    leaked = sorted(reserved & {normalise(problem_of(row)) for row in training})
+    if leaked:
+        raise LeakError(
+            f"{len(leaked)} of {len(reserved)} held-out problems are also in the training data, the first: "
+            f"{leaked[0]!r}. Draw training problems with reserved=False."
+        )
+    return len(reserved)
+
+
+def save(sets: Mapping[str, Sequence[Row]], folder: str | Path) -> dict[str, Path]:
+    """Write each set to ``folder/<name>``; everything but ``heldout`` is training data and must not meet it
+    (LeakError).
+    """
+    from datasets import Dataset
+
+    for name, rows in sets.items():
+        if name != "heldout" and "heldout" in sets:
+            check_disjoint(rows, sets["heldout"])
+    paths = {name: Path(folder) / name for name in sets}
+    for name, rows in sets.items():
+        Dataset.from_list(list(rows)).save_to_disk(str(paths[name]))
+    return paths
+
+
+def load(path: str | Path) -> Dataset:
+    """One saved set. Raises FileNotFoundError with the path if it was never written."""
+    from datasets import load_from_disk
+
+    if not Path(path).is_dir():
+        raise FileNotFoundError(f"no dataset at {path}: run the stage 01_data first")
+    return load_from_disk(str(path))

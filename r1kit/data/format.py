@@ -1,0 +1,67 @@
+r"""The one format of a reasoned answer, used by the teacher, SFT, GRPO, the rewards and the evaluation.
+
+A completion looks like this, tags on their own lines as in DeepSeek-R1's and open-r1's prompts::
+
+    <think>
+    Step 1: 7 - 3 = 4
+    Step 2: 4 + 9 = 13
+    </think>
+    <answer>
+    \boxed{13}
+    </answer>
+
+The chat template is Qwen's ChatML without tools and without a default system message (each of its tokens
+would be paid for in every rollout). What the assistant says, its end mark included, stands between ``{%
+generation %}`` marks: TRL builds the mask of an assistant-only loss from them.
+"""
+
+from __future__ import annotations
+
+import re
+
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
+TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
+
+TURN_START, TURN_END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message['role'] + '\n' -}}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{%- generation -%}{{- message['content'] + '<|im_end|>' -}}{%- endgeneration -%}"
+    "{%- else -%}"
+    "{{- message['content'] + '<|im_end|>' -}}"
+    "{%- endif -%}"
+    "{{- '\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
+)
+
+
+def write_completion(steps: list[str], answer: str) -> str:
+    r"""The completion with these reasoning lines and ``\boxed{answer}``."""
+    thoughts = "\n".join(steps)
+    return f"{THINK_OPEN}\n{thoughts}\n{THINK_CLOSE}\n{ANSWER_OPEN}\n\\boxed{{{answer}}}\n{ANSWER_CLOSE}"
+
+
+def user_prompt(problem: str) -> list[dict[str, str]]:
+    """The conversation that asks for an answer to ``problem`` (TRL's conversational prompt)."""
+    return [{"role": "user", "content": problem}]
+
+
+def extract_answer(completion: str) -> str | None:
+    r"""What stands in the last ``\boxed{...}`` after the thoughts, braces balanced; None if there is none.
+
+    Tags need not be complete: whether they are is the format reward's business, not the answer's. An answer
+    that is only boxed inside unfinished or finished thoughts counts if nothing is boxed after them.
+    """
+    after = completion.rsplit(THINK_CLOSE, 1)[-1]
+    for text in (after, completion):
+        for start in reversed([match.end() for match in re.finditer(r"\\boxed\{", text)]):
+            depth = 1
+            for position in range(start, len(text)):
+                depth += {"{": 1, "}": -1}.get(text[position], 0)
+                if depth == 0:
+                    return text[start:position].strip()
+    return None
