@@ -1,0 +1,180 @@
+"""Our own settings, one strict model per file of a profile; each field says what it is where it is declared.
+
+What TRL and transformers already name is not repeated here: see `trl_keys`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+
+STAGES = ("00_environment", "01_data", "02_sft", "03_vllm", "04_grpo", "05_evaluation", "06_pipeline")
+"""Notebook stages in order, known to this floor because files name them."""
+
+MODEL_STAGES = ("01_data", "02_sft", "04_grpo")
+"""Stages that leave a model behind, so that `model_name_or_path` may name them."""
+
+STAGE_OF_SECTION = {"base": "01_data", "sft": "02_sft", "grpo": "04_grpo"}
+
+REWARD_NAMES = ("accuracy", "format", "tag_count")
+
+Level = Annotated[int, Field(ge=1, le=5, description="Number of operations in a story problem.")]
+Levels = Annotated[list[Level], Field(min_length=1)]
+Positive = Annotated[int, Field(gt=0)]
+# An environment variable is text, but nobody writes OMP_NUM_THREADS: "1".
+EnvironmentText = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
+
+
+class Settings(BaseModel):
+    """Base of all files: unknown keys and silent conversions are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class MachineSettings(Settings):
+    """machine.yaml: the only file that knows what the profile runs on."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        description="Where training runs. `cuda` also means ROCm, as in PyTorch; `auto` takes what is there."
+    )
+    environment: dict[str, EnvironmentText] = Field(
+        default_factory=dict, description="Environment variables of every program that a run starts."
+    )
+    grace_seconds: float = Field(
+        gt=0, description="Seconds a training has to write a checkpoint after SIGTERM before it is killed."
+    )
+    expected_minutes: dict[Literal[STAGES], Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="Minutes per stage, measured on the reference machine."
+    )
+    reference_gflops: float | None = Field(
+        default=None, gt=0, description="What `machine.speed.measure_gflops` says on the reference machine."
+    )
+
+
+class DataSettings(Settings):
+    """data.yaml: the embedded world of story problems and its teacher."""
+
+    source: Literal["stories"] = Field(description="Where problems come from.")
+    seed: int = Field(ge=0, description="Seed of all problems and of the teacher's slips.")
+    base_documents: Positive = Field(description="Plain-text documents the base model is trained on.")
+    traces: Positive = Field(description="Traces the teacher writes for SFT, before verification.")
+    prompts: Positive = Field(description="Problems for GRPO, none of them among the traces.")
+    heldout_per_level: Positive = Field(description="Held-out problems of each level, for evaluation only.")
+    levels: Levels = Field(description="Levels in training.")
+    heldout_levels: Levels = Field(description="Levels held out; may hold levels that are never trained.")
+    slip_rate: float = Field(ge=0, lt=1, description="Share of steps in which the teacher makes a mistake.")
+    vocabulary_size: int = Field(
+        ge=270, description="Most tokens of the tokenizer; 256 bytes and the special tokens are always in it."
+    )
+    max_prompt_length: int = Field(
+        default=96, ge=1,
+        description="Tokens the longest prompt may take, chat template included; what context checks count with.",
+    )
+
+
+class EvaluationSettings(Settings):
+    """evaluation.yaml: how checkpoints are judged."""
+
+    problems_per_level: Positive = Field(description="Held-out problems of each level that are asked.")
+    samples: Positive = Field(description="Completions per problem.")
+    levels: Levels = Field(description="Levels whose mean is the headline pass@1; all held-out levels are shown.")
+    temperature: float = Field(gt=0, description="Sampling temperature; greedy answers are shown beside it.")
+    top_p: float = Field(gt=0, le=1, description="Nucleus sampling; 1.0 is off.")
+    max_new_tokens: Positive = Field(description="Longest completion in tokens.")
+    batch_size: Positive = Field(description="Completions generated at once.")
+    k: Annotated[list[Positive], Field(min_length=1)] = Field(description="The k of pass@k.")
+    seed: int = Field(ge=0, description="Seed of the sampling.")
+
+
+class TrainerFile(Settings):
+    """A flat file: a few keys of ours beside those of a trainer configuration and ModelConfig.
+
+    `.trl` holds the trainer's keys and `.model` ModelConfig's, both only as far as the file gives them.
+    """
+
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw", description="`muon`: Muon for 2-D weights, AdamW for embeddings and norms."
+    )
+    muon_learning_rate: float = Field(
+        default=0.02, gt=0, description="Muon's learning rate; `learning_rate` stays AdamW's."
+    )
+    _trl: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _model: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def trl(self) -> dict[str, Any]:
+        """Keys of the trainer configuration given in the file."""
+        return dict(self._trl)
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """Keys of TRL's ModelConfig given in the file."""
+        return dict(self._model)
+
+    def flat(self) -> dict[str, Any]:
+        """The mapping as it would stand in the file, our defaults filled in."""
+        return {**self._model, **self._trl, **self.model_dump(mode="json")}
+
+
+class Architecture(Settings):
+    """The base model's shape, in the names of transformers' Qwen2Config."""
+
+    hidden_size: Positive
+    intermediate_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    num_key_value_heads: Positive
+    max_position_embeddings: Positive
+    tie_word_embeddings: bool
+
+
+class BaseSettings(TrainerFile):
+    """base.yaml: a base model made here from random weights; a profile that starts from a given model has none."""
+
+    architecture: Architecture = Field(description="Shape of the model.")
+    max_length: int | None = Field(
+        default=None, ge=2, description="Tokens of a training row; empty takes max_position_embeddings."
+    )
+
+
+class SftSettings(TrainerFile):
+    """sft.yaml: distillation, the student imitates the teacher's traces."""
+
+    row_packing: bool = Field(
+        default=False,
+        description="Pack traces into rows [B, L] with restarting position_ids: block-diagonal on every device.",
+    )
+
+
+class Reward(Settings):
+    """One reward function and its weight in the sum."""
+
+    name: Literal[REWARD_NAMES]
+    weight: float = 1.0
+
+
+class Collapse(Settings):
+    """The lesson's failure on purpose: the same GRPO with a learning rate that destroys the policy."""
+
+    learning_rate: float = Field(gt=0)
+    max_steps: Positive
+
+
+class GrpoSettings(TrainerFile):
+    """grpo.yaml: reinforcement learning with verifiable rewards."""
+
+    rewards: Annotated[list[Reward], Field(min_length=1)] = Field(description="What is rewarded, in this order.")
+    collapse: Collapse | None = Field(default=None, description="Settings of the run that fails on purpose.")
+
+
+FILES: dict[str, type[Settings]] = {
+    "machine": MachineSettings,
+    "data": DataSettings,
+    "base": BaseSettings,
+    "sft": SftSettings,
+    "grpo": GrpoSettings,
+    "evaluation": EvaluationSettings,
+}
+OPTIONAL_FILES = ("base",)
+TRAINER_SECTIONS = ("base", "sft", "grpo")

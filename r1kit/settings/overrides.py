@@ -1,0 +1,91 @@
+"""Overrides from the command line (`--set sft.learning_rate=1e-3`) and from notebook parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from r1kit.settings.errors import Problem, SettingsError, describe, nearest_name
+from r1kit.settings.models import FILES
+from r1kit.settings.validation import Source
+from r1kit.settings.yaml import KeyPath, read_document
+
+SECTIONS = (*FILES, "accelerate")
+FORM = "section.key=value, for example sft.learning_rate=1e-3"
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`"sft.learning_rate=1e-3"` -> `("sft.learning_rate", 0.001)`; the value is read as YAML.
+
+    Raises:
+        SettingsError: if the text does not have that form.
+    """
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not all(key.split(".")) or len(key.split(".")) < 2:
+        raise SettingsError([Problem("--set", key, found=describe(text), allowed=FORM)])
+    document = read_document(value, "--set")
+    if document.problems:
+        raise SettingsError([Problem("--set", key, found=describe(value), allowed="a YAML value",
+                                     message=document.problems[0].message)])
+    return key, document.value
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """Several overrides; of two for the same key the last holds. Raises SettingsError with all that are malformed."""
+    parsed, problems = {}, []
+    for text in texts:
+        try:
+            key, value = parse_override(text)
+            parsed[key] = value
+        except SettingsError as error:
+            problems += error.problems
+    if problems:
+        raise SettingsError(problems)
+    return parsed
+
+
+def apply_overrides(
+    values: dict[str, Any], sources: dict[str, Source], overrides: Mapping[str, Any]
+) -> list[Problem]:
+    """Set each override in `values` and note in `sources` where it is; returns those that have no place to go.
+
+    Whether key and value are allowed is left to the validation that follows.
+    """
+    problems = []
+    for name, value in overrides.items():
+        section, *keys = name.split(".")
+        place = f"override {name}"
+        if section not in SECTIONS or not keys:
+            known = ", ".join(f"{s}.…" for s in SECTIONS)
+            problems.append(Problem(place, name, found=describe(value), allowed=known,
+                                    nearest=nearest_name(section, SECTIONS), message="Unknown section."))
+        elif section not in values:
+            if section == "base":
+                message = "This profile has no base.yaml: it starts from a given model."
+                problems.append(Problem(place, name, found=describe(value), message=message))
+            # any other missing file is reported as missing
+        elif isinstance(values[section], dict):
+            path: KeyPath = tuple(int(key) if key.isdigit() else key for key in keys)
+            if _set(values[section], path, value):
+                sources[section].overridden.add(path)
+            else:
+                message = "The key before the last point does not hold other keys."
+                problems.append(Problem(place, name, found=describe(value), message=message))
+    return problems
+
+
+def _set(container: Any, path: KeyPath, value: Any) -> bool:
+    """Set the value at `path`; False if the way there is blocked by something that holds no keys."""
+    *way, last = path
+    for part in way:
+        if isinstance(container, dict):
+            container = container.setdefault(part, {})
+        elif isinstance(container, list) and isinstance(part, int) and part < len(container):
+            container = container[part]
+        else:
+            return False
+    if isinstance(container, dict) or (isinstance(container, list) and isinstance(last, int) and last < len(container)):
+        container[last] = value
+        return True
+    return False

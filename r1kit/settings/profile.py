@@ -1,0 +1,159 @@
+"""Load a profile: read all its files, apply overrides, check types and rules, and report every problem at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from r1kit.settings.accelerate_file import validate_accelerate
+from r1kit.settings.checks import View, check
+from r1kit.settings.errors import Problem, SettingsError, display_path, nearest_name
+from r1kit.settings.models import (
+    FILES, OPTIONAL_FILES, TRAINER_SECTIONS, BaseSettings, DataSettings, EvaluationSettings, GrpoSettings,
+    MachineSettings, SftSettings,
+)
+from r1kit.settings.overrides import apply_overrides
+from r1kit.settings.validation import Source, validate
+from r1kit.settings.yaml import KeyPath, read_document, yaml_dump
+
+CONFIG_ROOT = Path(__file__).resolve().parents[2] / "configs"
+SECTIONS = (*FILES, "accelerate")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A checked profile folder with overrides applied."""
+
+    name: str
+    folder: Path
+    machine: MachineSettings
+    data: DataSettings
+    base: BaseSettings | None
+    sft: SftSettings
+    grpo: GrpoSettings
+    evaluation: EvaluationSettings
+    accelerate: dict[str, Any]
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def dump(self) -> dict[str, Any]:
+        """Plain mappings of all sections but accelerate, as they stand in resolved.yaml; `base` only if there is one."""
+        sections = {name: getattr(self, name) for name in FILES}
+        return {
+            name: settings.flat() if name in TRAINER_SECTIONS else settings.model_dump(mode="json")
+            for name, settings in sections.items()
+            if settings is not None
+        }
+
+    def accelerate_yaml(self) -> str:
+        """The text of accelerate.yaml with overrides applied, for the job folder."""
+        return yaml_dump(self.accelerate)
+
+
+def profile_names(config_root: str | Path | None = None) -> list[str]:
+    """Profiles that can be loaded by name: the folders in configs/."""
+    root = Path(config_root or CONFIG_ROOT)
+    return sorted(folder.name for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
+
+
+def load_profile(
+    name_or_path: str | Path, overrides: Mapping[str, Any] | None = None, config_root: str | Path | None = None
+) -> Profile:
+    """The profile of that name in `configs/`, or in that folder.
+
+    Args:
+        name_or_path: `cpu-tiny`, or the path of a profile folder.
+        overrides: `{"sft.learning_rate": 1e-3}`; they replace what the files say and are checked like it.
+        config_root: where named profiles are, by default `configs/` of the project.
+
+    Raises:
+        SettingsError: with all problems of all files.
+    """
+    folder = _find_folder(name_or_path, config_root)
+    values, sources, problems = _read(folder)
+    problems += apply_overrides(values, sources, overrides or {})
+    typed: dict[str, Any] = {}
+    wrong: dict[str, set[KeyPath]] = {}
+    for section, value in values.items():
+        judge = validate_accelerate if section == "accelerate" else validate
+        typed[section], found, wrong[section] = judge(section, value, sources[section])
+        problems += found
+    problems += check(View(values, sources, wrong, folder))
+    if problems:
+        count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
+        raise SettingsError(problems, f"{count} in profile {folder.name}")
+    typed.setdefault("base", None)
+    return Profile(name=folder.name, folder=folder, **typed, overrides=dict(overrides or {}))
+
+
+def split_trl(section: str, mapping: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """A trainer section of resolved.yaml taken apart.
+
+    Returns:
+        keyword arguments of the trainer's configuration class (SFTConfig, GRPOConfig, or TrainingArguments for
+        `base`), keyword arguments of ModelConfig, and our own keys as their typed model.
+
+    Raises:
+        SettingsError: if the mapping is not valid.
+    """
+    if section not in TRAINER_SECTIONS:
+        raise ValueError(f"split_trl takes one of {', '.join(TRAINER_SECTIONS)}, not {section!r}")
+    settings, problems, _ = validate(section, dict(mapping), Source(section, f"{section} of resolved.yaml"))
+    if problems:
+        raise SettingsError(problems)
+    return settings.trl, settings.model, settings
+
+
+def settings_hash(profile: Profile | Mapping[str, Any], sections: Iterable[str] | None = None) -> str:
+    """16 hex digits over the named sections (default: all), equal for equal values in any order of keys."""
+    values = {**profile.dump(), "accelerate": profile.accelerate} if isinstance(profile, Profile) else profile
+    chosen = {name: values.get(name) for name in (sections if sections is not None else values)}
+    text = json.dumps(chosen, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _find_folder(name_or_path: str | Path, config_root: str | Path | None) -> Path:
+    root = Path(config_root or CONFIG_ROOT)
+    text = str(name_or_path)
+    given = Path(name_or_path).expanduser()
+    if text and "/" not in text and (root / text).is_dir():
+        return root / text
+    if text and ("/" in text or text in (".", "..")) and given.is_dir():
+        return given.resolve()
+    names = profile_names(root)
+    found = "a file" if given.is_file() else "no such folder" if "/" in text else "no such profile"
+    problem = Problem(
+        file=text or '""', key="profile", found=found, allowed=", ".join([*names, "or the path of a profile folder"]),
+        nearest=nearest_name(given.name, names), message=f"Profiles are folders in {display_path(root)}.",
+    )
+    raise SettingsError([problem], "unknown profile")
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Source], list[Problem]]:
+    """Raw values of all files that could be read, where they came from, and what could not be read."""
+    values: dict[str, Any] = {}
+    sources: dict[str, Source] = {}
+    problems: list[Problem] = []
+    present = [path.name for path in folder.iterdir()]
+    for section in SECTIONS:
+        path = folder / f"{section}.yaml"
+        name = display_path(path)
+        if not path.is_file():
+            if section not in OPTIONAL_FILES:
+                nearest = nearest_name(path.name, set(present) - {f"{other}.yaml" for other in SECTIONS}, 0.7)
+                message = f"The file is missing; a profile is a folder with {', '.join(f'{s}.yaml' for s in SECTIONS)}."
+                problems.append(Problem(name, "", found="no such file", allowed="a file", nearest=nearest, message=message))
+            continue
+        try:
+            document = read_document(path.read_text(encoding="utf-8"), path)
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(Problem(name, "", found=str(error), allowed="a readable text file (UTF-8)"))
+            continue
+        problems += document.problems
+        if not document.problems:
+            values[section] = document.value
+            sources[section] = Source(section, name, document.lines)
+    return values, sources, problems

@@ -1,0 +1,177 @@
+"""The keys and types that the installed TRL, transformers and accelerate accept, read from their source.
+
+Importing TRL's configuration classes costs seconds and loads torch; parsing their source costs some milliseconds and
+cannot disagree with what is installed. Test: the key sets equal the fields of the real dataclasses.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Union
+
+from r1kit.settings.errors import Problem, SettingsError
+from r1kit.settings.trl_hints import CHOICES, WIDER
+
+CLASSES = {
+    "base": ("transformers/training_args.py", "TrainingArguments"),
+    "sft": ("trl/trainer/sft_config.py", "SFTConfig"),
+    "grpo": ("trl/trainer/grpo_config.py", "GRPOConfig"),
+    "model": ("trl/trainer/model_config.py", "ModelConfig"),
+    "accelerate": ("accelerate/commands/config/config_args.py", "ClusterConfig"),
+}
+# Bases that a file imports from the top of another package.
+REEXPORTED = {"TrainingArguments": "transformers/training_args.py"}
+ENUM_FILES = (
+    "transformers/trainer_utils.py", "transformers/training_args.py", "transformers/debug_utils.py",
+)
+NAMES = {
+    "str": str, "int": int, "float": float, "bool": bool, "dict": dict, "list": list, "Any": Any, "None": None,
+    "Optional": Union, "Union": Union, "Literal": Literal,
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One field of a configuration class: its type for pydantic and its default (`...` if it is not a literal)."""
+
+    name: str
+    type: Any
+    default: Any = ...
+
+
+@functools.cache
+def keys(config: str) -> dict[str, Key]:
+    """The fields of a class of `CLASSES`, inherited ones first. Raises SettingsError if the package is missing."""
+    file, name = CLASSES[config]
+    return _class_keys(file, name)
+
+
+def default(section: str, key: str) -> Any:
+    """The default that the installed class gives `key`; `...` if there is no such key or no literal default."""
+    for config in (section, "model"):
+        if key in keys(config):
+            return keys(config)[key].default
+    return ...
+
+
+def distributed_types() -> tuple[str, ...]:
+    """The `distributed_type` values of accelerate."""
+    return _enums("accelerate/utils/dataclasses.py").get("DistributedType", ())
+
+
+@functools.cache
+def _class_keys(file: str, name: str) -> dict[str, Key]:
+    module = _parse(file)
+    node = next(n for n in module.body if isinstance(n, ast.ClassDef) and n.name == name)
+    found: dict[str, Key] = {}
+    for base in node.bases:
+        if isinstance(base, ast.Name) and (where := _file_of(base.id, module, file)):
+            found |= _class_keys(where, base.id)
+    for item in node.body:
+        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+            continue
+        if "ClassVar" in ast.dump(item.annotation):
+            continue
+        key = item.target.id
+        choices = CHOICES.get((name, key)) or CHOICES.get(key) or _choices(item.value)
+        found[key] = Key(key, _as_type(item.annotation, choices, WIDER.get(key, ())), _literal_default(item.value))
+    return found
+
+
+def _file_of(name: str, module: ast.Module, file: str) -> str | None:
+    """The file that defines a base class: this one, one imported relatively, or a re-exported one."""
+    if any(isinstance(n, ast.ClassDef) and n.name == name for n in module.body):
+        return file
+    for node in module.body:
+        if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
+            if node.level and node.module:
+                return str(Path(file).parents[node.level - 1] / (node.module.replace(".", "/") + ".py"))
+            return REEXPORTED.get(name)
+    return None
+
+
+def _as_type(annotation: ast.expr, choices: tuple[str, ...], wider: tuple[type, ...]) -> Any:
+    """The annotation as a type. Enums and `choices` take the place of a bare `str`; what is unknown is Any."""
+    enums: dict[str, tuple[str, ...]] = {}
+    for file in ENUM_FILES:
+        enums |= _enums(file)
+    members: list[Any] = []
+    for node in _members(annotation):
+        if isinstance(node, ast.Name) and node.id in enums:
+            choices = choices or enums[node.id]
+            continue
+        try:
+            code = compile(ast.Expression(node), "<annotation>", "eval")
+            space = NAMES | {enum: Literal[values] for enum, values in enums.items()}
+            members.append(eval(code, {"__builtins__": {}}, space))
+        except (NameError, TypeError, AttributeError):
+            return Any
+    if choices:
+        members = [Literal[choices], *(member for member in members if member is not str)]
+    return Union[tuple([*members, *wider])]  # noqa: UP007 - built from a list
+
+
+def _members(node: ast.expr) -> list[ast.expr]:
+    """`A | B | None` and `Optional[A]`, `Union[A, B]` flattened."""
+    if isinstance(node, ast.BinOp):
+        return [*_members(node.left), *_members(node.right)]
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+        if node.value.id == "Optional":
+            return [*_members(node.slice), ast.copy_location(ast.Constant(None), node)]
+        if node.value.id == "Union" and isinstance(node.slice, ast.Tuple):
+            return [member for element in node.slice.elts for member in _members(element)]
+    return [node]
+
+
+def _choices(value: ast.expr | None) -> tuple[str, ...]:
+    """`field(metadata={"choices": [...]})`, if they are literals."""
+    metadata = _keyword(value, "metadata")
+    if isinstance(metadata, ast.Dict):
+        for key, element in zip(metadata.keys, metadata.values, strict=True):
+            if isinstance(key, ast.Constant) and key.value == "choices" and isinstance(element, ast.List):
+                return tuple(ast.literal_eval(element))
+    return ()
+
+
+def _literal_default(value: ast.expr | None) -> Any:
+    node = _keyword(value, "default") if isinstance(value, ast.Call) else value
+    try:
+        return ast.literal_eval(node) if node is not None else ...
+    except ValueError:
+        return ...
+
+
+def _keyword(call: ast.expr | None, name: str) -> ast.expr | None:
+    keywords = call.keywords if isinstance(call, ast.Call) else []
+    return next((keyword.value for keyword in keywords if keyword.arg == name), None)
+
+
+@functools.cache
+def _enums(file: str) -> dict[str, tuple[str, ...]]:
+    """Enum classes of a file with their text values."""
+    found = {}
+    for node in _parse(file).body:
+        if isinstance(node, ast.ClassDef) and any("Enum" in ast.dump(base) for base in node.bases):
+            values = [n.value.value for n in node.body if isinstance(n, ast.Assign) and isinstance(n.value, ast.Constant)]
+            found[node.name] = tuple(value for value in values if isinstance(value, str))
+    return found
+
+
+@functools.cache
+def _parse(file: str) -> ast.Module:
+    package, _, rest = file.partition("/")
+    spec = importlib.util.find_spec(package)  # finds the package without importing it
+    if spec is None or spec.origin is None:
+        raise SettingsError([Problem(
+            file=package, key="", found="not installed", allowed=f"the package {package} in {sys.prefix}",
+            message="Settings are checked against the installed packages; run `make install` (or `pip install -r "
+            "requirements/cpu.txt --no-deps`) first.",
+        )])
+    return ast.parse((Path(spec.origin).parent / rest).read_text(encoding="utf-8"))
+
+

@@ -1,0 +1,259 @@
+"""From raw YAML values to typed settings: runs pydantic and turns what it complains about into Problems."""
+
+from __future__ import annotations
+
+import functools
+import re
+import types
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, Field, ValidationError, create_model
+
+from r1kit.settings import trl_keys
+from r1kit.settings.errors import Problem, describe, nearest_name
+from r1kit.settings.models import FILES, TRAINER_SECTIONS, TrainerFile
+from r1kit.settings.trl_hints import BOUNDS, REFUSED, RENAMED, VALUE_HINTS
+from r1kit.settings.yaml import KeyPath, dotted
+
+WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null (empty)"}
+
+
+@dataclass
+class Source:
+    """Where the values of a section came from, for messages."""
+
+    section: str
+    file: str
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    overridden: set[KeyPath] = field(default_factory=set)
+
+    def locate(self, path: KeyPath) -> tuple[str, int | None]:
+        """The place to name in a message: file and line, or the override that set the value."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.overridden:
+                return f"override of {self.file}", None
+        return self.file, next((self.lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self.lines), None)
+
+    def problem(self, path: KeyPath, **fields: str) -> Problem:
+        """A Problem at this place."""
+        file, line = self.locate(path)
+        return Problem(file=file, key=dotted(path), line=line, **fields)
+
+
+@functools.cache
+def model_of(section: str) -> type[BaseModel]:
+    """The strict model of a whole file; for trainer files with every key of the trainer and of ModelConfig."""
+    own = FILES[section]
+    if section not in TRAINER_SECTIONS:
+        return own
+    fields: dict[str, Any] = {}
+    for key in (*trl_keys.keys("model").values(), *trl_keys.keys(section).values()):
+        if key.name not in REFUSED and key.name not in own.model_fields:
+            fields[key.name] = (_bounded(key), None)
+    return create_model(f"{own.__name__}File", __base__=own, **fields)
+
+
+def known_keys(section: str) -> list[str]:
+    """Every key that may stand in the section's file."""
+    return list(model_of(section).model_fields)
+
+
+def _bounded(key: trl_keys.Key) -> Any:
+    bounds = BOUNDS.get(key.name)
+    if not bounds:
+        return key.type
+    members = get_args(key.type) if get_origin(key.type) in (Union, types.UnionType) else (key.type,)
+    numbers = (int, float)
+    return Union[tuple(Annotated[m, Field(**bounds)] if m in numbers else m for m in members)]  # noqa: UP007
+
+
+def validate(section: str, data: Any, source: Source) -> tuple[Any, list[Problem], set[KeyPath]]:
+    """The typed section (None if anything is wrong), the problems, and the paths that are wrong."""
+    if not isinstance(data, dict):
+        found = "an empty file" if data is None else describe(data)
+        allowed = "a mapping of keys to values: key: value"
+        return None, [Problem(source.file, "", found=found, allowed=allowed)], {()}
+    model = model_of(section)
+    try:
+        model.model_validate(data)
+    except ValidationError as error:
+        problems = _problems(error, model, section, data, source)
+        return None, [problem for _, problem in problems], {path for path, _ in problems}
+    return _typed(section, data), [], set()
+
+
+def _typed(section: str, data: dict[str, Any]) -> Any:
+    own = FILES[section]
+    if not issubclass(own, TrainerFile):
+        return own.model_validate(data)
+    settings = own.model_validate({key: value for key, value in data.items() if key in own.model_fields})
+    trainer = trl_keys.keys(section)
+    rest = {key: value for key, value in data.items() if key not in own.model_fields}
+    # A key that both name (trust_remote_code in some releases) goes to the trainer.
+    settings._trl.update({key: value for key, value in rest.items() if key in trainer})
+    settings._model.update({key: value for key, value in rest.items() if key not in trainer})
+    return settings
+
+
+def _problems(
+    error: ValidationError, model: type[BaseModel], section: str, data: dict, source: Source
+) -> list[tuple[KeyPath, Problem]]:
+    """One problem per place: a union complains once for each of its members, which is one mistake."""
+    found: dict[KeyPath, Problem] = {}
+    for item in error.errors(include_url=False):
+        path = _real_path(item["loc"], data, missing=item["type"] == "missing")
+        if path in found:
+            continue
+        if item["type"] == "extra_forbidden":
+            found[path] = _unknown(path, model, section, data, source)
+        elif item["type"] == "missing":
+            allowed = _allowed(_annotation(model, path))
+            found[path] = source.problem(path, found="nothing", allowed=allowed, message="The key is missing.")
+        else:
+            found[path] = _wrong_value(path, item, model, data, source)
+    return sorted(found.items(), key=lambda pair: source.locate(pair[0])[1] or 0)
+
+
+def _unknown(path: KeyPath, model: type[BaseModel], section: str, data: dict, source: Source) -> Problem:
+    name, found = str(path[-1]), describe(_at(data, path))
+    if len(path) == 1 and section in TRAINER_SECTIONS:
+        if name in REFUSED:
+            return source.problem(path, found=found, allowed="not in this file", message=REFUSED[name])
+        if name in RENAMED:
+            nearest, why = RENAMED[name]
+            nearest = nearest if nearest in model.model_fields else ""
+            return source.problem(path, found=found, nearest=nearest, message=f"Unknown key. {why}".strip())
+    owner = model if len(path) == 1 else _model_at(_annotation(model, path[:-1]))
+    known = list(owner.model_fields) if owner else []
+    nearest = nearest_name(name, known)
+    message = "Unknown key."
+    elsewhere = [f"{other}.yaml" for other in FILES if len(path) == 1 and other != section and name in known_keys(other)]
+    if elsewhere:
+        message = f"Unknown key here; it belongs in {' or '.join(elsewhere)}."
+        nearest = ""
+    allowed = "" if len(known) > 30 else ", ".join(known)
+    return source.problem(path, found=found, allowed=allowed, nearest=nearest, message=message)
+
+
+def _wrong_value(path: KeyPath, item: dict, model: type[BaseModel], data: dict, source: Source) -> Problem:
+    value, annotation = _at(data, path), _annotation(model, path)
+    if item["loc"] and item["loc"][-1] == "[key]":
+        allowed = _allowed(_annotation(model, path[:-1], key=True))
+        nearest = nearest_name(str(path[-1]), _literals(_annotation(model, path[:-1], key=True)))
+        return source.problem(path, found=str(path[-1]), allowed=allowed, nearest=nearest, message="Unknown name.")
+    allowed = _allowed(annotation)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and (bound := _bound(item["msg"])):
+        allowed = f"{allowed.removesuffix(' or null (empty)')}, {bound}"
+    elif item["type"] in ("too_short", "finite_number"):
+        allowed = "at least one entry" if item["type"] == "too_short" else "a finite number"
+    nearest = nearest_name(value, _literals(annotation)) if isinstance(value, str) else ""
+    message = _conversion_hint(str(path[-1]), value, annotation)
+    return source.problem(path, found=describe(value), allowed=allowed, nearest=nearest, message=message)
+
+
+def _conversion_hint(key: str, value: Any, annotation: Any) -> str:
+    """How to write it instead, for the mistakes that YAML invites."""
+    members = set(_members(annotation))
+    if isinstance(value, str) and members & {int, float}:
+        try:
+            float(value)
+        except ValueError:
+            return VALUE_HINTS.get(key, "")
+        return f"This is text because of its quotes; write the bare number: {key}: {value}"
+    if isinstance(value, bool) and not value and "no" in _literals(annotation):
+        return f'YAML reads a bare `no` as false; write {key}: "no"'
+    if isinstance(value, str) and bool in members and value.lower() in ("true", "false", "yes", "no", "on", "off"):
+        word = "true" if value.lower() in ("true", "yes", "on") else "false"
+        return f"This is text because of its quotes; write {key}: {word}"
+    if isinstance(value, float) and value.is_integer() and int in members:
+        return f"Write it without a point or exponent: {key}: {int(value)}"
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and str in members:
+        return f'Write it in quotes: {key}: "{value}"'
+    if value is None:
+        return "The key has no value; write one, or remove the line."
+    if not isinstance(value, list) and any(get_origin(member) is list for member in members):
+        return VALUE_HINTS.get(key) or f"Write a list: {key}: [{value}]"
+    return VALUE_HINTS.get(key, "")
+
+
+def _bound(message: str) -> str:
+    """`Input should be greater than 0` -> `greater than 0`."""
+    match = re.search(r"(greater|less) than( or equal to)? (-?[\d.e+-]+)", message)
+    return match.group(0) if match else ""
+
+
+def _real_path(loc: tuple, data: Any, missing: bool) -> KeyPath:
+    """pydantic's location without the union tags it puts in between."""
+    path: list[str | int] = []
+    value = data
+    for index, part in enumerate(loc):
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        elif not (missing and index == len(loc) - 1):
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _at(data: Any, path: KeyPath) -> Any:
+    for part in path:
+        data = data[part]
+    return data
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Union members, with Annotated taken off."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [inner for member in get_args(annotation) for inner in _members(member)]
+    return [annotation]
+
+
+def _literals(annotation: Any) -> list[str]:
+    return [v for member in _members(annotation) if get_origin(member) is Literal for v in get_args(member)]
+
+
+def _model_at(annotation: Any) -> type[BaseModel] | None:
+    models = (m for m in _members(annotation) if isinstance(m, type) and issubclass(m, BaseModel))
+    return next(models, None)
+
+
+def _annotation(model: type[BaseModel], path: KeyPath, key: bool = False) -> Any:
+    """The declared type at a path; with `key`, the type of a mapping's keys there."""
+    annotation: Any = model
+    for part in path:
+        inner = _model_at(annotation)
+        if inner is not None:
+            found = inner.model_fields.get(str(part))
+            annotation = found.annotation if found else Any
+            continue
+        container = next((m for m in _members(annotation) if get_origin(m) in (list, dict)), None)
+        annotation = get_args(container)[-1] if container else Any
+    if key:
+        container = next((m for m in _members(annotation) if get_origin(m) is dict), None)
+        return get_args(container)[0] if container else Any
+    return annotation
+
+
+def _allowed(annotation: Any) -> str:
+    """The type in plain words."""
+    words: list[str] = []
+    for member in _members(annotation):
+        if get_origin(member) is Literal:
+            word = "one of " + ", ".join(str(value) for value in get_args(member))
+        elif get_origin(member) is list:
+            inner = get_args(member)[0]
+            word = "a list of mappings" if _model_at(inner) else f"a list of {_allowed(inner).removeprefix('a ')}"
+            word = word.replace("whole number", "whole numbers")
+        elif get_origin(member) is dict or member is dict:
+            word = "a mapping"
+        elif isinstance(member, type) and issubclass(member, BaseModel):
+            word = "a mapping with " + ", ".join(member.model_fields)
+        else:
+            word = WORDS.get(member, "a value")
+        words += [word] if word not in words else []
+    return " or ".join(words)
