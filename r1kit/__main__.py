@@ -1,0 +1,6 @@
+"""`python -m r1kit` is the command line."""
+
+from r1kit.cli import main
+
+if __name__ == "__main__":
+    main()

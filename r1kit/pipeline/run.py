@@ -1,0 +1,114 @@
+"""Run stages in order, headlessly: each notebook through our papermill engine, with resume, and an exit code that tells the truth."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from r1kit.pipeline import engine, prerequisites
+from r1kit.pipeline.stages import STAGES
+from r1kit.runs import results, status
+from r1kit.runs.folder import PROJECT, Run
+from r1kit.settings import Profile
+
+NOTEBOOKS = PROJECT / "notebooks"
+
+DONE, FAILED, BAD_SETTINGS, OUT_OF_MEMORY, TIMED_OUT, NOT_AS_EXPECTED = 0, 1, 2, 3, 4, 5
+INTERRUPTED, TERMINATED = 130, 143
+
+
+class Reporter(Protocol):
+    """Who is told what happens; the command line prints it, tests collect it."""
+
+    def stage_started(self, name: str, folder: Path, note: str) -> None:
+        """A notebook starts; `note` says whether from the beginning or from a checkpoint."""
+
+    def stage_skipped(self, name: str, folder: Path) -> None:
+        """The stage's result is there and its inputs have not changed."""
+
+    def stage_ended(self, name: str, folder: Path, error: str) -> None:
+        """A notebook ended; `error` is empty where it completed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: an exit code of the contract, and one paragraph that says why (empty when done)."""
+
+    code: int
+    message: str = ""
+
+
+def run_stages(run: Run, names: list[str], settings: Profile, reporter: Reporter) -> Outcome:
+    """Run the named stages of a run in order and stop at the first that fails.
+
+    A stage whose result is there and whose inputs are unchanged is skipped. A training that was cut short goes on from its newest
+    complete checkpoint (the training program itself finds it).
+    """
+    run.update_manifest(stages=sorted({*run.manifest.get("stages", []), *names}))
+    outcome = Outcome(DONE)
+    for name in names:
+        folder = run.stage(name)
+        if prerequisites.is_done(run, STAGES[name], settings):
+            reporter.stage_skipped(name, folder)
+            continue
+        prerequisites.set_stale_aside(folder, prerequisites.inputs_hash(STAGES[name], settings))
+        reporter.stage_started(name, folder, starting_point(folder))
+        outcome = run_notebook(name, folder, run, settings)
+        reporter.stage_ended(name, folder, outcome.message)
+        if outcome.code != DONE:
+            break
+    states = {DONE: "completed", INTERRUPTED: "interrupted", TERMINATED: "interrupted"}
+    results.write_summary(run, states.get(outcome.code, "failed"))
+    return outcome
+
+
+def run_notebook(name: str, folder: Path, run: Run, settings: Profile) -> Outcome:
+    """Execute one notebook into its stage's folder and translate its end into an outcome."""
+    started = time.time()
+    try:
+        engine.execute(
+            NOTEBOOKS / f"{name}.ipynb",
+            folder / "notebook.ipynb",
+            {"PROFILE": prerequisites.source_of(settings), "RUN_ID": run.run_id},
+            cwd=NOTEBOOKS,
+            environment=settings.machine.environment,
+        )
+    except engine.Interrupted as error:
+        outcome = Outcome(TERMINATED if error.signal == "SIGTERM" else INTERRUPTED, str(error))
+        status.update(folder, state="interrupted", message=outcome.message)
+        return outcome
+    except engine.EngineError as error:
+        outcome = Outcome(exit_code(error, folder, started), str(error))
+        status.update(folder, state="failed", message=outcome.message)
+        return outcome
+    if results.read_result(folder) is None:
+        message = f"{name} ran to its last cell but wrote no result.json: it must call run.finish(…)"
+        status.update(folder, state="failed", message=message)
+        return Outcome(FAILED, message)
+    return Outcome(DONE)
+
+
+def exit_code(error: engine.EngineError, folder: Path, started: float) -> int:
+    """The contract's exit code for a failed notebook, from the error and from how its last training ended."""
+    if isinstance(error, engine.Timeout):
+        return TIMED_OUT
+    if isinstance(error, engine.CellFailed) and error.ename == "SettingsError":
+        return BAD_SETTINGS
+    if isinstance(error, engine.CellFailed) and error.ename == "JobFailed":
+        jobs = [status.read(path.parent) for path in folder.rglob("status.json")]
+        codes = [entry["job"]["returncode"] for entry in jobs if entry.get("updated", 0) >= started and entry.get("job")]
+        for code in (OUT_OF_MEMORY, TIMED_OUT):
+            if code in codes:
+                return code
+    return FAILED
+
+
+def starting_point(folder: Path) -> str:
+    """Whether the stage starts at its beginning or a training of it goes on from a checkpoint."""
+    steps = [
+        int(marker.parent.name.removeprefix("checkpoint-"))
+        for marker in folder.glob("checkpoints/checkpoint-*/complete.json")
+    ]
+    return f"continues from its checkpoint at step {max(steps)}" if steps else "starts at the beginning"

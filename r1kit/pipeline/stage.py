@@ -1,0 +1,186 @@
+"""`open_stage`: what the second cell of every notebook calls, and the `Stage` that it returns.
+
+The stage checks the notebook's parameters, resolves the settings, opens the run folder and finds what earlier stages made.
+It launches trainings as supervised subprocesses, and at the end writes `result.json`, which marks the stage as done.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from r1kit.pipeline import prerequisites
+from r1kit.pipeline.stages import CHECKPOINTS, STAGES, StageSpec, stage
+from r1kit.runs import folder as runs
+from r1kit.runs import results, status
+from r1kit.runs.files import write_json_atomic, write_text_atomic
+from r1kit.runs.launch import Job, launch
+from r1kit.settings import Profile, load_profile, yaml_dump
+from r1kit.settings.parameters import check_parameters
+
+LITERALS = (str, int, float, bool, list, dict, type(None))
+
+
+@dataclass
+class Stage:
+    """An open stage of a run.
+
+    Attributes:
+        settings: the resolved profile; `settings.grpo.trl["learning_rate"]`, `settings.data.levels`, …
+        params: the notebook's own parameters that are no settings.
+        run: the run folder; `folder` is this stage's part of it.
+        sources: for each earlier stage that this one needs, the folder that holds its result.
+    """
+
+    spec: StageSpec
+    settings: Profile
+    params: dict[str, Any]
+    run: runs.Run
+    folder: Path
+    sources: dict[str, Path]
+    inputs_hash: str
+    opened: float = field(default_factory=time.monotonic)
+    jobs: list[Job] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The stage's name, for example "04_grpo"."""
+        return self.spec.name
+
+    def artifact(self, stage_name: str, artifact: str) -> Path:
+        """The path of what an earlier stage (or this one) made, for example `artifact("01_data", "heldout")`."""
+        source = self.folder if stage_name == self.name else self.sources[stage_name]
+        return source / results.read_result(source)["artifacts"][artifact]
+
+    def checkpoints(self) -> dict[str, Path]:
+        """The models of this run in order of training: base, sft, grpo."""
+        return {CHECKPOINTS[name]: self.artifact(name, "model") for name in self.sources if name in CHECKPOINTS}
+
+    def metrics(self, stage_name: str) -> dict[str, float]:
+        """The numbers that an earlier stage recorded in its result."""
+        return results.read_result(self.sources[stage_name])["metrics"]
+
+    def launch(
+        self,
+        program: str,
+        name: str = "",
+        *,
+        inputs: dict[str, Path] | None = None,
+        changes: dict[str, Any] | None = None,
+    ) -> Job:
+        """Start `accelerate launch -m r1kit.training.<program>` under a supervisor and return at once.
+
+        Args:
+            program: "pretrain", "sft" or "grpo".
+            name: a second job of the same stage gets a folder of its own, `<stage>/<name>/`.
+            inputs: paths that are not results of an earlier stage, for example a tokenizer made in this notebook.
+            changes: settings of this job alone, `{"grpo.learning_rate": 3e-3}`; checked like all settings.
+        """
+        job_folder = self.folder / name
+        job_folder.mkdir(parents=True, exist_ok=True)
+        settings = load_profile(self.settings.folder, self.settings.overrides | (changes or {}))
+        resolved = prerequisites.resolved(job_folder, self, settings, inputs or {})
+        write_text_atomic(job_folder / "resolved.yaml", yaml_dump(resolved))
+        write_text_atomic(job_folder / "accelerate.yaml", settings.accelerate_yaml())
+        job = launch(
+            f"r1kit.training.{program}",
+            job_folder,
+            environment=settings.machine.environment,
+            grace=settings.machine.grace_seconds,
+        )
+        self.jobs.append(job)
+        return job
+
+    def finish(
+        self, metrics: dict[str, float], artifacts: dict[str, str], pass_at_1: dict[str, dict] | None = None
+    ) -> None:
+        """Write `result.json` (last of all, atomically) and bring the run's `summary.json` up to date.
+
+        Args:
+            metrics: numbers worth comparing between runs.
+            artifacts: name -> path relative to the stage's folder; each must exist.
+            pass_at_1: for each checkpoint `{"value", "low", "high", "problems", "samples"}`.
+
+        Raises:
+            FileNotFoundError: an artifact does not exist; the stage is then not done.
+        """
+        results.write_result(
+            self.folder,
+            stage=self.name,
+            seconds=time.monotonic() - self.opened,
+            peak_rss_bytes=self._peak_rss_bytes(),
+            inputs_hash=self.inputs_hash,
+            metrics=metrics,
+            artifacts=artifacts,
+            pass_at_1=pass_at_1,
+        )
+        prerequisites.write_summary(self.run)
+        print(f"{self.name} is done; its result is in {shown(self.folder)}")
+
+    def _peak_rss_bytes(self) -> int:
+        """Upper bound of the stage's memory: this kernel's peak plus that of its largest job, in bytes."""
+        jobs = [(status.read(job.folder).get("job") or {}).get("peak_rss_bytes", 0) for job in self.jobs]
+        return own_peak_rss_bytes() + max(jobs, default=0)
+
+
+def own_peak_rss_bytes() -> int:
+    """Peak resident memory of this process in bytes (`ru_maxrss` counts KiB on Linux and bytes on macOS)."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def shown(path: Path) -> str:
+    """The path as a person would type it: relative to the working folder where that is shorter."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(str(path)) else str(path)
+
+
+def open_stage(name: str, namespace: dict[str, Any]) -> Stage:
+    """Check the notebook's parameters, resolve its settings and open its folder in a run.
+
+    Args:
+        name: the stage, which is the notebook's name.
+        namespace: the notebook's `globals()`; parameters are its names in capitals that hold literals.
+
+    Raises:
+        SettingsError: a wrong parameter or setting; nothing was created or started.
+    """
+    spec = stage(name)
+    given = {key: value for key, value in namespace.items() if key.isupper() and isinstance(value, LITERALS)}
+    kinds = {"PROFILE": str, "RUN_ID": str} | {key: knob.kind for key, knob in spec.knobs.items()}
+    values = check_parameters(name, given, kinds)
+    profile_name, run_id = values.pop("PROFILE"), values.pop("RUN_ID")
+    turned = {
+        knob.setting: values[key]
+        for key, knob in spec.knobs.items()
+        if knob.setting and values.get(key) is not None
+    }
+
+    run = runs.open_run(run_id) if run_id else None
+    overrides = (run.manifest.get("overrides", {}) if run else {}) | turned
+    settings = load_profile(profile_name, overrides)
+    if run is None:
+        run = prerequisites.new_run(settings, overrides)
+        print(f"new run {run.run_id}")
+    else:
+        prerequisites.require_same_profile(run, settings)
+        run.update_manifest(overrides=overrides)
+
+    os.environ.update(settings.machine.environment)
+    sources = {need: prerequisites.provide(run, STAGES[need], settings) for need in spec.needs}
+    inputs_hash = prerequisites.inputs_hash(spec, settings)
+    folder = run.stage(name)
+    prerequisites.set_stale_aside(folder, inputs_hash)
+    params = {key: values[key] for key, knob in spec.knobs.items() if not knob.setting}
+    opened = Stage(spec, settings, params, run, folder, sources, inputs_hash)
+    write_json_atomic(folder / "params.json", {"inputs_hash": inputs_hash, "parameters": given})
+    write_text_atomic(folder / "resolved.yaml", yaml_dump(prerequisites.resolved(folder, opened, settings, {})))
+    status.update(folder, state="running", message="", pid=os.getpid())
+    print(f"{name} under {settings.name}, run {run.run_id}")
+    return opened

@@ -1,0 +1,121 @@
+"""The stages of a run: their order, what each needs from those before it, and which settings its parameters turn.
+
+A stage is one notebook of the same name. Everything else about it lies in the notebook.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A notebook parameter. With `setting`, it overrides that key of the profile; None keeps the profile's value."""
+
+    kind: type
+    setting: str | None = None
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage: settings files it reads, stages whose results it reads, knobs beyond PROFILE and RUN_ID."""
+
+    name: str
+    question: str
+    sections: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    knobs: dict[str, Knob] = field(default_factory=dict)
+
+
+STAGES: dict[str, StageSpec] = {
+    spec.name: spec
+    for spec in (
+        StageSpec("00_environment", "Can this machine do the lesson, and how long will it take?", ("machine",)),
+        StageSpec(
+            "01_data",
+            "Where do reasoning traces come from, and which of them may we trust?",
+            ("data", "base"),
+            knobs={"SLIP_RATE": Knob(float, "data.slip_rate"), "TRACES": Knob(int, "data.traces")},
+        ),
+        StageSpec(
+            "02_sft",
+            "What does a model learn from imitating traces?",
+            ("sft",),
+            needs=("01_data",),
+            knobs={"LEARNING_RATE": Knob(float, "sft.learning_rate"), "MAX_STEPS": Knob(int, "sft.max_steps")},
+        ),
+        StageSpec(
+            "03_vllm",
+            "What is a rollout, and what does it cost?",
+            ("evaluation",),
+            needs=("01_data", "02_sft"),
+            knobs={"PROMPTS": Knob(int), "GROUP_SIZE": Knob(int)},
+        ),
+        StageSpec(
+            "04_grpo",
+            "How does a reward make a model reason better than its teacher?",
+            ("grpo",),
+            needs=("01_data", "02_sft"),
+            knobs={
+                "LEARNING_RATE": Knob(float, "grpo.learning_rate"),
+                "MAX_STEPS": Knob(int, "grpo.max_steps"),
+                "GROUP_SIZE": Knob(int, "grpo.num_generations"),
+            },
+        ),
+        StageSpec(
+            "05_evaluation",
+            "Did it really get better, and how sure are we?",
+            ("evaluation",),
+            needs=("01_data", "02_sft", "04_grpo"),
+            knobs={
+                "PROBLEMS_PER_LEVEL": Knob(int, "evaluation.problems_per_level"),
+                "SAMPLES": Knob(int, "evaluation.samples"),
+            },
+        ),
+    )
+}
+
+# The name under which the checkpoint of a stage appears in pass@1 tables.
+CHECKPOINTS = {"01_data": "base", "02_sft": "sft", "04_grpo": "grpo"}
+
+
+class UnknownStage(ValueError):
+    """A stage that does not exist was asked for."""
+
+
+def stage(name: str) -> StageSpec:
+    """The stage called `name`, or by its number ("04", "4").
+
+    Raises:
+        UnknownStage: with the allowed names and the nearest one.
+    """
+    if name in STAGES:
+        return STAGES[name]
+    for spec in STAGES.values():
+        if name.isdigit() and int(name) == int(spec.name[:2]):
+            return spec
+    nearest = difflib.get_close_matches(name, STAGES, n=1, cutoff=0.3)
+    hint = f" Did you mean {nearest[0]}?" if nearest else ""
+    raise UnknownStage(f"no stage is called {name!r}; there are {', '.join(STAGES)}.{hint}")
+
+
+def select(text: str) -> list[str]:
+    """Stage names from "01-04", "02_sft", "00,02-03" or "all", in the order of the run.
+
+    Raises:
+        UnknownStage: for a name or number that no stage has, or a range that runs backwards.
+    """
+    if text == "all":
+        return list(STAGES)
+    order, chosen = list(STAGES), set()
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        first, dash, last = part.partition("-")
+        low = order.index(stage(first).name)
+        high = order.index(stage(last).name) if dash else low
+        if high < low:
+            raise UnknownStage(f"the range {part!r} runs backwards")
+        chosen.update(order[low : high + 1])
+    if not chosen:
+        raise UnknownStage(f"{text!r} names no stage; write for example 01-04, 02_sft or all")
+    return [name for name in order if name in chosen]
