@@ -1,0 +1,164 @@
+"""Callbacks every trainer gets: the metrics file, the marker that makes a checkpoint complete, a stop that saves first."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from r1kit.runs import files, metrics
+from r1kit.training import checkpoints
+from r1kit.training.program import StopRequest
+
+# Left out of metrics.jsonl: what Trainer adds to each log when it counts tokens (we have our own, from the last row).
+NOT_METRICS = ("train_runtime", "train_tokens_per_second", "epoch")
+SHOWN = {  # metric -> how it reads in train.log
+    "loss": "loss {:.4f}",
+    "reward": "reward {:.3f}",
+    "completions/mean_length": "length {:.1f}",
+    "entropy": "entropy {:.3f}",
+    "mean_token_accuracy": "token accuracy {:.3f}",
+    "frac_reward_zero_std": "equal groups {:.2f}",
+    "grad_norm": "gradient {:.2f}",
+    "learning_rate": "lr {:.2e}",
+    "tokens_per_second": "{:,.0f} tokens/s",
+}
+
+
+def readable(row: dict[str, Any]) -> str:
+    """One line for train.log: `step 10/250  loss 2.3100  lr 4.00e-03  12,300 tokens/s  left 1:20`."""
+    parts = [f"step {row['step']}/{row['total_steps']}"]
+    for name, template in SHOWN.items():
+        if isinstance(row.get(name), (int, float)):
+            parts.append(template.format(row[name]))
+        if name == "reward":
+            parts += [
+                f"{key.split('/')[1].removesuffix('_reward')} {value:.3f}"
+                for key, value in row.items()
+                if key.startswith("rewards/") and key.endswith("/mean") and value is not None
+            ]
+    minutes, seconds = divmod(round(row["seconds_left"]), 60)
+    return "  ".join([*parts, f"left {minutes}:{seconds:02d}"])
+
+
+class MetricsLog(TrainerCallback):
+    """Appends one row a logged step to `metrics.jsonl` and prints it as one line. Main process only.
+
+    `seconds` counts training time and goes on where the last kept row stopped; `seconds_left` comes from this
+    session's speed; `tokens_per_second` from the tokens since the last row (SFT: tokens read; GRPO: prompts and
+    completions).
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Continue the clock of the rows that were kept."""
+        rows = metrics.read(self.path) if self.path.exists() else []
+        self.offset = float(rows[-1]["seconds"]) if rows else 0.0
+        self.start = self.last_time = time.monotonic()
+        self.first_step = state.global_step
+        self.last_tokens = state.num_input_tokens_seen
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the row."""
+        if not state.is_world_process_zero or not logs or "train_loss" in logs:  # train_loss: Trainer's last words
+            return
+        now = time.monotonic()
+        steps = state.global_step - self.first_step
+        left = (now - self.start) / steps * (state.max_steps - state.global_step) if steps else 0.0
+        row: dict[str, Any] = {
+            "step": state.global_step,
+            "total_steps": state.max_steps,
+            "seconds": round(self.offset + now - self.start, 3),
+            "seconds_left": round(left, 3),
+        }
+        row.update({name: value for name, value in logs.items() if name not in NOT_METRICS})
+        tokens = state.num_input_tokens_seen - self.last_tokens
+        if tokens and now > self.last_time:
+            row["tokens_per_second"] = round(tokens / (now - self.last_time), 1)
+        self.last_time, self.last_tokens = now, state.num_input_tokens_seen
+        metrics.append(self.path, row)
+        print(readable(row), flush=True)
+
+
+class CompleteMarker(TrainerCallback):
+    """Writes `complete.json` into a checkpoint once every process has written its part, then drops the oldest ones.
+
+    It also makes every saved step a logged step: running averages are not saved, so a row that spans a checkpoint
+    would differ after a resume.
+    """
+
+    def __init__(self, folder: str | Path, keep: int | None = None):
+        self.folder, self.keep = Path(folder), keep
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Log wherever a checkpoint is saved."""
+        if control.should_save:
+            control.should_log = True
+        return control
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Mark the checkpoint as complete."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        if state.is_world_process_zero:
+            checkpoint = self.folder / f"checkpoint-{state.global_step}"
+            record = {"step": state.global_step, "total_steps": state.max_steps, "written": time.time()}
+            files.write_json_atomic(checkpoint / checkpoints.MARKER, record)
+            checkpoints.keep_newest(self.folder, self.keep)
+
+
+class GracefulStop(TrainerCallback):
+    """On SIGTERM or SIGINT: finish the step, save a checkpoint, leave the loop. All processes stop at the same step."""
+
+    def __init__(self, stop: StopRequest):
+        self.stop = stop
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """From here on a signal is answered after the step."""
+        self.stop.in_loop = True
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Save and stop if a signal came to any process."""
+        received = self.stop.received or 0
+        if args.world_size > 1:
+            shared = torch.tensor(received, device=args.device)
+            torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MAX)
+            received = int(shared)
+        if received:
+            self.stop.received = received
+            control.should_save = control.should_log = control.should_training_stop = True
+        return control
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Nothing left to save step by step."""
+        self.stop.in_loop = False
+
+
+def saved_state(checkpoint: str | Path) -> dict[str, Any]:
+    """`trainer_state.json` of a checkpoint."""
+    return json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))

@@ -1,0 +1,56 @@
+"""GRPO: TRL's GRPOTrainer with our rewards (`python -m r1kit.training.grpo JOB/resolved.yaml`).
+
+DeepSeek-R1 trains with Group Relative Policy Optimization on rule-based rewards (paper section 2.2). All keys of
+`grpo.yaml` are TRL's but `rewards`, `optimizer` and `collapse`. Rollouts are written as `rollouts/step_%05d.parquet`
+at every logged step.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from r1kit.training import program
+
+
+def train(job: program.Job) -> None:
+    """Train `inputs.model` on `inputs.prompts` as `grpo` in the job's settings says."""
+    from transformers import AutoTokenizer
+    from trl import GRPOConfig
+
+    from r1kit.rewards.registry import get_rewards
+    from r1kit.training.optimizer import build_optimizer
+    from r1kit.training.resume import fit, make_config, model_arguments, small_dataset, trainer_arguments
+    from r1kit.training.rollouts import RolloutTrainer
+
+    keys, model_keys, own = job.section("grpo")
+    keys, keep = trainer_arguments(job, keys)
+    keys.pop("include_num_input_tokens_seen")  # TRL counts prompts and completions itself
+    model_init, quantization, peft = model_arguments(model_keys)
+    rewards, weights = get_rewards(own.rewards)
+    args = make_config(
+        GRPOConfig, {**keys, "model_init_kwargs": model_init, "reward_weights": weights}, "grpo.yaml"
+    )
+    tokenizer = AutoTokenizer.from_pretrained(
+        job.inputs.get("tokenizer", job.inputs["model"]), padding_side="left", truncation_side="left"
+    )
+    trainer = RolloutTrainer(
+        model=job.inputs["model"],
+        args=args,
+        reward_funcs=rewards,
+        train_dataset=small_dataset(job.inputs["prompts"]),
+        processing_class=tokenizer,
+        quantization_config=quantization,
+        peft_config=peft,
+    )
+    trainer.build_optimizer = build_optimizer(own, args)
+    trainer.rollouts_folder = job.rollouts
+    fit(trainer, job, keep, restore=trainer.restore_rollouts)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Program entry; returns the exit code."""
+    return program.run(train, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""The base model: random weights trained on plain text (`python -m r1kit.training.pretrain JOB/resolved.yaml`).
+
+The embedded world downloads nothing, so it makes the base model that DeepSeek-R1 takes from DeepSeek-V3. Keys of
+`base.yaml` are transformers' TrainingArguments; `architecture` holds Qwen2Config's keys. Documents are packed whole into
+rows of `max_length` tokens (default: the model's context); one that is longer is split.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from r1kit.training import program
+
+
+def build_model(architecture: dict[str, Any], tokenizer: Any) -> Any:
+    """A Qwen2 model with random weights: architecture from the settings, vocabulary and special tokens from the tokenizer."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        **architecture,
+        vocab_size=len(tokenizer),
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def tokenize(dataset: Any, tokenizer: Any, row_length: int) -> Any:
+    """Texts -> packed rows (`input_ids`, `seq_lengths`) of at most `row_length` tokens, an end token after each text."""
+    from trl import pack_dataset
+
+    def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+        end = [tokenizer.eos_token_id]
+        return {"input_ids": [ids + end for ids in tokenizer(batch["text"], add_special_tokens=False)["input_ids"]]}
+
+    encoded = dataset.map(encode, batched=True, remove_columns=dataset.column_names)
+    return pack_dataset(encoded, row_length, "bfd_split")
+
+
+def train(job: program.Job) -> None:
+    """Train a new model on `inputs.corpus` (column `text`) as `base` in the job's settings says."""
+    from transformers import AutoTokenizer, Trainer, TrainingArguments, set_seed
+
+    from r1kit.training.optimizer import build_optimizer
+    from r1kit.training.packing import RowsCollator
+    from r1kit.training.resume import ExactResume, fit, make_config, small_dataset, trainer_arguments
+
+    keys, _, own = job.section("base")
+    keys, keep = trainer_arguments(job, keys)
+    keys.setdefault("remove_unused_columns", False)
+    args = make_config(TrainingArguments, keys, "base.yaml")
+    tokenizer = AutoTokenizer.from_pretrained(job.inputs["tokenizer"])
+    set_seed(args.seed)
+    architecture = own.architecture.model_dump()
+    model = build_model(architecture, tokenizer)
+    print(f"model: {model.num_parameters():,} parameters", flush=True)
+
+    class Pretraining(ExactResume, Trainer):
+        """Trainer that resumes exactly."""
+
+    row_length = own.max_length or own.architecture.max_position_embeddings
+    trainer = Pretraining(
+        model=model,
+        args=args,
+        train_dataset=tokenize(small_dataset(job.inputs["corpus"], ["text"]), tokenizer, row_length),
+        processing_class=tokenizer,
+        data_collator=RowsCollator(tokenizer.pad_token_id),
+    )
+    trainer.build_optimizer = build_optimizer(own, args)
+    fit(trainer, job, keep)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Program entry; returns the exit code."""
+    return program.run(train, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

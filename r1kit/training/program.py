@@ -1,0 +1,203 @@
+"""What the three training programs share: reading the job, signals, exit codes, quiet libraries, determinism.
+
+A training program is `python -m r1kit.training.<name> <job>/resolved.yaml`, started by hand, by `accelerate launch`
+or by the supervisor. It writes only into the job folder. `accelerate launch` replaces every failing exit code by 1,
+so the real one also lies in `exit.json` of the job folder, with a message for the person who reads it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+DONE, FAILED, BAD_SETTINGS, OUT_OF_MEMORY = 0, 1, 2, 3
+# What allocators say when they fail through a plain RuntimeError (torch's CPU allocator does).
+MEMORY_PHRASES = ("out of memory", "can't allocate memory", "cannot allocate memory", "std::bad_alloc")
+
+
+@dataclass
+class StopRequest:
+    """Remembers the first SIGTERM or SIGINT; the training loop asks for it after every step.
+
+    Before and after the loop (`in_loop` False) a signal ends the program at once: there is nothing to save. So does
+    a second signal, whatever the program is doing.
+    """
+
+    received: int | None = None
+    in_loop: bool = False
+
+    def install(self) -> None:
+        """Handle SIGTERM and SIGINT from now on."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = number
+        if not self.in_loop:
+            raise SystemExit(128 + number)
+        print(f"{signal.Signals(number).name}: finishing this step, then saving a checkpoint", flush=True)
+
+
+@dataclass
+class Job:
+    """One training to do: its folder and the content of `resolved.yaml`, paths made absolute."""
+
+    folder: Path
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    device: str = "cpu"
+    started: float = field(default_factory=time.time)
+    stop: StopRequest = field(default_factory=StopRequest)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of `checkpoint-N` folders."""
+        return self.folder / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """The append-only metrics file."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def rollouts(self) -> Path:
+        """Folder of `step_%05d.parquet`."""
+        return self.folder / "rollouts"
+
+    @property
+    def model(self) -> Path:
+        """Folder of the final weights; it exists only when they are complete."""
+        return self.folder / "model"
+
+    def section(self, name: str) -> tuple[dict[str, Any], dict[str, Any], Any]:
+        """A settings file in three parts: the trainer's keys, ModelConfig's keys, our own (typed)."""
+        from r1kit.settings import split_trl
+
+        trainer, model, own = split_trl(name, self.settings[name])
+        return dict(trainer), dict(model), own
+
+
+def read_job(path: str | Path) -> Job:
+    """The job of a `resolved.yaml`. Inputs that exist below the file's folder become absolute; others are hub ids.
+
+    Raises ValueError if the file is no mapping with `inputs`, FileNotFoundError if it or a relative input is missing.
+    """
+    from r1kit.settings import yaml_load
+
+    path = Path(path).resolve()
+    settings = yaml_load(path.read_text(encoding="utf-8"))
+    if not isinstance(settings, dict) or not isinstance(settings.get("inputs"), dict):
+        raise ValueError(f"{path}: not a resolved settings file (a mapping with `inputs`)")
+    inputs = {}
+    for name, value in settings["inputs"].items():
+        local = path.parent / value
+        if not local.exists() and (value.startswith(".") or os.path.isabs(value)):
+            raise FileNotFoundError(f"{path}: inputs.{name} is {value}, but {local} does not exist")
+        inputs[name] = str(local.resolve()) if local.exists() else value
+    return Job(folder=path.parent, settings=settings, inputs=inputs)
+
+
+def prepare_environment(job: Job) -> None:
+    """Environment variables that libraries read when imported: no progress bars, no telemetry, offline if all is local."""
+    quiet = {
+        "TQDM_DISABLE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if all(os.path.exists(value) for value in job.inputs.values()):
+        quiet["HF_HUB_OFFLINE"] = "1"
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+
+
+def resolve_device(requested: str) -> tuple[str, str]:
+    """Device kind ("cpu", "cuda") and the reason, from machine.yaml's `device`."""
+    if requested != "auto":
+        return requested, "machine.yaml asks for it"
+    from r1kit.machine import detect_device
+
+    device, reason = detect_device()
+    return str(device).split(":")[0], reason
+
+
+def prepare_torch(job: Job) -> None:
+    """Threads from OMP_NUM_THREADS, and the same numbers every time where that costs nothing (on a CPU)."""
+    import torch
+
+    if os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if job.device == "cpu":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Filling every new tensor with NaN is the one part of determinism that costs time.
+        torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The contract's exit code for an exception that ended a training."""
+    from r1kit.settings import SettingsError
+
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else FAILED
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    if isinstance(error, SettingsError):
+        return BAD_SETTINGS
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if out_of_memory or (
+        isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in MEMORY_PHRASES)
+    ):
+        return OUT_OF_MEMORY
+    return FAILED
+
+
+def run(train: Callable[[Job], None], arguments: list[str] | None = None) -> int:
+    """Read the job named on the command line, call `train(job)`, and return the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if len(arguments) != 1:
+        print("usage: python -m r1kit.training.<pretrain|sft|grpo> JOB/resolved.yaml", file=sys.stderr)
+        return BAD_SETTINGS
+    job, code, message = None, DONE, "completed"
+    stop = StopRequest()
+    stop.install()
+    try:
+        try:
+            job = read_job(arguments[0])
+        except (ValueError, OSError) as error:
+            print(error, file=sys.stderr)
+            return BAD_SETTINGS
+        job.stop = stop
+        (job.folder / "exit.json").unlink(missing_ok=True)
+        prepare_environment(job)
+        job.device, reason = resolve_device(job.settings.get("machine", {}).get("device", "auto"))
+        print(f"device: {job.device} ({reason})", flush=True)
+        prepare_torch(job)
+        train(job)
+        if stop.received is not None:
+            code, message = 128 + stop.received, f"stopped by {signal.Signals(stop.received).name} after a checkpoint"
+    except BaseException as error:
+        code, message = exit_code_of(error), f"{type(error).__name__}: {error}"
+        if code in (FAILED, OUT_OF_MEMORY):
+            traceback.print_exc()
+    return _finish(job, code, message)
+
+
+def _finish(job: Job | None, code: int, message: str) -> int:
+    from r1kit.runs import files
+
+    if code != DONE:
+        print(f"exit {code}: {message}", file=sys.stderr, flush=True)
+    # The first process to fail knows the cause; those that die with it only know that a neighbour is gone.
+    if job is not None and not (code != DONE and (job.folder / "exit.json").exists()):
+        files.write_json_atomic(job.folder / "exit.json", {"returncode": code, "message": message[:2000]})
+    return code

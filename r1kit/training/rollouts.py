@@ -1,0 +1,117 @@
+"""TRL's GRPOTrainer with its rollouts on disk: for the reader as parquet, for a resume as tensors.
+
+TRL 1.16 generates once for `steps_per_generation * num_iterations` micro-steps and keeps the rest in memory only; after a
+resume it would generate anew, and with several epochs draw prompts in another order. Both are repaired here, so that a
+checkpoint may be taken after any step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
+
+from r1kit.training.resume import ExactResume
+
+BUFFER = "rollout_buffer_{rank}.pt"
+CARRIED = ("solution", "level")
+"""Dataset columns that go into the rollout files."""
+
+
+class EpochRepeatSampler(RepeatSampler):
+    """TRL's sampler whose order depends on seed and epoch; TRL's depends on how often it was read before."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that begins."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            self.generator.manual_seed(self.seed + self.epoch)
+        return super().__iter__()
+
+
+class RolloutTrainer(ExactResume, GRPOTrainer):
+    """GRPOTrainer that writes `rollouts_folder/step_%05d.parquet` and whose checkpoints hold the rollouts in use."""
+
+    rollouts_folder: Path | None = None
+
+    def _get_train_sampler(self, dataset: Any = None) -> EpochRepeatSampler:
+        plain = super()._get_train_sampler(dataset)
+        return EpochRepeatSampler(
+            plain.data_source, plain.mini_repeat_count, plain.batch_size, plain.repeat_count, plain.shuffle, plain.seed
+        )
+
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[Any]
+    ) -> torch.Tensor:
+        """TRL's, and beside it the columns that the rollout files add (gathered and kept by TRL with the others)."""
+        for column in CARRIED:
+            if column in inputs[0]:
+                self._log_completion_extra(column, [example[column] for example in inputs])
+        self._log_completion_extra("tokens", [len(ids) for ids in completion_ids_list])
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's, then the rollouts of the newest generation."""
+        super().log(logs, start_time)
+        last_words = "train_loss" in logs
+        if self.accelerator.is_main_process and self.rollouts_folder and self._logs["prompt"] and not last_words:
+            table = rollout_table(
+                self.state.global_step, self._logs, dict(zip(self.reward_func_names, self.reward_weights.tolist(), strict=True))
+            )
+            self.rollouts_folder.mkdir(parents=True, exist_ok=True)
+            table.to_parquet(self.rollouts_folder / f"step_{self.state.global_step:05d}.parquet", index=False)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        generate_every = self.args.steps_per_generation * self.num_iterations
+        used_up = self._step % generate_every == 0
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        torch.save(
+            {"step": self._step, "inputs": None if used_up else self._buffered_inputs},
+            folder / BUFFER.format(rank=self.accelerator.process_index),
+        )
+
+    def restore_rollouts(self, checkpoint: Path) -> None:
+        """Continue counting micro-steps, and with the rollouts, where `checkpoint` was taken."""
+        path = Path(checkpoint) / BUFFER.format(rank=self.accelerator.process_index)
+        saved = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        self._step, self._buffered_inputs = saved["step"], saved["inputs"]
+
+
+def rollout_table(step: int, logs: dict[str, Any], weights: dict[str, float]) -> Any:
+    """The rollouts TRL kept in `_logs` as a DataFrame.
+
+    Columns: step, prompt (text of the last user message), completion, solution, level, reward_<name> for each reward
+    function (without its `_reward` ending), reward (their weighted sum; None counts as 0), advantage, tokens.
+    """
+    import pandas
+
+    columns: dict[str, Any] = {
+        "step": step,
+        "prompt": [text_of(prompt) for prompt in logs["prompt"]],
+        "completion": [text_of(completion) for completion in logs["completion"]],
+    }
+    extra = {name: list(values) for name, values in logs["extra"].items()}
+    columns.update({name: extra.pop(name) for name in CARRIED if name in extra})
+    for name, values in logs["rewards"].items():
+        columns[f"reward_{name.removesuffix('_reward')}"] = list(values)
+    table = pandas.DataFrame(columns)
+    parts = [table[f"reward_{name.removesuffix('_reward')}"].fillna(0) * weight for name, weight in weights.items()]
+    table["reward"] = sum(parts)
+    table["advantage"] = list(logs["advantages"])
+    for name, values in extra.items():
+        table[name] = values
+    return table
+
+
+def text_of(conversation: Any) -> str:
+    """The text of a prompt or completion: a plain text, or the content of the last message."""
+    return conversation if isinstance(conversation, str) else conversation[-1]["content"]
