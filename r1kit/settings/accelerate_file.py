@@ -17,11 +17,17 @@ PRECISIONS = ("no", "fp16", "bf16", "fp8")
 WHOLE = ("num_processes", "num_machines", "machine_rank", "main_process_port")
 
 
-def validate_accelerate(section: str, data: Any, source: Source) -> tuple[dict | None, list[Problem], set[KeyPath]]:
+def validate_accelerate(
+    section: str, data: Any, source: Source
+) -> tuple[dict | None, list[Problem], set[KeyPath]]:
     """The mapping (None if anything is wrong), the problems, and the paths that are wrong."""
     if not isinstance(data, dict):
         found = "an empty file" if data is None else describe(data)
-        return None, [Problem(source.file, "", found=found, allowed="a mapping of keys to values: key: value")], {()}
+        return (
+            None,
+            [Problem(source.file, "", found=found, allowed="a mapping of keys to values: key: value")],
+            {()},
+        )
     known = [*GENERAL, *trl_keys.keys("accelerate"), *CONVERTED]
     found: dict[str, Problem] = {}
 

@@ -51,7 +51,9 @@ class SettingsError(ValueError):
         return type(self), (self.problems, self.heading)
 
     def __str__(self) -> str:
-        return "\n\n".join([f"{self.heading}; nothing was started.", *(str(problem) for problem in self.problems)])
+        return "\n\n".join(
+            [f"{self.heading}; nothing was started.", *(str(problem) for problem in self.problems)]
+        )
 
     def _render_traceback_(self) -> list[str]:
         """IPython's hook: in a notebook the message is the whole story, a traceback would only hide it."""
@@ -69,7 +71,11 @@ def nearest_name(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 def describe(value: Any) -> str:
     """The value as YAML would show it and its type in plain words: `"1e-6" (text)`, `8 (whole number)`."""
     kinds = [
-        (bool, "true/false"), (int, "whole number"), (float, "number"), (str, "text"), (dict, "mapping"),
+        (bool, "true/false"),
+        (int, "whole number"),
+        (float, "number"),
+        (str, "text"),
+        (dict, "mapping"),
         ((list, tuple), "list"),
     ]
     if value is None:

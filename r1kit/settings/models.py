@@ -68,7 +68,8 @@ class DataSettings(Settings):
         ge=270, description="Most tokens of the tokenizer; 256 bytes and the special tokens are always in it."
     )
     max_prompt_length: int = Field(
-        default=96, ge=1,
+        default=96,
+        ge=1,
         description="Tokens the longest prompt may take, chat template included; what context checks count with.",
     )
 
@@ -78,7 +79,9 @@ class EvaluationSettings(Settings):
 
     problems_per_level: Positive = Field(description="Held-out problems of each level that are asked.")
     samples: Positive = Field(description="Completions per problem.")
-    levels: Levels = Field(description="Levels whose mean is the headline pass@1; all held-out levels are shown.")
+    levels: Levels = Field(
+        description="Levels whose mean is the headline pass@1; all held-out levels are shown."
+    )
     temperature: float = Field(gt=0, description="Sampling temperature; greedy answers are shown beside it.")
     top_p: float = Field(gt=0, le=1, description="Nucleus sampling; 1.0 is off.")
     max_new_tokens: Positive = Field(description="Longest completion in tokens.")
@@ -164,7 +167,9 @@ class Collapse(Settings):
 class GrpoSettings(TrainerFile):
     """grpo.yaml: reinforcement learning with verifiable rewards."""
 
-    rewards: Annotated[list[Reward], Field(min_length=1)] = Field(description="What is rewarded, in this order.")
+    rewards: Annotated[list[Reward], Field(min_length=1)] = Field(
+        description="What is rewarded, in this order."
+    )
     collapse: Collapse | None = Field(default=None, description="Settings of the run that fails on purpose.")
 
 

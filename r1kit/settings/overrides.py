@@ -26,8 +26,17 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise SettingsError([Problem("--set", key, found=describe(text), allowed=FORM)])
     document = read_document(value, "--set")
     if document.problems:
-        raise SettingsError([Problem("--set", key, found=describe(value), allowed="a YAML value",
-                                     message=document.problems[0].message)])
+        raise SettingsError(
+            [
+                Problem(
+                    "--set",
+                    key,
+                    found=describe(value),
+                    allowed="a YAML value",
+                    message=document.problems[0].message,
+                )
+            ]
+        )
     return key, document.value
 
 
@@ -58,8 +67,16 @@ def apply_overrides(
         place = f"override {name}"
         if section not in SECTIONS or not keys:
             known = ", ".join(f"{s}.…" for s in SECTIONS)
-            problems.append(Problem(place, name, found=describe(value), allowed=known,
-                                    nearest=nearest_name(section, SECTIONS), message="Unknown section."))
+            problems.append(
+                Problem(
+                    place,
+                    name,
+                    found=describe(value),
+                    allowed=known,
+                    nearest=nearest_name(section, SECTIONS),
+                    message="Unknown section.",
+                )
+            )
         elif section not in values:
             if section == "base":
                 message = "This profile has no base.yaml: it starts from a given model."
@@ -85,7 +102,9 @@ def _set(container: Any, path: KeyPath, value: Any) -> bool:
             container = container[part]
         else:
             return False
-    if isinstance(container, dict) or (isinstance(container, list) and isinstance(last, int) and last < len(container)):
+    if isinstance(container, dict) or (
+        isinstance(container, list) and isinstance(last, int) and last < len(container)
+    ):
         container[last] = value
         return True
     return False

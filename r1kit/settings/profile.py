@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from r1kit.settings.accelerate_file import validate_accelerate
-from r1kit.settings.checks import View, check
+from r1kit.settings.checks import check
 from r1kit.settings.errors import Problem, SettingsError, display_path, nearest_name
 from r1kit.settings.models import (
-    FILES, OPTIONAL_FILES, TRAINER_SECTIONS, BaseSettings, DataSettings, EvaluationSettings, GrpoSettings,
-    MachineSettings, SftSettings,
+    FILES,
+    OPTIONAL_FILES,
+    TRAINER_SECTIONS,
+    BaseSettings,
+    DataSettings,
+    EvaluationSettings,
+    GrpoSettings,
+    MachineSettings,
+    SftSettings,
 )
 from r1kit.settings.overrides import apply_overrides
 from r1kit.settings.validation import Source, validate
+from r1kit.settings.view import View
 from r1kit.settings.yaml import KeyPath, read_document, yaml_dump
 
 CONFIG_ROOT = Path(__file__).resolve().parents[2] / "configs"
@@ -60,7 +68,9 @@ def profile_names(config_root: str | Path | None = None) -> list[str]:
 
 
 def load_profile(
-    name_or_path: str | Path, overrides: Mapping[str, Any] | None = None, config_root: str | Path | None = None
+    name_or_path: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    config_root: str | Path | None = None,
 ) -> Profile:
     """The profile of that name in `configs/`, or in that folder.
 
@@ -126,8 +136,12 @@ def _find_folder(name_or_path: str | Path, config_root: str | Path | None) -> Pa
     names = profile_names(root)
     found = "a file" if given.is_file() else "no such folder" if "/" in text else "no such profile"
     problem = Problem(
-        file=text or '""', key="profile", found=found, allowed=", ".join([*names, "or the path of a profile folder"]),
-        nearest=nearest_name(given.name, names), message=f"Profiles are folders in {display_path(root)}.",
+        file=text or '""',
+        key="profile",
+        found=found,
+        allowed=", ".join([*names, "or the path of a profile folder"]),
+        nearest=nearest_name(given.name, names),
+        message=f"Profiles are folders in {display_path(root)}.",
     )
     raise SettingsError([problem], "unknown profile")
 
@@ -145,7 +159,11 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Source], list[Problem
             if section not in OPTIONAL_FILES:
                 nearest = nearest_name(path.name, set(present) - {f"{other}.yaml" for other in SECTIONS}, 0.7)
                 message = f"The file is missing; a profile is a folder with {', '.join(f'{s}.yaml' for s in SECTIONS)}."
-                problems.append(Problem(name, "", found="no such file", allowed="a file", nearest=nearest, message=message))
+                problems.append(
+                    Problem(
+                        name, "", found="no such file", allowed="a file", nearest=nearest, message=message
+                    )
+                )
             continue
         try:
             document = read_document(path.read_text(encoding="utf-8"), path)

@@ -80,7 +80,10 @@ RENAMED: dict[str, tuple[str, str]] = {
     "max_seq_length": ("max_length", "TRL renamed it to max_length."),
     "max_prompt_length": ("", "TRL removed it; the bound on prompts is max_prompt_length in data.yaml."),
     "vllm_server_url": ("vllm_server_base_url", "TRL calls it vllm_server_base_url."),
-    "vllm_device": ("vllm_mode", "TRL removed it; vLLM runs beside (server) or inside (colocate) the trainer."),
+    "vllm_device": (
+        "vllm_mode",
+        "TRL removed it; vLLM runs beside (server) or inside (colocate) the trainer.",
+    ),
     "vllm_max_model_len": ("vllm_max_model_length", "TRL calls it vllm_max_model_length."),
     "vllm_dtype": ("dtype", "TRL removed it; vLLM takes the model's dtype."),
     "vllm_guided_decoding_regex": ("vllm_structured_outputs_regex", "TRL renamed it."),
@@ -94,7 +97,10 @@ RENAMED: dict[str, tuple[str, str]] = {
     "per_gpu_train_batch_size": ("per_device_train_batch_size", "transformers renamed it."),
     "lr": ("learning_rate", "transformers calls it learning_rate."),
     "lr_scheduler": ("lr_scheduler_type", "transformers calls it lr_scheduler_type."),
-    "warmup_ratio": ("warmup_steps", "transformers 5 removed it; warmup_steps below 1 is a share of all steps."),
+    "warmup_ratio": (
+        "warmup_steps",
+        "transformers 5 removed it; warmup_steps below 1 is a share of all steps.",
+    ),
     "use_flash_attention_2": ("attn_implementation", "Write attn_implementation: flash_attention_2."),
     "no_cuda": ("use_cpu", "transformers renamed it to use_cpu."),
     "fp32": ("dtype", "Write dtype: float32 and bf16: false."),

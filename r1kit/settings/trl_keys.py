@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,22 @@ CLASSES = {
 # Bases that a file imports from the top of another package.
 REEXPORTED = {"TrainingArguments": "transformers/training_args.py"}
 ENUM_FILES = (
-    "transformers/trainer_utils.py", "transformers/training_args.py", "transformers/debug_utils.py",
+    "transformers/trainer_utils.py",
+    "transformers/training_args.py",
+    "transformers/debug_utils.py",
 )
 NAMES = {
-    "str": str, "int": int, "float": float, "bool": bool, "dict": dict, "list": list, "Any": Any, "None": None,
-    "Optional": Union, "Union": Union, "Literal": Literal,
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "dict": dict,
+    "list": list,
+    "Any": Any,
+    "None": None,
+    "Optional": Union,
+    "Union": Union,
+    "Literal": Literal,
 }
 
 
@@ -61,16 +73,18 @@ def default(section: str, key: str) -> Any:
 
 def distributed_types() -> tuple[str, ...]:
     """The `distributed_type` values of accelerate."""
-    return _enums("accelerate/utils/dataclasses.py").get("DistributedType", ())
+    node = _class(_text("accelerate/utils/dataclasses.py"), "DistributedType")
+    assigned = [item.value for item in node.body if isinstance(item, ast.Assign)]
+    return tuple(value.value for value in assigned if isinstance(value, ast.Constant))
 
 
 @functools.cache
 def _class_keys(file: str, name: str) -> dict[str, Key]:
-    module = _parse(file)
-    node = next(n for n in module.body if isinstance(n, ast.ClassDef) and n.name == name)
+    text = _text(file)
+    node = _class(text, name)
     found: dict[str, Key] = {}
     for base in node.bases:
-        if isinstance(base, ast.Name) and (where := _file_of(base.id, module, file)):
+        if isinstance(base, ast.Name) and (where := _file_of(base.id, text, file)):
             found |= _class_keys(where, base.id)
     for item in node.body:
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
@@ -79,41 +93,53 @@ def _class_keys(file: str, name: str) -> dict[str, Key]:
             continue
         key = item.target.id
         choices = CHOICES.get((name, key)) or CHOICES.get(key) or _choices(item.value)
-        found[key] = Key(key, _as_type(item.annotation, choices, WIDER.get(key, ())), _literal_default(item.value))
+        found[key] = Key(
+            key, _as_type(item.annotation, choices, WIDER.get(key, ())), _literal_default(item.value)
+        )
     return found
 
 
-def _file_of(name: str, module: ast.Module, file: str) -> str | None:
+def _class(text: str, name: str) -> ast.ClassDef:
+    """The class up to its first method: parsing only that much of a file saves most of the time."""
+    match = re.search(
+        rf"^class {name}\b.*?(?=^\S|^    (?:async )?def |^    @|\Z)", text, re.DOTALL | re.MULTILINE
+    )
+    if match is None:
+        raise LookupError(f"no class {name} in the installed source; r1kit does not know this release")
+    return ast.parse(match.group(0)).body[0]
+
+
+def _file_of(name: str, text: str, file: str) -> str | None:
     """The file that defines a base class: this one, one imported relatively, or a re-exported one."""
-    if any(isinstance(n, ast.ClassDef) and n.name == name for n in module.body):
+    if re.search(rf"^class {name}\b", text, re.MULTILINE):
         return file
-    for node in module.body:
-        if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
-            if node.level and node.module:
-                return str(Path(file).parents[node.level - 1] / (node.module.replace(".", "/") + ".py"))
-            return REEXPORTED.get(name)
-    return None
+    match = re.search(rf"^from (\.+)([\w.]+) import (?:\(.*?\b)?.*?\b{name}\b", text, re.MULTILINE)
+    if match:
+        return str(Path(file).parents[len(match.group(1)) - 1] / (match.group(2).replace(".", "/") + ".py"))
+    return REEXPORTED.get(name)
 
 
 def _as_type(annotation: ast.expr, choices: tuple[str, ...], wider: tuple[type, ...]) -> Any:
     """The annotation as a type. Enums and `choices` take the place of a bare `str`; what is unknown is Any."""
-    enums: dict[str, tuple[str, ...]] = {}
-    for file in ENUM_FILES:
-        enums |= _enums(file)
+    enums = _all_enums()
     members: list[Any] = []
     for node in _members(annotation):
         if isinstance(node, ast.Name) and node.id in enums:
             choices = choices or enums[node.id]
             continue
         try:
-            code = compile(ast.Expression(node), "<annotation>", "eval")
-            space = NAMES | {enum: Literal[values] for enum, values in enums.items()}
-            members.append(eval(code, {"__builtins__": {}}, space))
+            members.append(_evaluate(ast.unparse(node)))
         except (NameError, TypeError, AttributeError):
             return Any
     if choices:
         members = [Literal[choices], *(member for member in members if member is not str)]
     return Union[tuple([*members, *wider])]  # noqa: UP007 - built from a list
+
+
+@functools.cache
+def _evaluate(annotation: str) -> Any:
+    space = NAMES | {name: Literal[values] for name, values in _all_enums().items()}
+    return eval(annotation, {"__builtins__": {}}, space)
 
 
 def _members(node: ast.expr) -> list[ast.expr]:
@@ -152,26 +178,30 @@ def _keyword(call: ast.expr | None, name: str) -> ast.expr | None:
 
 
 @functools.cache
+def _all_enums() -> dict[str, tuple[str, ...]]:
+    return {name: values for file in ENUM_FILES for name, values in _enums(file).items()}
+
+
+@functools.cache
 def _enums(file: str) -> dict[str, tuple[str, ...]]:
     """Enum classes of a file with their text values."""
-    found = {}
-    for node in _parse(file).body:
-        if isinstance(node, ast.ClassDef) and any("Enum" in ast.dump(base) for base in node.bases):
-            values = [n.value.value for n in node.body if isinstance(n, ast.Assign) and isinstance(n.value, ast.Constant)]
-            found[node.name] = tuple(value for value in values if isinstance(value, str))
+    text, found = _text(file), {}
+    for name in re.findall(r"^class (\w+)\([^)]*Enum[^)]*\)", text, re.MULTILINE):
+        assigned = [n.value for n in _class(text, name).body if isinstance(n, ast.Assign)]
+        values = [value.value for value in assigned if isinstance(value, ast.Constant)]
+        if values and all(isinstance(value, str) for value in values):
+            found[name] = tuple(values)
     return found
 
 
 @functools.cache
-def _parse(file: str) -> ast.Module:
+def _text(file: str) -> str:
     package, _, rest = file.partition("/")
     spec = importlib.util.find_spec(package)  # finds the package without importing it
     if spec is None or spec.origin is None:
-        raise SettingsError([Problem(
-            file=package, key="", found="not installed", allowed=f"the package {package} in {sys.prefix}",
-            message="Settings are checked against the installed packages; run `make install` (or `pip install -r "
-            "requirements/cpu.txt --no-deps`) first.",
-        )])
-    return ast.parse((Path(spec.origin).parent / rest).read_text(encoding="utf-8"))
-
-
+        message = "Settings are checked against the installed packages; run `make setup` first."
+        problem = Problem(
+            package, "", found="not installed", allowed=f"{package} in {sys.prefix}", message=message
+        )
+        raise SettingsError([problem])
+    return (Path(spec.origin).parent / rest).read_text(encoding="utf-8")

@@ -16,7 +16,13 @@ from r1kit.settings.models import FILES, TRAINER_SECTIONS, TrainerFile
 from r1kit.settings.trl_hints import BOUNDS, REFUSED, RENAMED, VALUE_HINTS
 from r1kit.settings.yaml import KeyPath, dotted
 
-WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null (empty)"}
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    type(None): "null (empty)",
+}
 
 
 @dataclass
@@ -33,7 +39,9 @@ class Source:
         for end in range(len(path), 0, -1):
             if path[:end] in self.overridden:
                 return f"override of {self.file}", None
-        return self.file, next((self.lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self.lines), None)
+        return self.file, next(
+            (self.lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self.lines), None
+        )
 
     def problem(self, path: KeyPath, **fields: str) -> Problem:
         """A Problem at this place."""
@@ -109,7 +117,9 @@ def _problems(
             found[path] = _unknown(path, model, section, data, source)
         elif item["type"] == "missing":
             allowed = _allowed(_annotation(model, path))
-            found[path] = source.problem(path, found="nothing", allowed=allowed, message="The key is missing.")
+            found[path] = source.problem(
+                path, found="nothing", allowed=allowed, message="The key is missing."
+            )
         else:
             found[path] = _wrong_value(path, item, model, data, source)
     return sorted(found.items(), key=lambda pair: source.locate(pair[0])[1] or 0)
@@ -128,7 +138,11 @@ def _unknown(path: KeyPath, model: type[BaseModel], section: str, data: dict, so
     known = list(owner.model_fields) if owner else []
     nearest = nearest_name(name, known)
     message = "Unknown key."
-    elsewhere = [f"{other}.yaml" for other in FILES if len(path) == 1 and other != section and name in known_keys(other)]
+    elsewhere = [
+        f"{other}.yaml"
+        for other in FILES
+        if len(path) == 1 and other != section and name in known_keys(other)
+    ]
     if elsewhere:
         message = f"Unknown key here; it belongs in {' or '.join(elsewhere)}."
         nearest = ""
@@ -141,7 +155,9 @@ def _wrong_value(path: KeyPath, item: dict, model: type[BaseModel], data: dict, 
     if item["loc"] and item["loc"][-1] == "[key]":
         allowed = _allowed(_annotation(model, path[:-1], key=True))
         nearest = nearest_name(str(path[-1]), _literals(_annotation(model, path[:-1], key=True)))
-        return source.problem(path, found=str(path[-1]), allowed=allowed, nearest=nearest, message="Unknown name.")
+        return source.problem(
+            path, found=str(path[-1]), allowed=allowed, nearest=nearest, message="Unknown name."
+        )
     allowed = _allowed(annotation)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and (bound := _bound(item["msg"])):
         allowed = f"{allowed.removesuffix(' or null (empty)')}, {bound}"
@@ -163,7 +179,11 @@ def _conversion_hint(key: str, value: Any, annotation: Any) -> str:
         return f"This is text because of its quotes; write the bare number: {key}: {value}"
     if isinstance(value, bool) and not value and "no" in _literals(annotation):
         return f'YAML reads a bare `no` as false; write {key}: "no"'
-    if isinstance(value, str) and bool in members and value.lower() in ("true", "false", "yes", "no", "on", "off"):
+    if (
+        isinstance(value, str)
+        and bool in members
+        and value.lower() in ("true", "false", "yes", "no", "on", "off")
+    ):
         word = "true" if value.lower() in ("true", "yes", "on") else "false"
         return f"This is text because of its quotes; write {key}: {word}"
     if isinstance(value, float) and value.is_integer() and int in members:
@@ -188,9 +208,9 @@ def _real_path(loc: tuple, data: Any, missing: bool) -> KeyPath:
     path: list[str | int] = []
     value = data
     for index, part in enumerate(loc):
-        if isinstance(value, dict) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+        if (isinstance(value, dict) and part in value) or (
+            isinstance(value, list) and isinstance(part, int) and part < len(value)
+        ):
             value = value[part]
         elif not (missing and index == len(loc) - 1):
             continue
@@ -247,7 +267,11 @@ def _allowed(annotation: Any) -> str:
             word = "one of " + ", ".join(str(value) for value in get_args(member))
         elif get_origin(member) is list:
             inner = get_args(member)[0]
-            word = "a list of mappings" if _model_at(inner) else f"a list of {_allowed(inner).removeprefix('a ')}"
+            word = (
+                "a list of mappings"
+                if _model_at(inner)
+                else f"a list of {_allowed(inner).removeprefix('a ')}"
+            )
             word = word.replace("whole number", "whole numbers")
         elif get_origin(member) is dict or member is dict:
             word = "a mapping"

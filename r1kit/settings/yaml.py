@@ -66,7 +66,11 @@ def read_document(text: str, file: str | Path = "<text>") -> Document:
         line = mark.line + 1 if mark else None
         snippet = text.splitlines()[mark.line].strip() if mark and mark.line < len(text.splitlines()) else ""
         problem = Problem(
-            name, "", found=f"`{snippet}`" if snippet else "", allowed="YAML", line=line,
+            name,
+            "",
+            found=f"`{snippet}`" if snippet else "",
+            allowed="YAML",
+            line=line,
             message=f"This is not readable YAML: {reason}.",
         )
         return Document(value=None, problems=[problem])
@@ -91,17 +95,29 @@ def _walk(node: pyyaml.Node, path: KeyPath, document: Document, file: str, seen:
                 continue
             if not isinstance(key_node, pyyaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
                 shown = getattr(key_node, "value", "a mapping or list")
-                document.problems.append(Problem(
-                    file, dotted(path), found=f"the key `{shown}`", allowed="keys that are text", line=line,
-                    message=f"YAML reads this key as something else than text; write it in quotes: '{shown}'.",
-                ))
+                document.problems.append(
+                    Problem(
+                        file,
+                        dotted(path),
+                        found=f"the key `{shown}`",
+                        allowed="keys that are text",
+                        line=line,
+                        message=f"YAML reads this key as something else than text; write it in quotes: '{shown}'.",
+                    )
+                )
                 continue
             key = key_node.value
             if key in first:
-                document.problems.append(Problem(
-                    file, dotted((*path, key)), found=f"lines {first[key]} and {line}", allowed="each key once",
-                    line=line, message="The key is written twice; YAML would silently keep only the last.",
-                ))
+                document.problems.append(
+                    Problem(
+                        file,
+                        dotted((*path, key)),
+                        found=f"lines {first[key]} and {line}",
+                        allowed="each key once",
+                        line=line,
+                        message="The key is written twice; YAML would silently keep only the last.",
+                    )
+                )
             first.setdefault(key, line)
             document.lines[(*path, key)] = line
             _walk(value_node, (*path, key), document, file, seen)

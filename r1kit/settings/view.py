@@ -1,0 +1,122 @@
+"""What a rule sees of a profile: every value that is itself valid, defaults filled in, and where it stands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import PydanticUndefined
+
+from r1kit.settings import trl_keys
+from r1kit.settings.errors import Problem, describe
+from r1kit.settings.models import FILES, STAGE_OF_SECTION, TRAINER_SECTIONS
+from r1kit.settings.validation import Source
+from r1kit.settings.yaml import KeyPath
+
+ACCELERATE_DEFAULTS = {"num_processes": 1, "num_machines": 1, "mixed_precision": "no", "use_cpu": False}
+
+
+class NotKnown(KeyError):
+    """A rule asked for a value that is missing or wrong: the rule has nothing to say, the value's own problem does."""
+
+
+class View:
+    """The raw sections of a profile for rules. `view["sft.max_length"]` is the value in effect, or NotKnown."""
+
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        sources: Mapping[str, Source],
+        wrong: Mapping[str, set[KeyPath]],
+        folder: Path,
+    ):
+        self.values, self.sources, self.wrong, self.folder = values, sources, wrong, folder
+
+    def has(self, section: str) -> bool:
+        """Whether the profile has this file and it is a mapping."""
+        return isinstance(self.values.get(section), dict)
+
+    def given(self, name: str) -> bool:
+        """Whether the file itself says it, so that no default is in effect."""
+        try:
+            self._given(name)
+        except NotKnown:
+            return False
+        return True
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self._given(name)
+        except NotKnown:
+            section, key = name.split(".", 1)
+            if not self.has(section) or any(".".join(map(str, path)) == key for path in self.wrong[section]):
+                raise
+            value = self._default(section, key)
+            if value is ...:
+                raise
+            return value
+
+    def _given(self, name: str) -> Any:
+        section, *keys = name.split(".")
+        value = self.values.get(section)
+        path: KeyPath = ()
+        for key in keys:
+            part: str | int = int(key) if isinstance(value, list) and key.isdigit() else key
+            path = (*path, part)
+            usable = isinstance(value, dict) and part in value
+            usable = usable or (isinstance(value, list) and isinstance(part, int) and part < len(value))
+            if not usable or path in self.wrong[section]:
+                raise NotKnown(name)
+            value = value[part]
+        # A list with a wrong element is not a value that rules can count with.
+        if any(bad[: len(path)] == path for bad in self.wrong[section]) and isinstance(value, list):
+            raise NotKnown(name)
+        return value
+
+    def _default(self, section: str, key: str) -> Any:
+        if section == "accelerate":
+            return ACCELERATE_DEFAULTS.get(key, ...)
+        field = FILES[section].model_fields.get(key)
+        if field is not None:
+            return ... if field.default is PydanticUndefined else field.default
+        return trl_keys.default(section, key) if section in TRAINER_SECTIONS else ...
+
+    def problem(
+        self, name: str, message: str, allowed: str = "", nearest: str = "", found: str = ""
+    ) -> Problem:
+        """A Problem at `section.key`; says so when the value is a default that nobody wrote."""
+        section, *keys = name.split(".")
+        path: KeyPath = tuple(int(key) if key.isdigit() else key for key in keys)
+        if not found:
+            try:
+                found = describe(self[name]) + (
+                    "" if self.given(name) else ", the default: the file does not say"
+                )
+            except NotKnown:
+                found = "nothing"
+        return self.sources[section].problem(
+            path, found=found, allowed=allowed, message=message, nearest=nearest
+        )
+
+    def context(self, section: str) -> tuple[int, str]:
+        """Longest sequence of the model that `section` trains, and what says so.
+
+        Follows `model_name_or_path` from stage to stage down to base.yaml, or reads config.json of a model folder.
+        Raises NotKnown where neither is there to read (a model that is still to be downloaded).
+        """
+        if section == "base":
+            return self["base.architecture.max_position_embeddings"], "max_position_embeddings in base.yaml"
+        model = self[f"{section}.model_name_or_path"]
+        earlier = {stage: name for name, stage in STAGE_OF_SECTION.items()}
+        if model in earlier and list(earlier.values()).index(earlier[model]) < list(earlier.values()).index(
+            section
+        ):
+            return self.context(earlier[model])
+        config = Path(str(model)).expanduser() / "config.json"
+        try:
+            length = json.loads(config.read_text(encoding="utf-8"))["max_position_embeddings"]
+        except (OSError, ValueError, KeyError) as error:
+            raise NotKnown(model) from error
+        return length, f"max_position_embeddings in {config}"
