@@ -6,7 +6,7 @@ import functools
 import re
 import types
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, create_model
 
@@ -14,15 +14,8 @@ from r1kit.settings import trl_keys
 from r1kit.settings.errors import Problem, describe, nearest_name
 from r1kit.settings.models import FILES, TRAINER_SECTIONS, TrainerFile
 from r1kit.settings.trl_hints import BOUNDS, REFUSED, RENAMED, VALUE_HINTS
+from r1kit.settings.type_words import annotation_at, in_words, literals, members, model_at
 from r1kit.settings.yaml import KeyPath, dotted
-
-WORDS = {
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    bool: "true or false",
-    type(None): "null (empty)",
-}
 
 
 @dataclass
@@ -116,7 +109,7 @@ def _problems(
         if item["type"] == "extra_forbidden":
             found[path] = _unknown(path, model, section, data, source)
         elif item["type"] == "missing":
-            allowed = _allowed(_annotation(model, path))
+            allowed = in_words(annotation_at(model, path))
             found[path] = source.problem(
                 path, found="nothing", allowed=allowed, message="The key is missing."
             )
@@ -134,7 +127,7 @@ def _unknown(path: KeyPath, model: type[BaseModel], section: str, data: dict, so
             nearest, why = RENAMED[name]
             nearest = nearest if nearest in model.model_fields else ""
             return source.problem(path, found=found, nearest=nearest, message=f"Unknown key. {why}".strip())
-    owner = model if len(path) == 1 else _model_at(_annotation(model, path[:-1]))
+    owner = model if len(path) == 1 else model_at(annotation_at(model, path[:-1]))
     known = list(owner.model_fields) if owner else []
     nearest = nearest_name(name, known)
     message = "Unknown key."
@@ -151,48 +144,48 @@ def _unknown(path: KeyPath, model: type[BaseModel], section: str, data: dict, so
 
 
 def _wrong_value(path: KeyPath, item: dict, model: type[BaseModel], data: dict, source: Source) -> Problem:
-    value, annotation = _at(data, path), _annotation(model, path)
+    value, annotation = _at(data, path), annotation_at(model, path)
     if item["loc"] and item["loc"][-1] == "[key]":
-        allowed = _allowed(_annotation(model, path[:-1], key=True))
-        nearest = nearest_name(str(path[-1]), _literals(_annotation(model, path[:-1], key=True)))
+        allowed = in_words(annotation_at(model, path[:-1], key=True))
+        nearest = nearest_name(str(path[-1]), literals(annotation_at(model, path[:-1], key=True)))
         return source.problem(
             path, found=str(path[-1]), allowed=allowed, nearest=nearest, message="Unknown name."
         )
-    allowed = _allowed(annotation)
+    allowed = in_words(annotation)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and (bound := _bound(item["msg"])):
         allowed = f"{allowed.removesuffix(' or null (empty)')}, {bound}"
     elif item["type"] in ("too_short", "finite_number"):
         allowed = "at least one entry" if item["type"] == "too_short" else "a finite number"
-    nearest = nearest_name(value, _literals(annotation)) if isinstance(value, str) else ""
+    nearest = nearest_name(value, literals(annotation)) if isinstance(value, str) else ""
     message = _conversion_hint(str(path[-1]), value, annotation)
     return source.problem(path, found=describe(value), allowed=allowed, nearest=nearest, message=message)
 
 
 def _conversion_hint(key: str, value: Any, annotation: Any) -> str:
     """How to write it instead, for the mistakes that YAML invites."""
-    members = set(_members(annotation))
-    if isinstance(value, str) and members & {int, float}:
+    kinds = set(members(annotation))
+    if isinstance(value, str) and kinds & {int, float}:
         try:
             float(value)
         except ValueError:
             return VALUE_HINTS.get(key, "")
         return f"This is text because of its quotes; write the bare number: {key}: {value}"
-    if isinstance(value, bool) and not value and "no" in _literals(annotation):
+    if isinstance(value, bool) and not value and "no" in literals(annotation):
         return f'YAML reads a bare `no` as false; write {key}: "no"'
     if (
         isinstance(value, str)
-        and bool in members
+        and bool in kinds
         and value.lower() in ("true", "false", "yes", "no", "on", "off")
     ):
         word = "true" if value.lower() in ("true", "yes", "on") else "false"
         return f"This is text because of its quotes; write {key}: {word}"
-    if isinstance(value, float) and value.is_integer() and int in members:
+    if isinstance(value, float) and value.is_integer() and int in kinds:
         return f"Write it without a point or exponent: {key}: {int(value)}"
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and str in members:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and str in kinds:
         return f'Write it in quotes: {key}: "{value}"'
     if value is None:
         return "The key has no value; write one, or remove the line."
-    if not isinstance(value, list) and any(get_origin(member) is list for member in members):
+    if not isinstance(value, list) and any(get_origin(kind) is list for kind in kinds):
         return VALUE_HINTS.get(key) or f"Write a list: {key}: [{value}]"
     return VALUE_HINTS.get(key, "")
 
@@ -222,62 +215,3 @@ def _at(data: Any, path: KeyPath) -> Any:
     for part in path:
         data = data[part]
     return data
-
-
-def _members(annotation: Any) -> list[Any]:
-    """Union members, with Annotated taken off."""
-    if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [inner for member in get_args(annotation) for inner in _members(member)]
-    return [annotation]
-
-
-def _literals(annotation: Any) -> list[str]:
-    return [v for member in _members(annotation) if get_origin(member) is Literal for v in get_args(member)]
-
-
-def _model_at(annotation: Any) -> type[BaseModel] | None:
-    models = (m for m in _members(annotation) if isinstance(m, type) and issubclass(m, BaseModel))
-    return next(models, None)
-
-
-def _annotation(model: type[BaseModel], path: KeyPath, key: bool = False) -> Any:
-    """The declared type at a path; with `key`, the type of a mapping's keys there."""
-    annotation: Any = model
-    for part in path:
-        inner = _model_at(annotation)
-        if inner is not None:
-            found = inner.model_fields.get(str(part))
-            annotation = found.annotation if found else Any
-            continue
-        container = next((m for m in _members(annotation) if get_origin(m) in (list, dict)), None)
-        annotation = get_args(container)[-1] if container else Any
-    if key:
-        container = next((m for m in _members(annotation) if get_origin(m) is dict), None)
-        return get_args(container)[0] if container else Any
-    return annotation
-
-
-def _allowed(annotation: Any) -> str:
-    """The type in plain words."""
-    words: list[str] = []
-    for member in _members(annotation):
-        if get_origin(member) is Literal:
-            word = "one of " + ", ".join(str(value) for value in get_args(member))
-        elif get_origin(member) is list:
-            inner = get_args(member)[0]
-            word = (
-                "a list of mappings"
-                if _model_at(inner)
-                else f"a list of {_allowed(inner).removeprefix('a ')}"
-            )
-            word = word.replace("whole number", "whole numbers")
-        elif get_origin(member) is dict or member is dict:
-            word = "a mapping"
-        elif isinstance(member, type) and issubclass(member, BaseModel):
-            word = "a mapping with " + ", ".join(member.model_fields)
-        else:
-            word = WORDS.get(member, "a value")
-        words += [word] if word not in words else []
-    return " or ".join(words)

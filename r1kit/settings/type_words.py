@@ -1,0 +1,77 @@
+"""Walking through declared types and saying them in plain words."""
+
+from __future__ import annotations
+
+import types
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from r1kit.settings.yaml import KeyPath
+
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    type(None): "null (empty)",
+}
+
+
+def members(annotation: Any) -> list[Any]:
+    """Union members, with Annotated taken off."""
+    if get_origin(annotation) is Annotated:
+        return members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [inner for member in get_args(annotation) for inner in members(member)]
+    return [annotation]
+
+
+def literals(annotation: Any) -> list[str]:
+    """The values that a Literal in the annotation lists."""
+    return [v for member in members(annotation) if get_origin(member) is Literal for v in get_args(member)]
+
+
+def model_at(annotation: Any) -> type[BaseModel] | None:
+    """The model among the union members, if there is one."""
+    models = (m for m in members(annotation) if isinstance(m, type) and issubclass(m, BaseModel))
+    return next(models, None)
+
+
+def annotation_at(model: type[BaseModel], path: KeyPath, key: bool = False) -> Any:
+    """The declared type at a path; with `key`, the type of a mapping's keys there."""
+    annotation: Any = model
+    for part in path:
+        inner = model_at(annotation)
+        if inner is not None:
+            found = inner.model_fields.get(str(part))
+            annotation = found.annotation if found else Any
+            continue
+        container = next((m for m in members(annotation) if get_origin(m) in (list, dict)), None)
+        annotation = get_args(container)[-1] if container else Any
+    if key:
+        container = next((m for m in members(annotation) if get_origin(m) is dict), None)
+        return get_args(container)[0] if container else Any
+    return annotation
+
+
+def in_words(annotation: Any) -> str:
+    """The type in plain words."""
+    words: list[str] = []
+    for member in members(annotation):
+        if get_origin(member) is Literal:
+            word = "one of " + ", ".join(str(value) for value in get_args(member))
+        elif get_origin(member) is list:
+            inner = get_args(member)[0]
+            word = (
+                "a list of mappings" if model_at(inner) else f"a list of {in_words(inner).removeprefix('a ')}"
+            )
+            word = word.replace("whole number", "whole numbers")
+        elif get_origin(member) is dict or member is dict:
+            word = "a mapping"
+        elif isinstance(member, type) and issubclass(member, BaseModel):
+            word = "a mapping with " + ", ".join(member.model_fields)
+        else:
+            word = WORDS.get(member, "a value")
+        words += [word] if word not in words else []
+    return " or ".join(words)
