@@ -1,0 +1,189 @@
+"""Starting a training program from a notebook cell, as a supervised process with its own life and end.
+
+`launch` returns at once with a `Job`; `await job.finished()` (or `job.wait()`) waits. The Stop button, Ctrl-C
+and a dead kernel end the job and everything it started; with `detach=True` it outlives them, and `attach`
+finds it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from r1kit.runs import outcome, status
+
+MARGIN = 15.0  # seconds the supervisor may need beyond the grace: killing and reaping
+
+
+class JobFailed(RuntimeError):
+    """A job that did not end with 0.
+
+    Attributes:
+        returncode: 1 failed, 2 bad settings, 3 out of memory, 4 timeout, 129 / 130 / 143 ended by a signal.
+        message: one paragraph for people.
+        log_tail: the end of train.log, cleaned.
+    """
+
+    def __init__(self, returncode: int, message: str, log_tail: str = "") -> None:
+        super().__init__(f"{message}\n\n{log_tail}" if log_tail else message)
+        self.returncode, self.message, self.log_tail = returncode, message, log_tail
+
+
+@dataclass
+class Job:
+    """A supervised process; all its traces are files in `folder`."""
+
+    folder: Path
+    module: str
+    grace: float = 20.0
+    detached: bool = False
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    log_offset: int = 0
+
+    def poll(self) -> int | None:
+        """The exit code (see `JobFailed`), or None while the job runs."""
+        code = self.process.poll() if self.process else None
+        if self.process and (code is None or code >= 0):
+            return code
+        found = status.read(self.folder)
+        job = found.get("job") or {}
+        if job.get("returncode") is not None:
+            return job["returncode"]
+        if self.process is None:
+            return None if job.get("state") == "running" else 143
+        # The guard was killed; the worker is ending the tree and will write the end of it.
+        return None if time.time() - found.get("updated", 0.0) < self.grace + MARGIN else 143
+
+    def wait(self) -> None:
+        """Block until the job is done. A KeyboardInterrupt ends the job (not a detached one) and is raised
+        again.
+
+        Raises:
+            JobFailed: it did not end with 0.
+        """
+        try:
+            while self.poll() is None:
+                time.sleep(0.1)
+        except BaseException:
+            if not self.detached:
+                self.stop()
+            raise
+        self._check()
+
+    async def finished(self) -> None:
+        """As `wait`, for notebooks: the event loop goes on, so widgets live. To cancel is to interrupt."""
+        try:
+            while self.poll() is None:
+                await asyncio.sleep(0.2)
+        except BaseException:
+            if not self.detached:
+                self.stop()
+            raise
+        self._check()
+
+    def stop(self) -> int | None:
+        """End the job, wait until all of it is gone (grace + some seconds), and return the exit code.
+
+        If the waiting is interrupted, the supervisor finishes without us.
+        """
+        pid = self.process.pid if self.process else (status.read(self.folder).get("job") or {}).get("pid")
+        if self.poll() is None and pid:
+            try:
+                os.kill(pid, signal.SIGTERM)
+            except ProcessLookupError:
+                return self.poll()
+        deadline = time.monotonic() + self.grace + MARGIN
+        while self.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self.poll()
+
+    def log_tail(self, n: int = 20) -> str:
+        """The last `n` lines of this job's output, cleaned of what helps nobody (see `outcome.clean`)."""
+        text = outcome.read_tail(self.folder / "train.log", offset=self.log_offset)
+        return "\n".join(outcome.clean(text).splitlines()[-n:])
+
+    def _check(self) -> None:
+        code = self.poll()
+        if code == 0:
+            return
+        job = status.read(self.folder).get("job") or {}
+        message = job.get("message") or f"The training program ended with exit code {code}"
+        message = message.replace("The training program", self.module, 1).rstrip(".")
+        raise JobFailed(code or 1, f"{message}. Its log: {self.folder / 'train.log'}", self.log_tail())
+
+
+def launch(
+    module: str,
+    job_folder: str | Path,
+    *,
+    environment: Mapping[str, str | None] | None = None,
+    grace: float = 20.0,
+    timeout: float | None = None,
+    accelerate: bool = True,
+    detach: bool = False,
+) -> Job:
+    """Start `module` on the job folder's resolved.yaml under the supervisor and return at once.
+
+    Args:
+        module: "r1kit.training.sft"; it gets the path of resolved.yaml as its one argument.
+        job_folder: holds resolved.yaml, and accelerate.yaml if `accelerate`.
+        environment: variables on top of this process's; None as value removes one.
+        grace: seconds from SIGTERM to SIGKILL, time to write a checkpoint.
+        timeout: seconds after which the job is ended (exit code 4).
+        accelerate: start through `accelerate launch`, else directly.
+        detach: the job goes on when this process dies.
+
+    Raises:
+        FileNotFoundError: resolved.yaml or accelerate.yaml is missing.
+    """
+    folder = Path(job_folder).resolve()
+    needed = [folder / "resolved.yaml", *([folder / "accelerate.yaml"] if accelerate else [])]
+    for path in needed:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; a job folder holds it before the job is started")
+    program = ["-m", module, str(folder / "resolved.yaml")]
+    if accelerate:
+        config = str(folder / "accelerate.yaml")
+        program = ["-m", "accelerate.commands.launch", "--config_file", config, *program]
+    limits = ["--grace", str(grace), *(["--timeout", str(timeout)] if timeout else [])]
+    supervisor = [
+        *(sys.executable, "-m", "r1kit.runs.supervise", "--folder", str(folder), *limits),
+        *("--owner", str(0 if detach else os.getpid()), "--depth", "2" if accelerate else "1"),
+        *("--", sys.executable, *program),
+    ]
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
+    log = folder / "train.log"
+    offset = log.stat().st_size if log.exists() else 0
+    process = subprocess.Popen(
+        supervisor,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={name: str(value) for name, value in variables.items() if value is not None},
+        start_new_session=True,
+    )
+    return Job(folder, module, grace, detach, process, offset)
+
+
+def attach(job_folder: str | Path, *, grace: float = 20.0) -> Job:
+    """The job that runs, or ran, in a folder, from its files alone: after a kernel restart, or from
+    elsewhere.
+
+    Waiting for it can be interrupted without ending it.
+
+    Raises:
+        FileNotFoundError: no job was ever started there.
+    """
+    folder = Path(job_folder).resolve()
+    job = status.read(folder).get("job")
+    if not job:
+        raise FileNotFoundError(f"no job was started in {folder}")
+    module = next((part for part in job["command"] if part.startswith("r1kit.training.")), job["command"][0])
+    return Job(folder, module, grace, True, None, job.get("log_offset", 0))

@@ -1,0 +1,182 @@
+"""`result.json` of a stage (written last: its presence means "done") and `summary.json` of a run.
+
+The summary is never edited: it is recomputed from the stages' own files each time, so it cannot disagree
+with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from r1kit.runs import status as status_file
+from r1kit.runs.files import plain, read_json, write_json_atomic
+from r1kit.runs.folder import Run
+
+PASS_FIELDS = ("value", "low", "high", "problems", "samples")
+TRAINING_ORDER = ("base", "sft", "grpo")
+_VARYING = ("seconds", "peak_rss_bytes", "finished", "status")  # differ between two equal executions
+
+
+def hash_inputs(settings: Any, upstream: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """SHA-256 over the part of the settings a stage uses and the results of the stages before it.
+
+    `upstream` maps stage name to its result (as `read_result` gives it). The order of keys does not matter,
+    nor do time and memory of an upstream stage; its metrics and inputs do.
+    """
+    results = {name: result_hash(item) for name, item in (upstream or {}).items()}
+    return _digest({"settings": settings, "upstream": results})
+
+
+def result_hash(result: Mapping[str, Any]) -> str:
+    """SHA-256 of what a stage produced, without what differs between two equal executions."""
+    return _digest({key: value for key, value in result.items() if key not in _VARYING})
+
+
+def write_result(
+    stage_folder: str | Path,
+    *,
+    stage: str,
+    seconds: float,
+    inputs_hash: str,
+    metrics: Mapping[str, float] | None = None,
+    artifacts: Mapping[str, str] | None = None,
+    pass_at_1: Mapping[str, Mapping[str, float]] | None = None,
+    peak_rss_bytes: int | None = None,
+) -> dict[str, Any]:
+    """Write the stage's result.json, last and atomically, mark its status completed, and return the result.
+
+    `peak_rss_bytes` defaults to the largest peak among the stage's supervised jobs (0 without jobs).
+
+    Raises:
+        FileNotFoundError: an artifact does not exist: a stage must not claim what it has not made.
+        ValueError: a metric that is not a number, a `pass@1` entry that lacks a field, an absolute artifact
+        path.
+    """
+    folder = Path(stage_folder)
+    for name, value in (metrics or {}).items():
+        if isinstance(value, bool) or not isinstance(plain(value), (int, float, type(None))):
+            raise ValueError(f"metric {name!r} of {stage} is {value!r}, not a number")
+    for name, relative in (artifacts or {}).items():
+        if Path(relative).is_absolute():
+            raise ValueError(f"artifact {name!r} of {stage} must be a path inside {folder}, found {relative}")
+        if not (folder / relative).exists():
+            raise FileNotFoundError(f"artifact {name!r} of {stage} does not exist: {folder / relative}")
+    if peak_rss_bytes is None:
+        peak_rss_bytes = peak_rss(folder)
+    result: dict[str, Any] = {
+        "stage": stage,
+        "status": "completed",
+        "seconds": round(float(seconds), 3),
+        "peak_rss_bytes": int(peak_rss_bytes),
+        "inputs_hash": inputs_hash,
+        "metrics": dict(metrics or {}),
+        "artifacts": {name: str(path) for name, path in (artifacts or {}).items()},
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if pass_at_1:
+        result["pass@1"] = {name: _pass_entry(name, entry) for name, entry in pass_at_1.items()}
+    result = plain(result)
+    write_json_atomic(folder / "result.json", result)
+    status_file.update(folder, state="completed", message="")
+    return result
+
+
+def read_result(stage_folder: str | Path) -> dict[str, Any] | None:
+    """The stage's result, None if it is not finished."""
+    return read_json(Path(stage_folder) / "result.json")
+
+
+def remove_result(stage_folder: str | Path) -> None:
+    """Take back "done": called before a stage is run again."""
+    (Path(stage_folder) / "result.json").unlink(missing_ok=True)
+
+
+def peak_rss(stage_folder: str | Path) -> int:
+    """The largest peak (bytes, summed over a process tree) among the stage's jobs, subfolders included."""
+    folder = Path(stage_folder)
+    files = [folder / "status.json", *folder.glob("*/status.json")]
+    jobs = [
+        read_json(file, {}).get("job") or {} for file in files if not file.parent.name.startswith("stale-")
+    ]
+    return max(job.get("peak_rss_bytes") or 0 for job in jobs)
+
+
+def summarise(run: Run, status: str | None = None, *, seconds: float | None = None) -> dict[str, Any]:
+    """The run's summary from the files of its stages; nothing is written.
+
+    `status` defaults to `running` while a stage runs, else to what the last summary said. `seconds` defaults
+    to the sum over the stages. `pass@1` is in order of training: base, sft, grpo; checkpoints with other
+    names stay in the order in which the stages reported them.
+    """
+    manifest = run.manifest
+    stages: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
+    for folder in sorted(path for path in run.path.iterdir() if path.is_dir()):
+        result, state = read_result(folder), status_file.read(folder)
+        if result is not None or state:
+            stages[folder.name] = _stage_entry(folder, result, state)
+            scores.update((result or {}).get("pass@1", {}))
+    if set(scores) <= set(TRAINING_ORDER):
+        scores = {name: scores[name] for name in TRAINING_ORDER if name in scores}
+    if status is None:
+        running = any(stage["status"] == "running" for stage in stages.values())
+        last = read_json(run.path / "summary.json", {}).get("status", "interrupted")
+        status = "running" if running else last
+    if seconds is None:
+        seconds = sum(stage["seconds"] for stage in stages.values())
+    return {
+        "run_id": run.run_id,
+        "profile": manifest.get("profile"),
+        "pipeline": manifest.get("pipeline"),
+        "status": status,
+        "seconds": round(seconds, 3),
+        "stages": stages,
+        "pass@1": scores,
+    }
+
+
+def write_summary(run: Run, status: str, *, seconds: float | None = None) -> dict[str, Any]:
+    """Recompute and write the run's summary.json (see `summarise`); returns it.
+
+    Raises:
+        ValueError: a `status` that is not completed, failed or interrupted.
+    """
+    if status not in ("completed", "failed", "interrupted"):
+        raise ValueError(f"a run's status is completed, failed or interrupted, not {status!r}")
+    summary = summarise(run, status, seconds=seconds)
+    write_json_atomic(run.path / "summary.json", summary)
+    return summary
+
+
+def _stage_entry(folder: Path, result: dict[str, Any] | None, state: dict[str, Any]) -> dict[str, Any]:
+    if result is not None:
+        return {key: result[key] for key in ("status", "seconds", "peak_rss_bytes", "metrics")}
+    # "completed" without a result.json is not done: the stage died between its last cell and its result.
+    status = state.get("state", "failed")
+    seconds = max(0.0, state.get("updated", 0.0) - state.get("started", state.get("updated", 0.0)))
+    return {
+        "status": "failed" if status == "completed" else status,
+        "seconds": round(seconds, 3),
+        "peak_rss_bytes": peak_rss(folder),
+        "metrics": {},
+    }
+
+
+def _pass_entry(name: str, entry: Mapping[str, float]) -> dict[str, float]:
+    missing = [field for field in PASS_FIELDS if field not in entry]
+    if missing:
+        raise ValueError(f"pass@1 of {name!r} lacks {', '.join(missing)}")
+    if not all(math.isfinite(entry[field]) for field in PASS_FIELDS):
+        raise ValueError(f"pass@1 of {name!r} is not finite: {dict(entry)}")
+    return {field: entry[field] for field in PASS_FIELDS}
+
+
+def _digest(obj: Any) -> str:
+    text = json.dumps(plain(obj), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

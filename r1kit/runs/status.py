@@ -1,0 +1,68 @@
+"""`status.json` of a stage or job folder: what is going on there now, readable while it goes on.
+
+Fields: `state` (running | completed | failed | interrupted), `message`, `pid`, `started` and `updated` (unix
+seconds), and `job`, kept by the supervisor: `state`, `pid`, `returncode`, `ended_by`, `clean`, `seconds`,
+`peak_rss_bytes`, `command`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from r1kit.runs.files import folder_lock, read_json, write_json_atomic
+
+STATES = ("running", "completed", "failed", "interrupted")
+
+
+def update(folder: str | Path, *, durable: bool = True, **fields: Any) -> dict[str, Any]:
+    """Merge `fields` into the folder's status.json and return the result.
+
+    `state="running"` starts anew: `pid` becomes this process's, `started` now and `message` empty unless
+    given. Notebook and supervisor write to the same file, so the merge happens under a lock on the folder.
+
+    Raises:
+        ValueError: a `state` that is none of STATES.
+    """
+    if fields.get("state", "running") not in STATES:
+        raise ValueError(f"state is {fields['state']!r}; it must be one of {', '.join(STATES)}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    now = time.time()
+    with folder_lock(folder):
+        status = read_json(folder / "status.json", {})
+        if fields.get("state") == "running":
+            status.update(pid=os.getpid(), started=now, message="")
+        status.update(fields)
+        status["updated"] = now
+        write_json_atomic(folder / "status.json", status, durable=durable)
+    return status
+
+
+def read(folder: str | Path) -> dict[str, Any]:
+    """The folder's status, {} if there is none.
+
+    A status that says `running` although its process is gone (power cut, kill -9 of everything) is returned
+    as `interrupted` with a message; the file is left alone.
+    """
+    status = read_json(Path(folder) / "status.json", {})
+    if status.get("state") == "running" and not _alive(status.get("pid")):
+        status = status | {"state": "interrupted", "message": f"process {status.get('pid')} is gone"}
+    job = status.get("job") or {}
+    if job.get("state") == "running" and not _alive(job.get("pid")):
+        status["job"] = job | {"state": "interrupted", "ended_by": "supervisor killed"}
+    return status
+
+
+def _alive(pid: int | None) -> bool:
+    if not pid:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
