@@ -33,8 +33,9 @@ _LAUNCHER = re.compile(
     r"returned non-zero exit status (\d+)\.|died with <Signals\.\w+: (\d+)>|^\s*exitcode\s*:\s*(-?\d+)",
     re.MULTILINE,
 )
-_LAUNCHER_TRACEBACK = re.compile(
-    r"^Traceback \(most recent call last\):\n(?:[ \t].*\n)*?subprocess\.CalledProcessError:.*\n?",
+_LAUNCHER_TALK = re.compile(
+    r"^Traceback \(most recent call last\):\n(?:[ \t].*\n)*?subprocess\.CalledProcessError:.*\n?"
+    r"|^The following values were not passed to `accelerate launch`.*\n(?:[ \t]+`--.*\n)*(?:To avoid this .*\n)?",
     re.MULTILINE,
 )
 _ERROR_LINE = re.compile(
@@ -70,7 +71,8 @@ def classify(
     code = stated.get("returncode") or _trainer_code(returncode, log)
     cause = stated.get("message") or error_line(log)
     killed = code in (-9, 137)
-    if code == 3 or (not stated and _MEMORY.search(log)) or (killed and oom_kills):
+    memory = not stated and code != 2 and _MEMORY.search(log)
+    if code == 3 or memory or (killed and oom_kills):
         why = "the system killed it" if killed else cause or "see its log"
         return 3, f"The training program ran out of memory: {why}. {ADVICE[3]}"
     if code < 0:
@@ -83,7 +85,7 @@ def clean(text: str) -> str:
     """A log as a person wants it: no colours, progress bars, library warnings, launcher's traceback."""
     lines = [line.rstrip().rsplit("\r", 1)[-1] for line in _ANSI.sub("", text).split("\n")]
     kept = [line for line in lines if not _NOISE.search(line)]
-    return _LAUNCHER_TRACEBACK.sub("", "\n".join(kept)).strip("\n")
+    return _LAUNCHER_TALK.sub("", "\n".join(kept)).strip("\n")
 
 
 def read_tail(path: str | Path, *, offset: int = 0, limit: int = 65_536) -> str:
