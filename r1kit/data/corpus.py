@@ -29,7 +29,7 @@ def tell(problem: Problem, rng: random.Random) -> str:
 
 
 def holds_reserved(problem: Problem) -> bool:
-    """Whether the story, broken off after one of its events, is that of a problem reserved for the held-out set."""
+    """Whether the story, broken off after one of its events, is a problem reserved for the held-out set."""
     question = problem.text.removeprefix(" ".join(problem.sentences))
     stories = (" ".join(problem.sentences[: k + 1]) for k in range(1, problem.level + 1))
     return any(is_reserved(story + question) for story in stories)

@@ -21,6 +21,23 @@ def test_every_digit_is_a_token_of_its_own(tokenizer):
         assert all(sum(c.isdigit() for c in token) <= 1 for token in tokens)
 
 
+def test_a_copy_loaded_beside_a_qwen2_config_encodes_alike(tokenizer, tmp_path):
+    """2026-11-23: AutoTokenizer rebuilt ours as Qwen2Tokenizer, which cut numbers differently."""
+    from transformers import AutoTokenizer, Qwen2Config
+
+    Qwen2Config(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert type(loaded).__name__ == "Qwen2Tokenizer"
+    for row in TRACES[:50]:
+        text = tokenizer.apply_chat_template(row["messages"], tokenize=False)
+        assert loaded(text).input_ids == tokenizer(text).input_ids
+        assert loaded.decode(loaded(text).input_ids) == text
+    assert loaded.eos_token == "<|im_end|>"
+    assert loaded.pad_token == "<|endoftext|>"
+    assert loaded.chat_template == tokenizer.chat_template
+
+
 def test_text_survives_encoding_and_decoding(tokenizer):
     for text in ("Ann has 7 apples.\n", "naïve 漢字 🎲", TRACES[0]["messages"][1]["content"]):
         assert tokenizer.decode(tokenizer(text).input_ids) == text
