@@ -46,7 +46,7 @@ def evaluate(
 
     Args:
         checkpoint_path: a folder written by `save_pretrained`.
-        heldout: rows with `problem`, `solution`, `level`; of each level the first `problems_per_level` are used.
+        heldout: rows with `problem`, `solution`, `level`; the first `problems_per_level` of each are used.
         settings: evaluation.yaml, as the typed model or as a mapping.
         device: "cpu" computes in float32; "cuda" in bfloat16.
         greedy: also one greedy answer per problem (rows with `greedy` True and sample 0).
