@@ -65,7 +65,12 @@ def nearest_name(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     known = list(known)
     lowered = {candidate.lower(): candidate for candidate in known}
     matches = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=cutoff)
-    return lowered[matches[0]] if matches else ""
+    if matches:
+        return lowered[matches[0]]
+    # `grace` is unlike `grace_seconds` letter by letter, but plainly meant.
+    return next(
+        (known_name for lower, known_name in lowered.items() if lower.startswith(f"{str(name).lower()}_")), ""
+    )
 
 
 def describe(value: Any) -> str:
