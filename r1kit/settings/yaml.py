@@ -147,5 +147,7 @@ class _Dumper(pyyaml.SafeDumper):
         return super().represent_sequence(tag, sequence, flow_style=scalars)
 
 
+# Text that our loader would read as a number is written in quotes.
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+0123456789."))
 _Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_list(list(value)))
 _Dumper.add_multi_representer(Path, lambda dumper, value: dumper.represent_str(str(value)))

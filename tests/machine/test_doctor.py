@@ -1,0 +1,123 @@
+"""The doctor says what it found, what it wants and what to do; only failures stop a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from r1kit.machine import doctor, resources, speed, versions
+
+
+@pytest.fixture
+def profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    monkeypatch.setenv("R1KIT_RUNS", str(tmp_path / "runs"))
+    machine = SimpleNamespace(
+        device="cpu",
+        environment={"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        expected_minutes={"01_data": 2.0, "02_sft": 3.0},
+        reference_gflops=150.0,
+    )
+    accelerate = {"distributed_type": "NO", "num_processes": 1}
+    return SimpleNamespace(name="tiny", machine=machine, base=object(), accelerate=accelerate)
+
+
+def found(profile: Any, name: str) -> doctor.Check:
+    return next(check for check in doctor.check(profile) if check.name == name)
+
+
+def test_this_machine_passes(profile: Any) -> None:
+    checks = doctor.check(profile)
+    assert not [str(check) for check in checks if check.level == "fail"]
+    names = [check.name for check in checks]
+    assert {"settings", "Python", "torch", "trl", "device", "cores", "threads", "free memory"} <= set(names)
+    assert {"free disk", "compiler", "offline", "runs folder", "accelerate.yaml"} <= set(names)
+
+
+def test_a_failure_is_one_line_with_found_want_and_do(profile: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "memory", lambda: resources.Memory(4 * doctor.GIB, doctor.GIB))
+    check = found(profile, "free memory")
+    assert check.level == "fail"
+    assert str(check).startswith(
+        "[FAIL] free memory: found 1.0 GiB, want 4.0 GiB or more, close other programs"
+    )
+    assert doctor.render(doctor.check(profile)).splitlines()[-1].startswith("1 failed")
+
+
+def test_a_wrong_release_warns_and_a_missing_package_fails(
+    profile: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = {"trl": "0.9.0", "torch": "2.13.0+cpu"}
+    monkeypatch.setattr(versions, "installed_version", installed.get)
+    assert found(profile, "trl").level == "warn"
+    assert "want 1.16.0" in str(found(profile, "trl"))
+    assert found(profile, "torch").ok
+    assert found(profile, "datasets").level == "fail"
+    assert "vllm" not in [check.name for check in doctor.check(profile)]
+
+
+def test_a_gpu_profile_on_a_cpu_fails(profile: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile.machine.device = "cuda"
+    monkeypatch.setattr(doctor, "detect_device", lambda: ("cpu", "no GPU"))
+    assert "choose a CPU profile" in str(found(profile, "device"))
+    assert found(profile, "device").level == "fail"
+
+
+@pytest.mark.parametrize(
+    ("environment", "processes", "level"), [("1", 1, "ok"), ("64", 1, "warn"), ("1", 64, "warn")]
+)
+def test_more_threads_than_cores_is_a_warning(
+    environment: str, processes: int, level: str, profile: Any
+) -> None:
+    profile.machine.environment["OMP_NUM_THREADS"] = environment
+    profile.accelerate = {"distributed_type": "MULTI_CPU", "num_processes": processes}
+    assert found(profile, "threads").level == level
+
+
+def test_the_embedded_profile_is_offline(profile: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    del profile.machine.environment["HF_HUB_OFFLINE"]
+    assert found(profile, "offline").level == "warn"
+    profile.base = None
+    assert "offline" not in [check.name for check in doctor.check(profile)]
+
+
+def test_a_runs_folder_that_cannot_be_written_fails(
+    profile: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("R1KIT_RUNS", str(tmp_path / "file" / "runs"))
+    assert found(profile, "runs folder").level == "fail"
+
+
+def test_too_many_processes_for_the_cores_is_a_warning(profile: Any) -> None:
+    profile.accelerate = {"distributed_type": "MULTI_CPU", "num_processes": 10_000}
+    assert found(profile, "accelerate.yaml").level == "warn"
+
+
+def test_no_compiler_is_only_a_warning(profile: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    assert found(profile, "compiler").level == "warn"
+
+
+def test_the_matrix_agrees_with_the_lock() -> None:
+    lock = Path(__file__).parents[2] / "requirements" / "cpu.txt"
+    pinned = dict(
+        line.split(" ;")[0].strip().split("==") for line in lock.read_text().splitlines() if "==" in line
+    )
+    for pin in versions.MATRIX:
+        if not pin.optional:
+            assert pinned[pin.name].partition("+")[0] == pin.version, pin.name
+
+
+def test_speed_is_measured_within_its_time() -> None:
+    assert speed.measure_gflops(0.1) > 0.1
+
+
+def test_minutes_scale_with_the_speed_of_the_machine(profile: Any) -> None:
+    assert speed.expected_minutes(profile, 75.0) == {"01_data": 4.0, "02_sft": 6.0}
+    assert speed.expected_minutes(profile) == {"01_data": 2.0, "02_sft": 3.0}
+    profile.machine.reference_gflops = None
+    assert speed.expected_minutes(profile, 75.0) == {"01_data": 2.0, "02_sft": 3.0}
