@@ -35,7 +35,7 @@ _LAUNCHER = re.compile(
 )
 _LAUNCHER_TALK = re.compile(
     r"^Traceback \(most recent call last\):\n(?:[ \t].*\n)*?subprocess\.CalledProcessError:.*\n?"
-    r"|^The following values were not passed to `accelerate launch`.*\n(?:[ \t]+`--.*\n)*(?:To avoid this .*\n)?",
+    r"|^The following values were not passed to `accelerate launch`.*\n(?:[ \t].*\n)*(?:To avoid .*\n)?",
     re.MULTILINE,
 )
 _ERROR_LINE = re.compile(
