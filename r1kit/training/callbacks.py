@@ -75,7 +75,9 @@ class MetricsLog(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Write the row."""
-        if not state.is_world_process_zero or not logs or "train_loss" in logs:  # train_loss: Trainer's last words
+        if (
+            not state.is_world_process_zero or not logs or "train_loss" in logs
+        ):  # train_loss: Trainer's last words
             return
         now = time.monotonic()
         steps = state.global_step - self.first_step

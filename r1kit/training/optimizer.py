@@ -50,7 +50,12 @@ class MuonAdamW(torch.optim.Optimizer):
         momentum: float = 0.95,
     ):
         defaults = {
-            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "momentum": momentum, "muon": False,
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "muon": False,
         }
         super().__init__(groups, defaults)
         for group in self.param_groups:
@@ -77,7 +82,9 @@ class MuonAdamW(torch.optim.Optimizer):
                 state["momentum_buffer"] = torch.zeros_like(parameter)
             gradient, buffer = parameter.grad, state["momentum_buffer"]
             buffer.lerp_(gradient, 1 - group["momentum"])
-            update = orthogonalize(gradient.lerp(buffer, group["momentum"]))  # Nesterov, as in torch.optim.Muon
+            update = orthogonalize(
+                gradient.lerp(buffer, group["momentum"])
+            )  # Nesterov, as in torch.optim.Muon
             rows, columns = parameter.shape
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(update.to(parameter.dtype), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
@@ -87,7 +94,10 @@ class MuonAdamW(torch.optim.Optimizer):
             state = self.state[parameter]
             if not state:
                 state["step"] = torch.zeros((), dtype=torch.float32)
-                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+                state["exp_avg"], state["exp_avg_sq"] = (
+                    torch.zeros_like(parameter),
+                    torch.zeros_like(parameter),
+                )
         states = [self.state[parameter] for parameter in parameters]
         adamw(
             parameters,
@@ -109,7 +119,11 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def hidden_matrices(model: nn.Module) -> set[str]:
     """Names of the trainable 2-D weights that are neither embedding nor output head."""
-    outer = {id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module}
+    outer = {
+        id(module.weight)
+        for module in (model.get_input_embeddings(), model.get_output_embeddings())
+        if module
+    }
     return {
         name
         for name, parameter in model.named_parameters()
@@ -129,7 +143,9 @@ def parameter_groups(
         {"params": [p for p in rest if p.ndim <= 1], "lr": learning_rate, "weight_decay": 0.0},
         {
             "params": [trainable[name] for name in trainable if name in matrices],
-            "lr": muon_learning_rate, "weight_decay": weight_decay, "muon": True,
+            "lr": muon_learning_rate,
+            "weight_decay": weight_decay,
+            "muon": True,
         },
     ]
     return [group for group in groups if group["params"]]

@@ -8,8 +8,7 @@ costs (B*L)^2 where rows cost B*L^2.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,17 +55,28 @@ def check_rows_possible(args: Any, attn_implementation: str | None) -> None:
     """
     problems = []
     if attn_implementation and "flash" in attn_implementation:
-        problems.append(Problem(
-            "sft.yaml", "row_packing", found=f"true with attn_implementation: {attn_implementation}",
-            allowed="attn_implementation: sdpa, eager or flex_attention",
-            message="With flash attention use TRL's `packing: true` instead.",
-        ))
+        problems.append(
+            Problem(
+                "sft.yaml",
+                "row_packing",
+                found=f"true with attn_implementation: {attn_implementation}",
+                allowed="attn_implementation: sdpa, eager or flex_attention",
+                message="With flash attention use TRL's `packing: true` instead.",
+            )
+        )
     if args.packing or args.padding_free:
-        problems.append(Problem(
-            "sft.yaml", "row_packing", found="true beside packing or padding_free",
-            allowed="one of the three", message="They are three ways to do the same.",
-        ))
+        problems.append(
+            Problem(
+                "sft.yaml",
+                "row_packing",
+                found="true beside packing or padding_free",
+                allowed="one of the three",
+                message="They are three ways to do the same.",
+            )
+        )
     if args.max_length is None:
-        problems.append(Problem("sft.yaml", "max_length", found="nothing", allowed="the length of a packed row"))
+        problems.append(
+            Problem("sft.yaml", "max_length", found="nothing", allowed="the length of a packed row")
+        )
     if problems:
         raise SettingsError(problems)

@@ -33,7 +33,11 @@ def tokenize(dataset: Any, tokenizer: Any, row_length: int) -> Any:
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         end = [tokenizer.eos_token_id]
-        return {"input_ids": [ids + end for ids in tokenizer(batch["text"], add_special_tokens=False)["input_ids"]]}
+        return {
+            "input_ids": [
+                ids + end for ids in tokenizer(batch["text"], add_special_tokens=False)["input_ids"]
+            ]
+        }
 
     encoded = dataset.map(encode, batched=True, remove_columns=dataset.column_names)
     return pack_dataset(encoded, row_length, "bfd_split")

@@ -1,8 +1,7 @@
 """What the three training programs share: reading the job, signals, exit codes, quiet libraries, determinism.
 
 A training program is `python -m r1kit.training.<name> <job>/resolved.yaml`, started by hand, by `accelerate launch`
-or by the supervisor. It writes only into the job folder. `accelerate launch` replaces every failing exit code by 1,
-so the real one also lies in `exit.json` of the job folder, with a message for the person who reads it.
+or by the supervisor. It writes only into the job folder, and says what ended it in the last line of its output.
 """
 
 from __future__ import annotations
@@ -135,6 +134,20 @@ def prepare_torch(job: Job) -> None:
     """Threads from OMP_NUM_THREADS, and the same numbers every time where that costs nothing (on a CPU)."""
     import torch
 
+    from r1kit.settings import Problem, SettingsError
+
+    if job.device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(
+            [
+                Problem(
+                    "machine.yaml",
+                    "device",
+                    found="cuda",
+                    allowed="cpu, auto",
+                    message="No GPU is visible to torch.",
+                )
+            ]
+        )
     if os.environ.get("OMP_NUM_THREADS", "").isdigit():
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if job.device == "cpu":
@@ -167,37 +180,28 @@ def run(train: Callable[[Job], None], arguments: list[str] | None = None) -> int
     if len(arguments) != 1:
         print("usage: python -m r1kit.training.<pretrain|sft|grpo> JOB/resolved.yaml", file=sys.stderr)
         return BAD_SETTINGS
-    job, code, message = None, DONE, "completed"
     stop = StopRequest()
     stop.install()
     try:
         try:
             job = read_job(arguments[0])
-        except (ValueError, OSError) as error:
-            print(error, file=sys.stderr)
+        except (ValueError, OSError) as error:  # SettingsError is a ValueError
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
             return BAD_SETTINGS
         job.stop = stop
-        (job.folder / "exit.json").unlink(missing_ok=True)
         prepare_environment(job)
         job.device, reason = resolve_device(job.settings.get("machine", {}).get("device", "auto"))
         print(f"device: {job.device} ({reason})", flush=True)
         prepare_torch(job)
         train(job)
-        if stop.received is not None:
-            code, message = 128 + stop.received, f"stopped by {signal.Signals(stop.received).name} after a checkpoint"
     except BaseException as error:
-        code, message = exit_code_of(error), f"{type(error).__name__}: {error}"
+        code = exit_code_of(error)
         if code in (FAILED, OUT_OF_MEMORY):
             traceback.print_exc()
-    return _finish(job, code, message)
-
-
-def _finish(job: Job | None, code: int, message: str) -> int:
-    from r1kit.runs import files
-
-    if code != DONE:
-        print(f"exit {code}: {message}", file=sys.stderr, flush=True)
-    # The first process to fail knows the cause; those that die with it only know that a neighbour is gone.
-    if job is not None and not (code != DONE and (job.folder / "exit.json").exists()):
-        files.write_json_atomic(job.folder / "exit.json", {"returncode": code, "message": message[:2000]})
-    return code
+        else:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return code
+    if stop.received is not None:
+        print(f"stopped by {signal.Signals(stop.received).name} after writing a checkpoint", flush=True)
+        return 128 + stop.received
+    return DONE

@@ -66,7 +66,9 @@ def trainer_arguments(job: Job, keys: dict[str, Any]) -> tuple[dict[str, Any], i
     keys = {**defaults, **keys}
     keep = keys.pop("save_total_limit", None)
     forced = {
-        "output_dir": str(job.checkpoints), "use_cpu": job.device == "cpu", "disable_tqdm": True,
+        "output_dir": str(job.checkpoints),
+        "use_cpu": job.device == "cpu",
+        "disable_tqdm": True,
         "save_only_model": False,
     }
     return {**keys, **forced}, keep

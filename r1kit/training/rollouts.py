@@ -45,11 +45,20 @@ class RolloutTrainer(ExactResume, GRPOTrainer):
     def _get_train_sampler(self, dataset: Any = None) -> EpochRepeatSampler:
         plain = super()._get_train_sampler(dataset)
         return EpochRepeatSampler(
-            plain.data_source, plain.mini_repeat_count, plain.batch_size, plain.repeat_count, plain.shuffle, plain.seed
+            plain.data_source,
+            plain.mini_repeat_count,
+            plain.batch_size,
+            plain.repeat_count,
+            plain.shuffle,
+            plain.seed,
         )
 
     def _calculate_rewards(
-        self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[Any]
+        self,
+        inputs: list[dict[str, Any]],
+        prompts: list[Any],
+        completions: list[Any],
+        completion_ids_list: list[Any],
     ) -> torch.Tensor:
         """TRL's, and beside it the columns that the rollout files add (gathered and kept by TRL with the others)."""
         for column in CARRIED:
@@ -62,9 +71,16 @@ class RolloutTrainer(ExactResume, GRPOTrainer):
         """TRL's, then the rollouts of the newest generation."""
         super().log(logs, start_time)
         last_words = "train_loss" in logs
-        if self.accelerator.is_main_process and self.rollouts_folder and self._logs["prompt"] and not last_words:
+        if (
+            self.accelerator.is_main_process
+            and self.rollouts_folder
+            and self._logs["prompt"]
+            and not last_words
+        ):
             table = rollout_table(
-                self.state.global_step, self._logs, dict(zip(self.reward_func_names, self.reward_weights.tolist(), strict=True))
+                self.state.global_step,
+                self._logs,
+                dict(zip(self.reward_func_names, self.reward_weights.tolist(), strict=True)),
             )
             self.rollouts_folder.mkdir(parents=True, exist_ok=True)
             table.to_parquet(self.rollouts_folder / f"step_{self.state.global_step:05d}.parquet", index=False)
@@ -104,7 +120,9 @@ def rollout_table(step: int, logs: dict[str, Any], weights: dict[str, float]) ->
     for name, values in logs["rewards"].items():
         columns[f"reward_{name.removesuffix('_reward')}"] = list(values)
     table = pandas.DataFrame(columns)
-    parts = [table[f"reward_{name.removesuffix('_reward')}"].fillna(0) * weight for name, weight in weights.items()]
+    parts = [
+        table[f"reward_{name.removesuffix('_reward')}"].fillna(0) * weight for name, weight in weights.items()
+    ]
     table["reward"] = sum(parts)
     table["advantage"] = list(logs["advantages"])
     for name, values in extra.items():

@@ -20,7 +20,12 @@ def train(job: program.Job) -> None:
     from r1kit.training.optimizer import build_optimizer
     from r1kit.training.packing import RowsCollator, check_rows_possible
     from r1kit.training.resume import (
-        ExactResume, fit, make_config, model_arguments, small_dataset, trainer_arguments,
+        ExactResume,
+        fit,
+        make_config,
+        model_arguments,
+        small_dataset,
+        trainer_arguments,
     )
 
     keys, model_keys, own = job.section("sft")
