@@ -1,4 +1,4 @@
-"""Which device training runs on, found once and said with its reason. "cuda" also means ROCm, as in PyTorch."""
+"""Which device training runs on, found once and said with its reason. "cuda" includes ROCm, as in PyTorch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MASKS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 def detect_device(dev: Path = Path("/dev"), platform: str = sys.platform) -> tuple[str, str]:
     """("cuda", "ROCm 7.1: 8 x AMD Instinct MI350X") or ("cpu", why no GPU is used).
 
-    torch is imported only if a device file says that an accelerator could be there: that import costs seconds.
+    torch is imported only if a device file says that a GPU could be there: that import costs seconds.
     """
     if platform == "darwin":
         return "cpu", "macOS: TRL's trainers run on the CPU here, Apple's GPU is not used"

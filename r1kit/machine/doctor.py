@@ -42,7 +42,7 @@ class Check:
 
 
 def check(profile: Profile) -> list[Check]:
-    """All checks of this machine against a profile (whose settings are valid, or it could not have been loaded)."""
+    """All checks of this machine against a profile, whose settings were checked when it was loaded."""
     return [
         _check("settings", "ok", f"{profile.name}: all files valid, no rule violated"),
         _python(),
@@ -107,7 +107,7 @@ def _cores() -> Check:
 def _threads(profile: Profile) -> Check:
     count, available = resources.threads(profile.machine.environment), resources.cores()
     asked = count * (profile.accelerate.get("num_processes", 1) if profile.machine.device == "cpu" else 1)
-    do = "set OMP_NUM_THREADS in machine.yaml lower: threads that wait for each other cost more than they bring"
+    do = "set OMP_NUM_THREADS lower in machine.yaml: threads that wait for each other only cost"
     return _check("threads", "ok" if asked <= available else "warn", str(asked), f"at most {available}", do)
 
 
@@ -133,7 +133,7 @@ def _compiler() -> Check:
 
 
 def _offline(profile: Profile) -> Iterator[Check]:
-    """A profile that makes its own base model has nothing to fetch: a request for the network would be a mistake."""
+    """A profile that makes its own base model has nothing to fetch: any request would be a mistake."""
     if profile.base is None:
         return
     value = profile.machine.environment.get("HF_HUB_OFFLINE", os.environ.get("HF_HUB_OFFLINE", ""))

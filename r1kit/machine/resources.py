@@ -1,4 +1,4 @@
-"""Cores, memory and disk that this process may really use: affinity and container limits count, not the board."""
+"""Cores, memory and disk that this process may really use: affinity and container limits count."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def disk_free(path: str | Path) -> int:
 
 
 def _groups(cgroup: Path) -> Iterator[Path]:
-    """This process's control group and those above it: each of them limits (version 2, and version 1's usual place)."""
+    """This process's control group and those above it, each of which limits; then version 1's places."""
     own = ""
     try:
         for line in Path("/proc/self/cgroup").read_text().splitlines():

@@ -8,39 +8,31 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from r1kit.settings import Profile
 
-SIZE = 768
-"""Rows of the square matrices: 0.9 GFLOP a product, large enough for BLAS to reach its speed."""
+SIZE = 640
+"""Rows of the square matrices: half a GFLOP, enough for BLAS and little for a slow machine."""
 
 
-def measure_gflops(seconds: float = 0.6) -> float:
+def measure_gflops(seconds: float = 0.8) -> float:
     """Best float32 matrix product of numpy in GFLOP/s (10^9), with the threads in effect, in about `seconds`.
 
     The best of many products, not their mean: other work on the machine only ever makes a product slower.
     """
-    # Small ones first: a slow machine must not spend many seconds on one large product.
-    small = _best_gflops(128, seconds / 3)
-    if 2 * SIZE**3 / 1e9 / small > seconds:
-        return small
-    return max(small, _best_gflops(SIZE, seconds * 2 / 3))
-
-
-def _best_gflops(size: int, seconds: float) -> float:
     import numpy
 
     generator = numpy.random.default_rng(0)
-    left, right = (generator.standard_normal((size, size), dtype=numpy.float32) for _ in range(2))
+    left, right = (generator.standard_normal((SIZE, SIZE), dtype=numpy.float32) for _ in range(2))
     best, deadline = 0.0, time.perf_counter() + seconds
     while True:
         start = time.perf_counter()
         numpy.matmul(left, right)
         end = time.perf_counter()
-        best = max(best, 2 * size**3 / (end - start) / 1e9)
+        best = max(best, 2 * SIZE**3 / (end - start) / 1e9)
         if end > deadline:
             return best
 
 
 def expected_minutes(profile: Profile, gflops: float | None = None) -> dict[str, float]:
-    """Minutes per stage on this machine: the profile's measured ones, scaled by how fast matrices multiply here.
+    """Minutes per stage on this machine: the profile's measured ones, scaled by the speed of matrices here.
 
     An estimate: Python and disk don't scale with matrices. Without `gflops` or a reference nothing is scaled.
     """

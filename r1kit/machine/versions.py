@@ -8,7 +8,7 @@ from importlib import metadata
 
 @dataclass(frozen=True)
 class Pin:
-    """One distribution and its release. `optional`: only some profiles need it. `instead`: another name for it."""
+    """One distribution and its release; `optional` if only some profiles need it, `instead` another name."""
 
     name: str
     version: str

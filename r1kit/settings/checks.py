@@ -1,6 +1,7 @@
-"""Rules across settings: what each file allows alone but the trainer, the model or the lesson does not allow together.
+"""Rules across settings: what each file allows alone, but trainer, model or lesson do not allow together.
 
-Each rule is a small function that takes a View and yields Problems; its docstring says what goes wrong without it.
+Each rule is a small function that takes a View and yields Problems; its docstring says what goes wrong
+without it.
 No stage starts while a rule is violated.
 """
 

@@ -47,7 +47,7 @@ def trained_models_exist_before(view: View) -> Iterator[Problem]:
 
 
 def _unreachable(model: str, view: View) -> str:
-    """Why a path or hub id cannot be loaded, as far as that can be told without the network; "" if nothing is wrong."""
+    """Why a path or hub id cannot be loaded, as far as can be told without the network, or ""."""
     path = Path(model).expanduser()
     if path.is_dir():
         return "" if (path / "config.json").is_file() else "The folder holds no config.json: it is no model."
@@ -89,7 +89,7 @@ def key_heads_divide_the_heads(view: View) -> Iterator[Problem]:
 
 @rule
 def training_rows_fit_the_context(view: View) -> Iterator[Problem]:
-    """Positions past the context were never trained; with Qwen2's rotary embeddings nothing would even fail."""
+    """Positions past the context were never trained; with rotary embeddings nothing would even fail."""
     for section in ("base", "sft"):
         if not view.has(section):
             continue
@@ -118,7 +118,10 @@ def completions_fit_the_context(view: View) -> Iterator[Problem]:
         except NotKnown:
             continue
         if length is not None and prompt + length > context:
-            message = f"A prompt of {prompt} tokens (max_prompt_length of data.yaml) and the completion make {prompt + length}."
+            message = (
+                f"A prompt of {prompt} tokens (max_prompt_length of data.yaml) and the completion make "
+                f"{prompt + length}."
+            )
             allowed = f"at most {context - prompt}: the context is {context}, {why}"
             yield view.problem(key, message, allowed)
 

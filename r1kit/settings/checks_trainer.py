@@ -1,4 +1,4 @@
-"""Rules about the trainers: batch arithmetic, schedules and switches, as TRL 1.16 and transformers 5.17 count."""
+"""Rules about the trainers: batches, schedules and switches, as TRL 1.16 and transformers 5.17 count."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ def generation_batch_is_whole_steps(view: View) -> Iterator[Problem]:
     per_device, processes = view["grpo.per_device_train_batch_size"], view["accelerate.num_processes"]
     size = view["grpo.generation_batch_size"]
     if size is not None and view["grpo.steps_per_generation"] is None and size % (per_device * processes):
-        allowed = f"a multiple of {per_device * processes} = {per_device} per_device_train_batch_size x {processes} processes"
+        allowed = (
+            f"a multiple of {per_device * processes} = {per_device} per_device_train_batch_size x "
+            f"{processes} processes"
+        )
         yield view.problem(
             "grpo.generation_batch_size", "The generation batch is no whole number of steps.", allowed
         )
@@ -51,7 +54,10 @@ def generation_batch_holds_whole_groups(view: View) -> Iterator[Problem]:
         written = view.given("grpo.generation_batch_size")
         key = "grpo.generation_batch_size" if written else "grpo.per_device_train_batch_size"
         sum_ = f"= {per_device} per device x {processes} processes x {steps} steps, " if not written else ""
-        message = f"A generation batch of {size} completions {sum_}does not divide into groups of {group} (num_generations)."
+        message = (
+            f"A generation batch of {size} completions {sum_}does not divide into groups of {group} "
+            "(num_generations)."
+        )
         yield view.problem(key, message, f"a generation batch that is a multiple of {group}")
 
 
@@ -67,18 +73,18 @@ def grpo_has_enough_prompts(view: View) -> Iterator[Problem]:
 
 @rule
 def checkpoints_lie_between_generations(view: View) -> Iterator[Problem]:
-    """A checkpoint inside a generation block cannot be resumed exactly: its remaining completions are lost."""
+    """A checkpoint inside a generation block cannot be resumed exactly: its other completions are lost."""
     save, accumulation = view["grpo.save_steps"], view["grpo.gradient_accumulation_steps"]
     block = generation_batch(view)[1] * view["grpo.num_iterations"]
     if view["grpo.save_strategy"] == "steps" and save >= 1 and (save * accumulation) % block:
         least = next(n for n in range(1, block + 1) if (n * accumulation) % block == 0)
-        message = f"Completions are generated anew every {least} steps; a checkpoint between is no place to resume from."
+        message = f"Completions are generated every {least} steps; a checkpoint between them cannot resume."
         yield view.problem("grpo.save_steps", message, f"a multiple of {least}")
 
 
 @rule
 def half_precision_is_off_on_a_cpu(view: View) -> Iterator[Problem]:
-    """TRL turns bf16 on where the file does not say; on a CPU that fails or is 50 to 500 times slower than float32."""
+    """TRL turns bf16 on where the file does not say; on a CPU that fails or is 50 to 500 times slower."""
     for section in TRAINER_SECTIONS:
         if view["machine.device"] != "cpu" or not view.has(section):
             continue

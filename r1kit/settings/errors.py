@@ -1,4 +1,4 @@
-"""What is wrong with the settings, said once and completely: file, key, found, allowed, nearest known name."""
+"""What is wrong with the settings, said completely: file, key, found, allowed, nearest known name."""
 
 from __future__ import annotations
 

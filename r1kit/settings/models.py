@@ -70,7 +70,7 @@ class DataSettings(Settings):
     max_prompt_length: int = Field(
         default=96,
         ge=1,
-        description="Tokens the longest prompt may take, chat template included; what context checks count with.",
+        description="Tokens the longest prompt may take, chat template included; context checks use it.",
     )
 
 
@@ -133,7 +133,7 @@ class Architecture(Settings):
 
 
 class BaseSettings(TrainerFile):
-    """base.yaml: a base model made here from random weights; a profile that starts from a given model has none."""
+    """base.yaml: a base model made from random weights; a profile that starts from a given model has none."""
 
     architecture: Architecture = Field(description="Shape of the model.")
     max_length: int | None = Field(
@@ -146,7 +146,7 @@ class SftSettings(TrainerFile):
 
     row_packing: bool = Field(
         default=False,
-        description="Pack traces into rows [B, L] with restarting position_ids: block-diagonal on every device.",
+        description="Pack traces into rows [B, L] with restarting position_ids: block-diagonal everywhere.",
     )
 
 

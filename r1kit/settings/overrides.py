@@ -41,7 +41,7 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
-    """Several overrides; of two for the same key the last holds. Raises SettingsError with all that are malformed."""
+    """Several overrides; the last for a key holds. Raises SettingsError with all that are malformed."""
     parsed, problems = {}, []
     for text in texts:
         try:
@@ -57,7 +57,7 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
 def apply_overrides(
     values: dict[str, Any], sources: dict[str, Source], overrides: Mapping[str, Any]
 ) -> list[Problem]:
-    """Set each override in `values` and note in `sources` where it is; returns those that have no place to go.
+    """Set each override in `values`, note it in `sources`, and return problems of those without a place.
 
     Whether key and value are allowed is left to the validation that follows.
     """

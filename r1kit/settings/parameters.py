@@ -92,7 +92,9 @@ def _how_to_write(name: str, value: Any, wanted: tuple[type, ...]) -> str:
                 kind(value)
             except ValueError:
                 continue
-            return f"It is text; write {name} = {value} without quotes (papermill: -p {name} {value}, not -r or -y)."
+            return (
+                f"It is text; write {name} = {value} without quotes (papermill: -p {name} {value}, not -r)."
+            )
         return "It is text, and no number can be read from it." if set(wanted) & {int, float} else ""
     if isinstance(value, float) and value.is_integer() and int in wanted:
         return f"Write it without a point or exponent: {name} = {int(value)}"

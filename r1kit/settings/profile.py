@@ -1,4 +1,4 @@
-"""Load a profile: read all its files, apply overrides, check types and rules, and report every problem at once."""
+"""Load a profile: read its files, apply overrides, check types and rules, report every problem at once."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Profile:
     overrides: dict[str, Any] = field(default_factory=dict)
 
     def dump(self) -> dict[str, Any]:
-        """Plain mappings of all sections but accelerate, as they stand in resolved.yaml; `base` only if there is one."""
+        """All sections but accelerate as plain mappings, for resolved.yaml; `base` only if there is one."""
         sections = {name: getattr(self, name) for name in FILES}
         return {
             name: settings.flat() if name in TRAINER_SECTIONS else settings.model_dump(mode="json")
@@ -103,8 +103,8 @@ def split_trl(section: str, mapping: Mapping[str, Any]) -> tuple[dict[str, Any],
     """A trainer section of resolved.yaml taken apart.
 
     Returns:
-        keyword arguments of the trainer's configuration class (SFTConfig, GRPOConfig, or TrainingArguments for
-        `base`), keyword arguments of ModelConfig, and our own keys as their typed model.
+        keyword arguments of the trainer's configuration class (SFTConfig, GRPOConfig, or for `base`
+        TrainingArguments), keyword arguments of ModelConfig, and our own keys as their typed model.
 
     Raises:
         SettingsError: if the mapping is not valid.
@@ -158,7 +158,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Source], list[Problem
         if not path.is_file():
             if section not in OPTIONAL_FILES:
                 nearest = nearest_name(path.name, set(present) - {f"{other}.yaml" for other in SECTIONS}, 0.7)
-                message = f"The file is missing; a profile is a folder with {', '.join(f'{s}.yaml' for s in SECTIONS)}."
+                files = ", ".join(f"{other}.yaml" for other in SECTIONS)
+                message = f"The file is missing; a profile is a folder with {files}."
                 problems.append(
                     Problem(
                         name, "", found="no such file", allowed="a file", nearest=nearest, message=message

@@ -1,6 +1,6 @@
-"""What the source of TRL and transformers does not say in types: choices that stand in prose, bounds, old names.
+"""What TRL's and transformers' source does not say in types: choices in prose, bounds, old names.
 
-Checked against TRL 1.16 and transformers 5.17; a test holds the choices to the help texts of the installed TRL.
+Checked against TRL 1.16 and transformers 5.17; a test holds the choices to TRL's own help texts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The keys and types that the installed TRL, transformers and accelerate accept, read from their source.
 
-Importing TRL's configuration classes costs seconds and loads torch; parsing their source costs some milliseconds and
-cannot disagree with what is installed. Test: the key sets equal the fields of the real dataclasses.
+Importing TRL's configuration classes costs seconds and loads torch; parsing their source costs some
+milliseconds and cannot disagree with what is installed. A test holds the keys to the real classes.
 """
 
 from __future__ import annotations
@@ -41,15 +41,13 @@ NAMES = {
     "list": list,
     "Any": Any,
     "None": None,
-    "Optional": Union,
-    "Union": Union,
     "Literal": Literal,
 }
 
 
 @dataclass(frozen=True)
 class Key:
-    """One field of a configuration class: its type for pydantic and its default (`...` if it is not a literal)."""
+    """One field of a configuration class: its type for pydantic, its default (`...` if not a literal)."""
 
     name: str
     type: Any
@@ -58,13 +56,13 @@ class Key:
 
 @functools.cache
 def keys(config: str) -> dict[str, Key]:
-    """The fields of a class of `CLASSES`, inherited ones first. Raises SettingsError if the package is missing."""
+    """The fields of a class of `CLASSES`, inherited ones first. SettingsError if the package is missing."""
     file, name = CLASSES[config]
     return _class_keys(file, name)
 
 
 def default(section: str, key: str) -> Any:
-    """The default that the installed class gives `key`; `...` if there is no such key or no literal default."""
+    """The default that the installed class gives `key`; `...` if there is no key or no literal default."""
     for config in (section, "model"):
         if key in keys(config):
             return keys(config)[key].default
@@ -120,7 +118,7 @@ def _file_of(name: str, text: str, file: str) -> str | None:
 
 
 def _as_type(annotation: ast.expr, choices: tuple[str, ...], wider: tuple[type, ...]) -> Any:
-    """The annotation as a type. Enums and `choices` take the place of a bare `str`; what is unknown is Any."""
+    """The annotation as a type: enums and `choices` take the place of `str`; what is unknown is Any."""
     enums = _all_enums()
     members: list[Any] = []
     for node in _members(annotation):

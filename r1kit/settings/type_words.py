@@ -1,12 +1,14 @@
-"""Walking through declared types and saying them in plain words."""
+"""Declared types in plain words, and how to write a value that has the wrong one."""
 
 from __future__ import annotations
 
+import re
 import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from r1kit.settings.trl_hints import VALUE_HINTS
 from r1kit.settings.yaml import KeyPath
 
 WORDS = {
@@ -75,3 +77,38 @@ def in_words(annotation: Any) -> str:
             word = WORDS.get(member, "a value")
         words += [word] if word not in words else []
     return " or ".join(words)
+
+
+def how_to_write(key: str, value: Any, annotation: Any) -> str:
+    """How to write it instead, for the mistakes that YAML invites."""
+    kinds = set(members(annotation))
+    if isinstance(value, str) and kinds & {int, float}:
+        try:
+            float(value)
+        except ValueError:
+            return VALUE_HINTS.get(key, "")
+        return f"This is text because of its quotes; write the bare number: {key}: {value}"
+    if isinstance(value, bool) and not value and "no" in literals(annotation):
+        return f'YAML reads a bare `no` as false; write {key}: "no"'
+    if (
+        isinstance(value, str)
+        and bool in kinds
+        and value.lower() in ("true", "false", "yes", "no", "on", "off")
+    ):
+        word = "true" if value.lower() in ("true", "yes", "on") else "false"
+        return f"This is text because of its quotes; write {key}: {word}"
+    if isinstance(value, float) and value.is_integer() and int in kinds:
+        return f"Write it without a point or exponent: {key}: {int(value)}"
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and str in kinds:
+        return f'Write it in quotes: {key}: "{value}"'
+    if value is None:
+        return "The key has no value; write one, or remove the line."
+    if not isinstance(value, list) and any(get_origin(kind) is list for kind in kinds):
+        return VALUE_HINTS.get(key) or f"Write a list: {key}: [{value}]"
+    return VALUE_HINTS.get(key, "")
+
+
+def bound_in(message: str) -> str:
+    """`Input should be greater than 0` -> `greater than 0`."""
+    match = re.search(r"(greater|less) than( or equal to)? (-?[\d.e+-]+)", message)
+    return match.group(0) if match else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import types
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -13,8 +12,15 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from r1kit.settings import trl_keys
 from r1kit.settings.errors import Problem, describe, nearest_name
 from r1kit.settings.models import FILES, TRAINER_SECTIONS, TrainerFile
-from r1kit.settings.trl_hints import BOUNDS, REFUSED, RENAMED, VALUE_HINTS
-from r1kit.settings.type_words import annotation_at, in_words, literals, members, model_at
+from r1kit.settings.trl_hints import BOUNDS, REFUSED, RENAMED
+from r1kit.settings.type_words import (
+    annotation_at,
+    bound_in,
+    how_to_write,
+    in_words,
+    literals,
+    model_at,
+)
 from r1kit.settings.yaml import KeyPath, dotted
 
 
@@ -44,7 +50,7 @@ class Source:
 
 @functools.cache
 def model_of(section: str) -> type[BaseModel]:
-    """The strict model of a whole file; for trainer files with every key of the trainer and of ModelConfig."""
+    """The strict model of a whole file; in trainer files with all keys of trainer and ModelConfig."""
     own = FILES[section]
     if section not in TRAINER_SECTIONS:
         return own
@@ -152,48 +158,13 @@ def _wrong_value(path: KeyPath, item: dict, model: type[BaseModel], data: dict, 
             path, found=str(path[-1]), allowed=allowed, nearest=nearest, message="Unknown name."
         )
     allowed = in_words(annotation)
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and (bound := _bound(item["msg"])):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and (bound := bound_in(item["msg"])):
         allowed = f"{allowed.removesuffix(' or null (empty)')}, {bound}"
     elif item["type"] in ("too_short", "finite_number"):
         allowed = "at least one entry" if item["type"] == "too_short" else "a finite number"
     nearest = nearest_name(value, literals(annotation)) if isinstance(value, str) else ""
-    message = _conversion_hint(str(path[-1]), value, annotation)
+    message = how_to_write(str(path[-1]), value, annotation)
     return source.problem(path, found=describe(value), allowed=allowed, nearest=nearest, message=message)
-
-
-def _conversion_hint(key: str, value: Any, annotation: Any) -> str:
-    """How to write it instead, for the mistakes that YAML invites."""
-    kinds = set(members(annotation))
-    if isinstance(value, str) and kinds & {int, float}:
-        try:
-            float(value)
-        except ValueError:
-            return VALUE_HINTS.get(key, "")
-        return f"This is text because of its quotes; write the bare number: {key}: {value}"
-    if isinstance(value, bool) and not value and "no" in literals(annotation):
-        return f'YAML reads a bare `no` as false; write {key}: "no"'
-    if (
-        isinstance(value, str)
-        and bool in kinds
-        and value.lower() in ("true", "false", "yes", "no", "on", "off")
-    ):
-        word = "true" if value.lower() in ("true", "yes", "on") else "false"
-        return f"This is text because of its quotes; write {key}: {word}"
-    if isinstance(value, float) and value.is_integer() and int in kinds:
-        return f"Write it without a point or exponent: {key}: {int(value)}"
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and str in kinds:
-        return f'Write it in quotes: {key}: "{value}"'
-    if value is None:
-        return "The key has no value; write one, or remove the line."
-    if not isinstance(value, list) and any(get_origin(kind) is list for kind in kinds):
-        return VALUE_HINTS.get(key) or f"Write a list: {key}: [{value}]"
-    return VALUE_HINTS.get(key, "")
-
-
-def _bound(message: str) -> str:
-    """`Input should be greater than 0` -> `greater than 0`."""
-    match = re.search(r"(greater|less) than( or equal to)? (-?[\d.e+-]+)", message)
-    return match.group(0) if match else ""
 
 
 def _real_path(loc: tuple, data: Any, missing: bool) -> KeyPath:

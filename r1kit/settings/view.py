@@ -1,4 +1,4 @@
-"""What a rule sees of a profile: every value that is itself valid, defaults filled in, and where it stands."""
+"""What a rule sees of a profile: every value that is itself valid, defaults filled in, and its place."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ ACCELERATE_DEFAULTS = {"num_processes": 1, "num_machines": 1, "mixed_precision":
 
 
 class NotKnown(KeyError):
-    """A rule asked for a value that is missing or wrong: the rule has nothing to say, the value's own problem does."""
+    """A rule asked for a value that is missing or wrong: that is a problem of its own, the rule is silent."""
 
 
 class View:
-    """The raw sections of a profile for rules. `view["sft.max_length"]` is the value in effect, or NotKnown."""
+    """The sections of a profile for rules. `view["sft.max_length"]` is the value in effect, or NotKnown."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class View:
     def context(self, section: str) -> tuple[int, str]:
         """Longest sequence of the model that `section` trains, and what says so.
 
-        Follows `model_name_or_path` from stage to stage down to base.yaml, or reads config.json of a model folder.
+        Follows `model_name_or_path` from stage to stage to base.yaml, or reads a model folder's config.json.
         Raises NotKnown where neither is there to read (a model that is still to be downloaded).
         """
         if section == "base":

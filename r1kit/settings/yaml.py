@@ -1,7 +1,7 @@
 """Read and write settings files: safe YAML that reads `1e-6` as a number and refuses a key written twice.
 
-PyYAML follows YAML 1.1, where `1e-6` (no dot) is text. A learning rate that silently is text is the most common broken
-setting of all, so the number pattern here is YAML 1.2's. Everything else stays YAML 1.1, as accelerate reads it.
+PyYAML follows YAML 1.1, where `1e-6` (no dot) is text, which breaks more learning rates than anything else.
+So the number pattern here is YAML 1.2's; everything else stays YAML 1.1, as accelerate reads it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NUMBER = re.compile(
 
 
 class Loader(getattr(pyyaml, "CSafeLoader", pyyaml.SafeLoader)):
-    """Safe loader with YAML 1.2 numbers and without dates (a date in a settings file is a mistake or a name)."""
+    """Safe loader with YAML 1.2 numbers and without dates (in a settings file a mistake or a name)."""
 
 
 Loader.yaml_implicit_resolvers = {
@@ -40,7 +40,7 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+01234567
 
 @dataclass
 class Document:
-    """One parsed file: its value, the line (from 1) of every key path, and what was wrong with the YAML itself."""
+    """One parsed file: its value, the line (from 1) of every key path, what is wrong with the YAML."""
 
     value: Any
     lines: dict[KeyPath, int] = field(default_factory=dict)
@@ -79,7 +79,7 @@ def read_document(text: str, file: str | Path = "<text>") -> Document:
 
 
 def _walk(node: pyyaml.Node, path: KeyPath, document: Document, file: str, seen: set[int]) -> None:
-    """Note the line of every key; a key written twice is a problem, since YAML would silently keep the last."""
+    """Note the line of every key; one written twice is a problem, since YAML would silently keep the last."""
     if id(node) in seen:  # an alias that points to its own parent
         return
     seen = seen | {id(node)}
@@ -102,7 +102,7 @@ def _walk(node: pyyaml.Node, path: KeyPath, document: Document, file: str, seen:
                         found=f"the key `{shown}`",
                         allowed="keys that are text",
                         line=line,
-                        message=f"YAML reads this key as something else than text; write it in quotes: '{shown}'.",
+                        message=f"YAML does not read this key as text; write it in quotes: '{shown}'.",
                     )
                 )
                 continue

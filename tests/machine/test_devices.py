@@ -1,4 +1,4 @@
-"""The device is found once and its reason is said in plain words, without loading torch where no GPU can be."""
+"""The device is found with its reason in plain words, without loading torch where no GPU can be."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from r1kit.settings import Problem, SettingsError, load_profile
 
 
 class Bad(NamedTuple):
-    """In `file`, `old` is replaced by `new` (appended if `old` is empty); the problem must look like the rest."""
+    """In `file`, `old` becomes `new` (appended if `old` is empty); the problem must look like the rest."""
 
     file: str
     old: str
