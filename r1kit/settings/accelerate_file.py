@@ -52,7 +52,9 @@ def validate_accelerate(
     for key in WHOLE:
         least = 1 if key in ("num_processes", "num_machines") else 0
         value = data.get(key, least)
-        if value is not None and (type(value) is not int or value < least):
+        if value is None and key == "main_process_port":
+            continue
+        if type(value) is not int or value < least:
             wrong(key, f"a whole number, {least} or more")
     if not isinstance(data.get("use_cpu", False), bool):
         wrong("use_cpu", "true or false")

@@ -22,6 +22,9 @@ CHOICES: dict[str | tuple[str, str], tuple[str, ...]] = {
 # Types that TRL takes although its annotation does not say so.
 WIDER: dict[str, tuple[type, ...]] = {"scale_rewards": (bool,)}
 
+# Keys whose annotation takes None although the trainer then fails.
+NEVER_EMPTY = ("num_generations",)
+
 # Bounds that the trainers assume: (operator of pydantic's Field, value).
 BOUNDS: dict[str, dict[str, float]] = {
     "learning_rate": {"gt": 0},

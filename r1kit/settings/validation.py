@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from r1kit.settings import trl_keys
 from r1kit.settings.errors import Problem, describe, nearest_name
 from r1kit.settings.models import FILES, TRAINER_SECTIONS, TrainerFile
-from r1kit.settings.trl_hints import BOUNDS, REFUSED, RENAMED
+from r1kit.settings.trl_hints import BOUNDS, NEVER_EMPTY, REFUSED, RENAMED
 from r1kit.settings.type_words import (
     annotation_at,
     bound_in,
@@ -70,9 +70,13 @@ def _bounded(key: trl_keys.Key) -> Any:
     bounds = BOUNDS.get(key.name)
     if not bounds:
         return key.type
-    members = get_args(key.type) if get_origin(key.type) in (Union, types.UnionType) else (key.type,)
-    numbers = (int, float)
-    return Union[tuple(Annotated[m, Field(**bounds)] if m in numbers else m for m in members)]  # noqa: UP007
+    union = get_origin(key.type) in (Union, types.UnionType)
+    kinds = [
+        Annotated[kind, Field(**bounds)] if kind in (int, float) else kind
+        for kind in (get_args(key.type) if union else (key.type,))
+        if not (kind is types.NoneType and key.name in NEVER_EMPTY)
+    ]
+    return Union[tuple(kinds)]  # noqa: UP007 - built from a list
 
 
 def validate(section: str, data: Any, source: Source) -> tuple[Any, list[Problem], set[KeyPath]]:
