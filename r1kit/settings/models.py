@@ -65,10 +65,11 @@ class DataSettings(Settings):
     heldout_levels: Levels = Field(description="Levels held out; may hold levels that are never trained.")
     slip_rate: float = Field(ge=0, lt=1, description="Share of steps in which the teacher makes a mistake.")
     vocabulary_size: int = Field(
-        ge=270, description="Most tokens of the tokenizer; 256 bytes and the special tokens are always in it."
+        ge=274,
+        description="Most tokens of the tokenizer; 256 bytes and 17 tokens of the format are always in it.",
     )
     max_prompt_length: int = Field(
-        default=96,
+        default=64,  # the longest of 1,500 stories at level 5 takes 46 (2026-11-23)
         ge=1,
         description="Tokens the longest prompt may take, chat template included; context checks use it.",
     )
@@ -88,6 +89,10 @@ class EvaluationSettings(Settings):
     batch_size: Positive = Field(description="Completions generated at once.")
     k: Annotated[list[Positive], Field(min_length=1)] = Field(description="The k of pass@k.")
     seed: int = Field(ge=0, description="Seed of the sampling.")
+    expect: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]] = Field(
+        default_factory=dict,
+        description="Checkpoint -> [lowest, highest] headline pass@1; `r1kit run --strict` exits with 5 outside.",
+    )
 
 
 class TrainerFile(Settings):

@@ -120,6 +120,13 @@ BOUNDS = [
     Bad("data", "slip_rate: 0.15", "slip_rate: 1.0", "slip_rate", "less than 1"),
     Bad(
         "data",
+        "vocabulary_size: 352",
+        "vocabulary_size: 256",
+        "vocabulary_size",
+        "greater than or equal to 274",
+    ),
+    Bad(
+        "data",
         "heldout_levels: [1, 2, 3, 4, 5]",
         "heldout_levels: []",
         "heldout_levels",
