@@ -196,7 +196,8 @@ def _execute(
     stderr_file: Any = None,
     **_unused: Any,
 ) -> Any:
-    from r1kit.pipeline.kernel import AtomicHandler, Manager, run_cells
+    from r1kit.pipeline.kernel import run_cells
+    from r1kit.pipeline.record import AtomicHandler, Manager
 
     options = {"output_path": output_path, "log_output": log_output, "progress_bar": progress_bar}
     handler = AtomicHandler.register(output_path)

@@ -15,22 +15,19 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
-from nbformat.v4 import new_output
 from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import NotebookExecutionManager
-from papermill.iorw import LocalHandler, papermill_io
-from papermill.log import logger
 
 from r1kit.pipeline.engine import CellFailed, EngineError, Interrupted, KernelDied, Timeout
-from r1kit.runs.files import WriteFailed, write_text_atomic
+from r1kit.pipeline.record import Manager
 
 PRINTED_LIMIT = (
     1_000_000  # characters of printed text that a cell keeps; a flood must not fill memory and disk
@@ -38,89 +35,6 @@ PRINTED_LIMIT = (
 SOCKET_PATH_LIMIT = 60  # unix socket paths end at 107 bytes (104 on macOS), and zmq adds to ours
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INLINE = "module://matplotlib_inline.backend_inline"
-
-
-class Manager(NotebookExecutionManager):
-    """papermill's record keeping, less its assumption that what was not seen to fail has completed."""
-
-    def __init__(
-        self, nb: NotebookNode, handler: AtomicHandler | None, on_cell: Callable | None, **options: Any
-    ):
-        super().__init__(nb, **options)
-        self.handler, self.on_cell = handler, on_cell
-
-    def save(self, **_: Any) -> None:
-        """Save what there is. A full disk on the way does not end the work; at the end it is an error."""
-        try:
-            super().save()
-        except WriteFailed as error:
-            if self.end_time is not None:
-                raise
-            logger.warning(str(error))
-
-    def tell(self, index: int, status: str) -> None:
-        """Report to `on_cell(index, cells in all, cell, status)`; status: running, completed or failed."""
-        if self.on_cell is not None:
-            self.on_cell(index, len(self.nb.cells), self.nb.cells[index], status)
-
-    def failed(self, index: int | None, error: EngineError | Interrupted) -> None:
-        """Record `error` in the notebook, and in the cell where it happened."""
-        self.nb.metadata.papermill.update(exception=True, reason=str(error).partition("\n")[0])
-        if index is None:
-            return
-        cell = self.nb.cells[index]
-        self.cell_exception(cell, cell_index=index)
-        if not isinstance(error, CellFailed) and cell.cell_type == "code":
-            name = type(error).__name__
-            cell.outputs.append(
-                new_output("error", ename=name, evalue=str(error), traceback=[f"{name}: {error}"])
-            )
-        self.cell_complete(cell, cell_index=index)
-        self.tell(index, "failed")
-
-    def notebook_complete(self, **_: Any) -> None:
-        """Note the time and save: atomically, and signed, so that JupyterLab shows the widgets."""
-        self.end_time = self.now()
-        took = (self.end_time - self.start_time).total_seconds()
-        self.nb.metadata.papermill.update(end_time=self.end_time.isoformat(), duration=took)
-        self.cleanup_pbar()
-        if self.handler is not None:
-            self.handler.final = True
-        self.save()
-
-
-class AtomicHandler(LocalHandler):
-    """Writes one output notebook all or nothing; under plain papermill too, which writes once more itself."""
-
-    def __init__(self, cwd: str | None) -> None:
-        super().__init__()
-        self._cwd = cwd  # papermill's word for: where relative paths start
-        self.final = False
-
-    def write(self, buf: str, path: str) -> None:
-        """Write `buf`; a finished notebook is signed as trusted, since this user has just executed it."""
-        target = Path(self._cwd or "", path).absolute()
-        if not target.parent.is_dir():
-            raise FileNotFoundError(f"output folder {target.parent} doesn't exist.")
-        write_text_atomic(target, buf)
-        if self.final:
-            try:
-                import nbformat
-                from nbformat.sign import NotebookNotary
-
-                NotebookNotary().sign(nbformat.reads(buf, as_version=4))
-            except Exception as error:  # a home that cannot be written costs the widgets, not the run
-                logger.warning("cannot sign %s: %s", path, error)
-
-    @classmethod
-    def register(cls, path: str | None) -> AtomicHandler | None:
-        """Have papermill use a new one for `path`; None if papermill would not write that to a local disk."""
-        usual = papermill_io.get_handler(path) if isinstance(path, str) else None
-        if not isinstance(usual, LocalHandler):
-            return None
-        handler = cls(usual._cwd)
-        papermill_io.register(path, handler)
-        return handler
 
 
 class Client(PapermillNotebookClient):
@@ -179,12 +93,14 @@ def run_cells(
                 manager, km=kernel, startup_timeout=int(start_timeout), iopub_timeout=60, **options
             )
             client.reset_execution_trackers()
+            starting = asyncio.ensure_future(_start(client, cwd, environment))
             try:
-                await _unless(signals, _start(client, cwd, environment), None)
+                await _unless(signals, starting, None)
                 for index in range(len(manager.nb.cells)):
                     await _run_cell(client, manager, index, signals, deadline, cell_timeout, grace)
-            except BaseException:
-                client.shutdown_kernel = "immediate"
+            except BaseException as error:
+                starting.cancel()
+                client.shutdown_kernel = "graceful" if isinstance(error, CellFailed) else "immediate"
                 raise
             finally:
                 client.set_widgets_metadata()  # also after a death: what the widgets showed last
@@ -207,7 +123,7 @@ async def _start(client: Client, cwd: str | None, environment: dict[str, str]) -
         await client.async_start_new_kernel(env=variables, **({"cwd": cwd} if cwd else {}))
         await client.async_start_new_kernel_client()
         reply = await client.async_wait_for_reply(client.kc.kernel_info())
-    except RuntimeError as error:
+    except (RuntimeError, OSError, NoSuchKernel) as error:
         raise KernelDied(f"the kernel did not start: {error}") from error
     client.nb.metadata["language_info"] = reply["content"]["language_info"]
 
@@ -269,9 +185,9 @@ async def _interrupt(
         await running
 
 
-async def _unless(signals: asyncio.Queue[str], work: Awaitable, limit: float | None) -> None:
-    """Await `work`, but not longer than `limit` seconds (TimeoutError) or a signal (Interrupted)."""
-    task, caught = asyncio.ensure_future(work), asyncio.ensure_future(signals.get())
+async def _unless(signals: asyncio.Queue[str], task: asyncio.Future, limit: float | None) -> None:
+    """Await `task`, but not longer than `limit` seconds (TimeoutError) or a signal (Interrupted)."""
+    caught = asyncio.ensure_future(signals.get())
     try:
         await asyncio.wait({task, caught}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if caught.done():
@@ -283,7 +199,7 @@ async def _unless(signals: asyncio.Queue[str], work: Awaitable, limit: float | N
         caught.cancel()
 
 
-def _run(work: Callable[[], Awaitable[None]]) -> None:
+def _run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """asyncio.run, in a thread of its own where a loop is running already (inside a notebook)."""
     try:
         asyncio.get_running_loop()
