@@ -15,26 +15,49 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+DEFAULT_PROFILE = "cpu-tiny"
+
 ProfileOption = Annotated[str, typer.Option("--profile", help="A folder of configs/, by name or path.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 @app.command()
 def run(
-    profile: ProfileOption = "cpu-tiny",
-    stages: Annotated[str, typer.Option(help="01-04, 02_sft, 00,05 or all.")] = "all",
+    profile: Annotated[str, typer.Option(help="A folder of configs/, or its path. [default: cpu-tiny]")] = "",
+    stages: Annotated[str, typer.Option(help="01-04, 02_sft, 00,05 or all. [default: all]")] = "",
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting: sft.learning_rate=1e-3")] = None,
     resume: Annotated[str, typer.Option(help="Go on with this run: finished stages are skipped.")] = "",
     run_id: Annotated[str, typer.Option(help="Name for the new run; made from the time otherwise.")] = "",
-    strict: Annotated[bool, typer.Option(help="Exit with 5 where pass@1 is outside the profile's range.")] = False,
+    strict: Annotated[
+        bool, typer.Option(help="Exit with 5 where pass@1 is outside the profile's range.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run notebooks in order, headlessly, and print the table of what the models learned."""
-    from r1kit.pipeline.command import run_command
+    from r1kit.pipeline.prerequisites import new_run, reopen_run
+    from r1kit.pipeline.run import NOT_AS_EXPECTED, run_stages, surprises
+    from r1kit.pipeline.stages import select
+    from r1kit.runs.files import shown
+    from r1kit.runs.results import summarise
+    from r1kit.settings import parse_overrides
+    from r1kit.views.progress import Progress
+    from r1kit.views.tables import print_summary
 
-    raise typer.Exit(
-        run_command(profile, stages, set_ or [], resume=resume, run_id=run_id, strict=strict, as_json=as_json)
-    )
+    names, changes = select(stages) if stages else [], parse_overrides(set_ or [])
+    if resume:
+        found, settings = reopen_run(resume, profile, changes)
+    else:
+        found, settings = new_run(profile or DEFAULT_PROFILE, changes, run_id or None)
+    names = names or found.manifest.get("stages") or select("all")
+    outcome = run_stages(found, names, settings, Progress(sys.stderr if as_json else None))
+    summary, unexpected = summarise(found), surprises(found, settings)
+    code = outcome.code or (NOT_AS_EXPECTED if strict and unexpected else 0)
+    if as_json:
+        print(json.dumps(summary | {"exit_code": code, "unexpected": unexpected}, indent=1))
+    else:
+        print_summary(summary, shown(found.path))
+        print("\n".join([outcome.message] if outcome.message else unexpected))
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -43,21 +66,23 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Where a run stands: its stages, their results, pass@1."""
-    from r1kit.runs.folder import open_run
+    from r1kit.runs.files import shown
+    from r1kit.runs.folder import RunError, newest_run, open_run
     from r1kit.runs.results import summarise
+    from r1kit.views.tables import print_summary
 
-    found = open_run(run_id or "newest")
+    found = open_run(run_id) if run_id else newest_run()
+    if found is None:
+        raise RunError("there are no runs yet; `r1kit run` starts one")
     summary = summarise(found)
     if as_json:
         print(json.dumps(summary, indent=1))
     else:
-        from r1kit.views.tables import print_summary
-
-        print_summary(summary, found.path)
+        print_summary(summary, shown(found.path))
 
 
 @app.command()
-def doctor(profile: ProfileOption = "cpu-tiny", as_json: JsonOption = False) -> None:
+def doctor(profile: ProfileOption = DEFAULT_PROFILE, as_json: JsonOption = False) -> None:
     """Check this machine against a profile: found, wanted, what to do."""
     from dataclasses import asdict
 
@@ -70,14 +95,14 @@ def doctor(profile: ProfileOption = "cpu-tiny", as_json: JsonOption = False) -> 
 
 
 def main() -> None:
-    """Entry point of `r1kit`. Bad settings and unknown names print one message and exit with code 2."""
-    from r1kit.errors import UserError
-
+    """Entry point of `r1kit`. What the user got wrong is one message and exit code 2, never a traceback."""
     try:
         app()
-    except UserError as error:
+    except ValueError as error:
+        if not hasattr(error, "exit_code"):
+            raise
         print(error, file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,9 @@ def test_a_room_imports_only_from_floors_below_it(path):
         )
 
 
-@pytest.mark.parametrize("statement", ["import r1kit", "import r1kit.cli", "import r1kit.settings, r1kit.runs.folder"])
+@pytest.mark.parametrize(
+    "statement", ["import r1kit", "import r1kit.cli", "import r1kit.settings, r1kit.runs.folder"]
+)
 def test_light_imports_load_no_heavy_library(statement):
     heavy = "{'torch', 'transformers', 'trl', 'datasets', 'pandas', 'matplotlib'}"
     code = f"import sys; {statement}; print(sorted({heavy} & set(sys.modules)))"

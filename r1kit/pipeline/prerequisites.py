@@ -1,13 +1,12 @@
 """What a stage stands on: its run, the results of earlier stages, and whether those still match the settings.
 
-A notebook may be run alone. What it needs is then taken from the same run, else from the newest run that made it with the same
-inputs, else made now by running the earlier notebook.
+A notebook may be run alone. What it needs is then taken from the same run, else from the newest run that made
+it with the same inputs, else made now by running the earlier notebook.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,18 +17,25 @@ from r1kit.pipeline.stages import STAGES, StageSpec
 from r1kit.runs import folder as runs
 from r1kit.runs import results
 from r1kit.runs.files import read_json
+from r1kit.runs.launch import supervise
+from r1kit.settings import Problem, Profile, SettingsError, load_profile, settings_hash
 from r1kit.settings.profile import CONFIG_ROOT
-from r1kit.settings import Problem, Profile, SettingsError, settings_hash
 
 if TYPE_CHECKING:
     from r1kit.pipeline.stage import Stage
 
-# Files that describe the attempt now being made; everything else in a stage's folder belongs to the attempt before it.
+# Files of the attempt now being made; everything else in a stage's folder belongs to the one before it.
 OF_THIS_ATTEMPT = {"notebook.ipynb", "status.json"}
 
 
-def new_run(settings: Profile, overrides: dict[str, Any], run_id: str | None = None) -> runs.Run:
-    """Create a run folder for the profile; the manifest records overrides and the device."""
+def new_run(profile: str, overrides: dict[str, Any], run_id: str | None = None) -> tuple[runs.Run, Profile]:
+    """Check the settings, then create a run folder whose manifest records them and the device.
+
+    Raises:
+        SettingsError: before anything is created.
+        RunError: `run_id` is malformed or taken.
+    """
+    settings = load_profile(profile, overrides)
     device, reason = detect_device()
     trainers = {"base": settings.base, "sft": settings.sft, "grpo": settings.grpo}
     seeds = {"data": settings.data.seed, "evaluation": settings.evaluation.seed}
@@ -43,33 +49,40 @@ def new_run(settings: Profile, overrides: dict[str, Any], run_id: str | None = N
         devices=[{"device": device, "reason": reason}],
     )
     run.update_manifest(profile_source=source_of(settings))
-    return run
+    return run, settings
+
+
+def reopen_run(run_id: str, profile: str, overrides: dict[str, Any]) -> tuple[runs.Run, Profile]:
+    """An existing run and its settings: those it was started with, and `overrides` on top, which it keeps.
+
+    Args:
+        profile: empty for the run's own.
+
+    Raises:
+        RunError: there is no such run.
+        SettingsError: bad settings, or the profile is not the run's.
+    """
+    run = runs.open_run(run_id)
+    settings = load_profile(profile or run.manifest["profile_source"], run.manifest["overrides"] | overrides)
+    if settings.name != run.manifest["profile"]:
+        raise SettingsError(
+            [
+                Problem(
+                    file=f"run {run.run_id}",
+                    key="PROFILE",
+                    found=settings.name,
+                    allowed=run.manifest["profile"],
+                    message="A run keeps the profile that it was started under.",
+                )
+            ]
+        )
+    run.update_manifest(overrides=overrides)
+    return run, settings
 
 
 def source_of(settings: Profile) -> str:
     """What to give as PROFILE to load these settings again: the name of a shipped profile, else its path."""
     return settings.name if settings.folder.parent == CONFIG_ROOT else str(settings.folder)
-
-
-def require_same_profile(run: runs.Run, settings: Profile) -> None:
-    """Refuse to go on in a run that was started under another profile.
-
-    Raises:
-        SettingsError: naming both profiles.
-    """
-    started_under = run.manifest["profile"]
-    if started_under != settings.name:
-        raise SettingsError(
-            [
-                Problem(
-                    file="notebook parameters",
-                    key="PROFILE",
-                    found=settings.name,
-                    allowed=started_under,
-                    message=f"run {run.run_id} was started under {started_under}; a run keeps its profile",
-                )
-            ]
-        )
 
 
 def inputs_hash(spec: StageSpec, settings: Profile) -> str:
@@ -89,7 +102,7 @@ def provide(run: runs.Run, spec: StageSpec, settings: Profile) -> Path:
     """The folder with the result of an earlier stage: this run's, else the newest equal one, else made now.
 
     Raises:
-        RuntimeError: the earlier stage had to be run and failed; the message says where its log is.
+        JobFailed: the earlier stage had to be run and failed; the message says where its log is.
     """
     if is_done(run, spec, settings):
         return run.stage(spec.name)
@@ -99,17 +112,33 @@ def provide(run: runs.Run, spec: StageSpec, settings: Profile) -> Path:
             run.update_manifest(borrowed={spec.name: other.run_id})
             return other.stage(spec.name)
     print(f"{spec.name} has not been run with these settings: running it first", flush=True)
-    command = [sys.executable, "-m", "r1kit", "run", "--resume", run.run_id, "--stages", spec.name]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        try:
-            for line in process.stdout or ():
-                print(" ", line, end="", flush=True)
-        except BaseException:
-            process.terminate()
-            raise
-    if process.returncode != 0:
-        raise RuntimeError(f"{spec.name} ended with exit code {process.returncode}; see {run.stage(spec.name)}")
+    run_first(run, spec.name, settings)
     return run.stage(spec.name)
+
+
+def run_first(run: runs.Run, stage_name: str, settings: Profile) -> None:
+    """Run an earlier stage of this run headlessly, supervised, and echo what it prints.
+
+    Raises:
+        JobFailed: it did not complete; what the stage itself left behind says why.
+    """
+    folder = run.path / f"before-{stage_name}"
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "r1kit", "run", "--resume", run.run_id, "--stages", stage_name]
+    job = supervise(command, folder, name=f"stage {stage_name}", grace=settings.machine.grace_seconds + 30)
+    log, seen = folder / "train.log", job.log_offset
+    try:
+        while True:
+            ended = job.poll() is not None
+            text = log.read_text(errors="replace")[seen:] if log.exists() else ""
+            print(text, end="", flush=True)
+            seen += len(text)
+            if ended:
+                break
+            time.sleep(0.5)
+    finally:
+        job.stop()
+    job.wait()
 
 
 def set_stale_aside(folder: Path, new_hash: str) -> bool:
@@ -131,32 +160,20 @@ def set_stale_aside(folder: Path, new_hash: str) -> bool:
 
 
 def resolved(job_folder: Path, opened: Stage, settings: Profile, extra: dict[str, Path]) -> dict[str, Any]:
-    """What a training program reads: the whole profile, and the paths of its inputs relative to its own folder."""
+    """What a training program reads: the whole profile, and its inputs as paths relative to its folder."""
     inputs: dict[str, str] = {}
-    for name, folder in opened.sources.items():
+    for folder in opened.sources.values():
         artifacts = results.read_result(folder)["artifacts"]
-        inputs |= {label: relative_path(folder / path, job_folder) for label, path in artifacts.items()}
-    inputs |= {label: relative_path(path, job_folder) for label, path in extra.items()}
+        inputs |= {label: os.path.relpath(folder / path, job_folder) for label, path in artifacts.items()}
+    inputs |= {label: os.path.relpath(path, job_folder) for label, path in extra.items()}
     section = settings.dump().get(opened.spec.sections[0], {})
     model = section.get("model_name_or_path")
     if model in opened.sources:
         folder = opened.sources[model]
-        inputs["model"] = relative_path(folder / results.read_result(folder)["artifacts"]["model"], job_folder)
+        inputs["model"] = os.path.relpath(
+            folder / results.read_result(folder)["artifacts"]["model"], job_folder
+        )
     elif model:
         inputs["model"] = model
     heading = {"profile": settings.name, "stage": opened.name, "run_id": opened.run.run_id}
     return heading | {"inputs": inputs} | settings.dump()
-
-
-def relative_path(path: Path, start: Path) -> str:
-    """`path` as seen from `start`, so that a moved runs folder still resolves."""
-    return os.path.relpath(path, start)
-
-
-def write_summary(run: runs.Run) -> None:
-    """Bring summary.json up to date after a stage: completed once every stage that was asked for has its result.
-
-    Until then the status is `interrupted`, which is what it will be if nothing more happens.
-    """
-    done = all(results.read_result(run.stage(name)) for name in run.manifest.get("stages", []))
-    results.write_summary(run, "completed" if done else "interrupted")

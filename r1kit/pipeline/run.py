@@ -1,4 +1,4 @@
-"""Run stages in order, headlessly: each notebook through our papermill engine, with resume, and an exit code that tells the truth."""
+"""Run stages in order, headlessly: each notebook through our papermill engine, with resume and exit codes."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Outcome:
 def run_stages(run: Run, names: list[str], settings: Profile, reporter: Reporter) -> Outcome:
     """Run the named stages of a run in order and stop at the first that fails.
 
-    A stage whose result is there and whose inputs are unchanged is skipped. A training that was cut short goes on from its newest
-    complete checkpoint (the training program itself finds it).
+    A stage whose result is there and whose inputs are unchanged is skipped. A training that was cut short goes
+    on from its newest complete checkpoint (the training program itself finds it).
     """
     run.update_manifest(stages=sorted({*run.manifest.get("stages", []), *names}))
     outcome = Outcome(DONE)
@@ -98,7 +98,11 @@ def exit_code(error: engine.EngineError, folder: Path, started: float) -> int:
         return BAD_SETTINGS
     if isinstance(error, engine.CellFailed) and error.ename == "JobFailed":
         jobs = [status.read(path.parent) for path in folder.rglob("status.json")]
-        codes = [entry["job"]["returncode"] for entry in jobs if entry.get("updated", 0) >= started and entry.get("job")]
+        codes = [
+            entry["job"]["returncode"]
+            for entry in jobs
+            if entry.get("updated", 0) >= started and entry.get("job")
+        ]
         for code in (OUT_OF_MEMORY, TIMED_OUT):
             if code in codes:
                 return code
@@ -112,3 +116,13 @@ def starting_point(folder: Path) -> str:
         for marker in folder.glob("checkpoints/checkpoint-*/complete.json")
     ]
     return f"continues from its checkpoint at step {max(steps)}" if steps else "starts at the beginning"
+
+
+def surprises(run: Run, settings: Profile) -> list[str]:
+    """One sentence for each checkpoint whose pass@1 lies outside the range that evaluation.yaml expects."""
+    scores = results.summarise(run)["pass@1"]
+    return [
+        f"pass@1 of {name} is {scores[name]['value']:.3f}; {settings.name} expects {low} to {high}"
+        for name, (low, high) in settings.evaluation.expect.items()
+        if name in scores and not low <= scores[name]["value"] <= high
+    ]

@@ -1,7 +1,8 @@
 """`open_stage`: what the second cell of every notebook calls, and the `Stage` that it returns.
 
-The stage checks the notebook's parameters, resolves the settings, opens the run folder and finds what earlier stages made.
-It launches trainings as supervised subprocesses, and at the end writes `result.json`, which marks the stage as done.
+The stage checks the notebook's parameters, resolves the settings, opens the run folder and finds what earlier
+stages made. It launches trainings as supervised subprocesses. At the end it writes `result.json`, which marks
+the stage as done.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from r1kit.pipeline import prerequisites
 from r1kit.pipeline.stages import CHECKPOINTS, STAGES, StageSpec, stage
 from r1kit.runs import folder as runs
 from r1kit.runs import results, status
-from r1kit.runs.files import write_json_atomic, write_text_atomic
+from r1kit.runs.files import shown, write_json_atomic, write_text_atomic
 from r1kit.runs.launch import Job, launch
 from r1kit.settings import Profile, load_profile, yaml_dump
 from r1kit.settings.parameters import check_parameters
@@ -52,17 +53,15 @@ class Stage:
         return self.spec.name
 
     def artifact(self, stage_name: str, artifact: str) -> Path:
-        """The path of what an earlier stage (or this one) made, for example `artifact("01_data", "heldout")`."""
-        source = self.folder if stage_name == self.name else self.sources[stage_name]
+        """The path of what an earlier stage made, for example `artifact("01_data", "heldout")`."""
+        source = self.sources[stage_name]
         return source / results.read_result(source)["artifacts"][artifact]
 
     def checkpoints(self) -> dict[str, Path]:
         """The models of this run in order of training: base, sft, grpo."""
-        return {CHECKPOINTS[name]: self.artifact(name, "model") for name in self.sources if name in CHECKPOINTS}
-
-    def metrics(self, stage_name: str) -> dict[str, float]:
-        """The numbers that an earlier stage recorded in its result."""
-        return results.read_result(self.sources[stage_name])["metrics"]
+        return {
+            CHECKPOINTS[name]: self.artifact(name, "model") for name in self.sources if name in CHECKPOINTS
+        }
 
     def launch(
         self,
@@ -77,7 +76,7 @@ class Stage:
         Args:
             program: "pretrain", "sft" or "grpo".
             name: a second job of the same stage gets a folder of its own, `<stage>/<name>/`.
-            inputs: paths that are not results of an earlier stage, for example a tokenizer made in this notebook.
+            inputs: paths that are no results of an earlier stage, for example a tokenizer made just now.
             changes: settings of this job alone, `{"grpo.learning_rate": 3e-3}`; checked like all settings.
         """
         job_folder = self.folder / name
@@ -118,7 +117,10 @@ class Stage:
             artifacts=artifacts,
             pass_at_1=pass_at_1,
         )
-        prerequisites.write_summary(self.run)
+        asked = self.run.manifest.get("stages", [])
+        done = all(results.read_result(self.run.path / name) for name in asked)
+        # Until all stages are done, "interrupted" is what the run will be if nothing more happens.
+        results.write_summary(self.run, "completed" if done else "interrupted")
         print(f"{self.name} is done; its result is in {shown(self.folder)}")
 
     def _peak_rss_bytes(self) -> int:
@@ -133,12 +135,6 @@ def own_peak_rss_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def shown(path: Path) -> str:
-    """The path as a person would type it: relative to the working folder where that is shorter."""
-    relative = os.path.relpath(path)
-    return relative if len(relative) < len(str(path)) else str(path)
 
 
 def open_stage(name: str, namespace: dict[str, Any]) -> Stage:
@@ -162,16 +158,11 @@ def open_stage(name: str, namespace: dict[str, Any]) -> Stage:
         if knob.setting and values.get(key) is not None
     }
 
-    run = runs.open_run(run_id) if run_id else None
-    overrides = (run.manifest.get("overrides", {}) if run else {}) | turned
-    settings = load_profile(profile_name, overrides)
-    if run is None:
-        run = prerequisites.new_run(settings, overrides)
-        print(f"new run {run.run_id}")
+    if run_id:
+        run, settings = prerequisites.reopen_run(run_id, profile_name, turned)
     else:
-        prerequisites.require_same_profile(run, settings)
-        run.update_manifest(overrides=overrides)
-
+        run, settings = prerequisites.new_run(profile_name, turned)
+        print(f"new run {run.run_id}")
     os.environ.update(settings.machine.environment)
     sources = {need: prerequisites.provide(run, STAGES[need], settings) for need in spec.needs}
     inputs_hash = prerequisites.inputs_hash(spec, settings)
@@ -180,7 +171,9 @@ def open_stage(name: str, namespace: dict[str, Any]) -> Stage:
     params = {key: values[key] for key, knob in spec.knobs.items() if not knob.setting}
     opened = Stage(spec, settings, params, run, folder, sources, inputs_hash)
     write_json_atomic(folder / "params.json", {"inputs_hash": inputs_hash, "parameters": given})
-    write_text_atomic(folder / "resolved.yaml", yaml_dump(prerequisites.resolved(folder, opened, settings, {})))
+    write_text_atomic(
+        folder / "resolved.yaml", yaml_dump(prerequisites.resolved(folder, opened, settings, {}))
+    )
     status.update(folder, state="running", message="", pid=os.getpid())
     print(f"{name} under {settings.name}, run {run.run_id}")
     return opened

@@ -1,4 +1,4 @@
-"""The stages of a run: their order, what each needs from those before it, and which settings its parameters turn.
+"""The stages of a run: their order, what each needs of those before it, which settings its parameters turn.
 
 A stage is one notebook of the same name. Everything else about it lies in the notebook.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Knob:
-    """A notebook parameter. With `setting`, it overrides that key of the profile; None keeps the profile's value."""
+    """A notebook parameter. With `setting` it overrides that key of the profile, unless it is None."""
 
     kind: type
     setting: str | None = None
@@ -31,7 +31,9 @@ class StageSpec:
 STAGES: dict[str, StageSpec] = {
     spec.name: spec
     for spec in (
-        StageSpec("00_environment", "Can this machine do the lesson, and how long will it take?", ("machine",)),
+        StageSpec(
+            "00_environment", "Can this machine do the lesson, and how long will it take?", ("machine",)
+        ),
         StageSpec(
             "01_data",
             "Where do reasoning traces come from, and which of them may we trust?",
@@ -43,7 +45,10 @@ STAGES: dict[str, StageSpec] = {
             "What does a model learn from imitating traces?",
             ("sft",),
             needs=("01_data",),
-            knobs={"LEARNING_RATE": Knob(float, "sft.learning_rate"), "MAX_STEPS": Knob(int, "sft.max_steps")},
+            knobs={
+                "LEARNING_RATE": Knob(float, "sft.learning_rate"),
+                "MAX_STEPS": Knob(int, "sft.max_steps"),
+            },
         ),
         StageSpec(
             "03_vllm",
@@ -82,6 +87,8 @@ CHECKPOINTS = {"01_data": "base", "02_sft": "sft", "04_grpo": "grpo"}
 
 class UnknownStage(ValueError):
     """A stage that does not exist was asked for."""
+
+    exit_code = 2
 
 
 def stage(name: str) -> StageSpec:

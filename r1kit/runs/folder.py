@@ -23,6 +23,8 @@ VALID_ID = re.compile(r"(?=.*[A-Za-z-])[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 class RunError(ValueError):
     """A run id that cannot be used: malformed, unknown, or taken."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True)
 class Run:

@@ -152,11 +152,39 @@ def launch(
     if accelerate:
         config = str(folder / "accelerate.yaml")
         program = ["-m", "accelerate.commands.launch", "--config_file", config, *program]
+    depth = 2 if accelerate else 1
+    return supervise(
+        [sys.executable, *program],
+        folder,
+        name=module,
+        environment=environment,
+        grace=grace,
+        timeout=timeout,
+        detach=detach,
+        depth=depth,
+    )
+
+
+def supervise(
+    command: list[str],
+    folder: Path,
+    *,
+    name: str,
+    environment: Mapping[str, str | None] | None = None,
+    grace: float = 20.0,
+    timeout: float | None = None,
+    detach: bool = False,
+    depth: int = 1,
+) -> Job:
+    """Start any command under the supervisor; its output goes to `folder`/train.log, its end to status.json.
+
+    `depth` says which process of the tree does the work, and gets the signals: 2 for a child of `command`.
+    """
     limits = ["--grace", str(grace), *(["--timeout", str(timeout)] if timeout else [])]
     supervisor = [
         *(sys.executable, "-m", "r1kit.runs.supervise", "--folder", str(folder), *limits),
-        *("--owner", str(0 if detach else os.getpid()), "--depth", "2" if accelerate else "1"),
-        *("--", sys.executable, *program),
+        *("--owner", str(0 if detach else os.getpid()), "--depth", str(depth)),
+        *("--", *command),
     ]
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
     log = folder / "train.log"
@@ -166,10 +194,10 @@ def launch(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={name: str(value) for name, value in variables.items() if value is not None},
+        env={key: str(value) for key, value in variables.items() if value is not None},
         start_new_session=True,
     )
-    return Job(folder, module, grace, detach, process, offset)
+    return Job(folder, name, grace, detach, process, offset)
 
 
 def attach(job_folder: str | Path, *, grace: float = 20.0) -> Job:
