@@ -25,6 +25,10 @@ MEMORY_WANTED, MEMORY_LEAST = 4 * GIB, 2 * GIB
 DISK_WANTED, DISK_LEAST = 2 * GIB, GIB // 2
 
 
+class RequirementsNotMet(RuntimeError):
+    """This machine cannot do what the profile asks."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One requirement. `ok` is False for a warning too; only the level "fail" stops a run."""
@@ -65,6 +69,17 @@ def render(checks: Iterable[Check]) -> str:
     failed, warned = (sum(check.level == level for check in checks) for level in ("fail", "warn"))
     verdict = f"{failed} failed, {warned} warnings" if failed or warned else "everything is in place"
     return "\n".join([*(str(check) for check in checks), verdict])
+
+
+def require(checks: Iterable[Check]) -> None:
+    """Stop where a requirement is not met.
+
+    Raises:
+        RequirementsNotMet: with the lines of all that failed.
+    """
+    failed = [str(check) for check in checks if check.level == "fail"]
+    if failed:
+        raise RequirementsNotMet("\n".join(failed))
 
 
 def _check(name: str, level: Level, found: str, want: str = "", do: str = "") -> Check:

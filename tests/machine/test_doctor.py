@@ -121,3 +121,9 @@ def test_minutes_scale_with_the_speed_of_the_machine(profile: Any) -> None:
     assert speed.expected_minutes(profile) == {"01_data": 2.0, "02_sft": 3.0}
     profile.machine.reference_gflops = None
     assert speed.expected_minutes(profile, 75.0) == {"01_data": 2.0, "02_sft": 3.0}
+
+
+def test_requirements_that_are_not_met_stop_with_their_lines(profile: Any) -> None:
+    doctor.require(check for check in doctor.check(profile) if check.level != "fail")
+    with pytest.raises(doctor.RequirementsNotMet, match=r"\[FAIL\] disk: found 1, want 2, make room"):
+        doctor.require([doctor.Check("disk", False, "1", "2", "make room", "fail")])
