@@ -5,7 +5,7 @@ from __future__ import annotations
 from r1kit.evaluation.estimators import mean_interval, pass_at_k
 from r1kit.evaluation.evaluate import evaluate, evaluate_model, load_results, save_results
 from r1kit.evaluation.sampling import Samples, generate
-from r1kit.evaluation.tables import pass1_entry, table
+from r1kit.evaluation.tables import pass1_entry, save_table, table
 
 __all__ = [
     "Samples",
@@ -17,5 +17,6 @@ __all__ = [
     "pass1_entry",
     "pass_at_k",
     "save_results",
+    "save_table",
     "table",
 ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1kit.evaluation.estimators import mean_interval, pass_at_k
+from r1kit.runs.files import write_json_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,6 +59,16 @@ def table(
             row |= {"finished": of_levels["finished"].mean(), "form": of_levels["form"].mean()}
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def save_table(rows: pd.DataFrame, path: str | Path) -> Path:
+    """Write a `table` as JSON; `r1kit run` and `r1kit status` print a run's `<stage>/table.json`."""
+    records = [
+        {key: None if value != value else value for key, value in row.items()}  # NaN is not JSON
+        for row in rows.to_dict("records")
+    ]
+    write_json_atomic(path, records)
+    return Path(path)
 
 
 def level_range(levels: Sequence[int]) -> str:

@@ -1,0 +1,180 @@
+"""Figures from a run's files: training curves, pass@1 with intervals, lengths, before and after.
+
+Every function returns a `matplotlib.figure.Figure`; `figure_alt(figure)` says in words what it shows. Bars
+differ by hatching as well as by colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r1kit.views.figures import (
+    BLUE,
+    COLOURS,
+    GREY,
+    HATCHES,
+    RED,
+    Rows,
+    course,
+    described,
+    figure_alt,
+    last,
+    panels,
+    png,
+    reward_parts,
+    rows_of,
+    running_mean,
+    series,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "before_after",
+    "figure_alt",
+    "length_histograms",
+    "loss_curve",
+    "pass1_bars",
+    "png",
+    "training_panel",
+]
+
+
+def loss_curve(source: str | Path | Rows, *, smooth: float = 0.0, title: str = "Training loss") -> Figure:
+    """Loss against step, from metrics.jsonl (a path or its rows). `smooth` in [0, 1) adds a running mean."""
+    rows = rows_of(source)
+    figure, (axes,) = panels([title])
+    steps, losses = series(rows, "loss")
+    axes.plot(steps, losses, color=BLUE, alpha=0.35 if smooth else 1.0, label="loss")
+    if smooth:
+        axes.plot(steps, running_mean(losses, smooth), color=BLUE, label="running mean")
+        axes.legend()
+    axes.set_ylabel("loss (nats a token)")
+    accuracy = last(rows, "mean_token_accuracy")
+    tail = f" Tokens predicted right at the end: {accuracy:.0%}." if accuracy is not None else ""
+    return described(figure, f"{course('Loss', steps, losses)}{tail}")
+
+
+def training_panel(source: str | Path | Rows, *, title: str = "") -> Figure:
+    """The GRPO run in five panels: reward, its parts, completion length, entropy, groups without variance."""
+    rows = rows_of(source)
+    names = ["Reward", "Parts of the reward", "Length of completions", "Entropy", "Groups without signal"]
+    figure, (reward, parts, length, entropy, groups) = panels(names, columns=3)
+    steps, values = series(rows, "reward")
+    reward.plot(steps, values, color=BLUE)
+    _, spread = series(rows, "reward_std")
+    if len(spread) == len(values):
+        low, high = ([v + sign * s for v, s in zip(values, spread, strict=True)] for sign in (-1, 1))
+        reward.fill_between(steps, low, high, color=BLUE, alpha=0.15, linewidth=0, label="± one std")
+        reward.legend()
+    reward.set_ylabel("weighted sum")
+    said = [course("Mean reward", steps, values)]
+    for i, (key, name) in enumerate(reward_parts(rows).items()):
+        at, part = series(rows, key)
+        parts.plot(
+            at, part, color=COLOURS[i % len(COLOURS)], linestyle=("-", "--", "-.", ":")[i % 4], label=name
+        )
+        said.append(course(name, at, part))
+    parts.set_ylabel("mean of the batch")
+    if parts.lines:
+        parts.legend()
+    for axes, key, name, unit in (
+        (length, "completions/mean_length", "Length", "tokens"),
+        (entropy, "entropy", "Entropy", "nats a token"),
+        (groups, "frac_reward_zero_std", "Share of groups whose rewards are all equal", "share"),
+    ):
+        at, part = series(rows, key)
+        axes.plot(at, part, color=GREY)
+        axes.set_ylabel(unit)
+        said.append(course(name, at, part))
+    at, clipped = series(rows, "completions/clipped_ratio")
+    if any(clipped):
+        twin = length.twinx()
+        twin.plot(at, clipped, color=RED, linestyle=":")
+        twin.set(ylim=(0, 1), ylabel="share cut off (dotted)")
+    groups.set_ylim(-0.02, 1.02)
+    if title:
+        figure.suptitle(title)
+    return described(figure, " ".join(said))
+
+
+def pass1_bars(table: pd.DataFrame, *, metric: str = "pass@1", title: str = "") -> Figure:
+    """Bars of a metric per level and checkpoint with 95% whiskers, from `r1kit.evaluation.table`."""
+    figure, (axes,) = panels([title or f"{metric} on held-out problems, with 95% intervals"], width=8)
+    checkpoints, levels = list(dict.fromkeys(table["checkpoint"])), list(dict.fromkeys(table["level"]))
+    width, said = 0.8 / len(checkpoints), []
+    headline = {str(row["level"]) for _, row in table.iterrows() if row.get("headline", False)}
+    for i, checkpoint in enumerate(checkpoints):
+        rows = table[table["checkpoint"] == checkpoint].set_index("level").reindex(levels)
+        places = [x + (i - (len(checkpoints) - 1) / 2) * width for x in range(len(levels))]
+        value = rows[metric]
+        below, above = (value - rows[f"{metric} low"]).clip(0), (rows[f"{metric} high"] - value).clip(0)
+        axes.bar(
+            places, value, width * 0.92, yerr=[below, above], capsize=3, label=checkpoint,
+            color=COLOURS[i % len(COLOURS)], hatch=HATCHES[i % len(HATCHES)], edgecolor="white",
+            error_kw={"elinewidth": 1.2, "ecolor": "black"},
+        )  # fmt: skip
+        for x, v, high in zip(places, value, rows[f"{metric} high"], strict=True):
+            axes.annotate(f"{v:.2f}", (x, high), (0, 2), textcoords="offset points", ha="center", fontsize=8)
+        said += [
+            f"{checkpoint}: " + ", ".join(f"{lv} {v:.2f}" for lv, v in zip(levels, value, strict=True)) + "."
+        ]
+    names = [f"levels {level}\n(mean)" if level in headline else f"level {level}" for level in levels]
+    axes.set_xticks(range(len(levels)), names)
+    axes.set(ylim=(0, 1.08), ylabel=metric, xlabel="")
+    axes.legend(title="checkpoint", ncols=len(checkpoints), loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    return described(figure, f"{metric} by level. " + " ".join(said))
+
+
+def length_histograms(
+    lengths: Mapping[str, Sequence[float]],
+    *,
+    limit: float | None = None,
+    unit: str = "tokens",
+    title: str = "",
+) -> Figure:
+    """Overlaid histograms of lengths, one per name, on common bins; `limit` marks where they are cut."""
+    figure, (axes,) = panels([title or f"Lengths in {unit}"])
+    longest = max((max(values, default=0) for values in lengths.values()), default=0)
+    edges = [i * max(longest, 1) / 30 for i in range(31)]
+    said = []
+    for i, (name, values) in enumerate(lengths.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        axes.hist(values, bins=edges, color=colour, alpha=0.25)
+        axes.hist(
+            values, bins=edges, color=colour, histtype="step", linewidth=1.5, label=f"{name} ({len(values)})"
+        )
+        ordered = sorted(values)
+        if ordered:
+            said.append(f"{name}: median {ordered[len(ordered) // 2]:g}, longest {ordered[-1]:g} {unit}.")
+    if limit is not None:
+        axes.axvline(limit, color=RED, linestyle="--", label=f"limit {limit:g}")
+    axes.set(xlabel=unit, ylabel="how many")
+    axes.legend()
+    return described(figure, "Histograms of lengths. " + " ".join(said))
+
+
+def before_after(table: pd.DataFrame, before: str, after: str, *, metric: str = "pass@1") -> Figure:
+    """A line per level from checkpoint `before` to `after`, with 95% whiskers at both ends."""
+    figure, (axes,) = panels([f"{metric}: {before} and {after}"])
+    said = []
+    chosen = [table[table["checkpoint"] == name].set_index("level") for name in (before, after)]
+    levels = [level for level in chosen[0].index if level in chosen[1].index]
+    for i, level in enumerate(levels):
+        ends = [rows.loc[level] for rows in chosen]
+        values = [end[metric] for end in ends]
+        errors = [[abs(end[metric] - end[f"{metric} {side}"]) for end in ends] for side in ("low", "high")]
+        shift = (i - (len(levels) - 1) / 2) * 0.02  # whiskers side by side, not on top of each other
+        axes.errorbar(
+            [shift, 1 + shift], values, yerr=errors, marker="o", capsize=3, color=COLOURS[i % len(COLOURS)],
+            label=f"level {level}",
+        )  # fmt: skip
+        said.append(f"Level {level}: {values[0]:.2f} to {values[1]:.2f}.")
+    axes.set_xticks([0, 1], [before, after])
+    axes.set(xlim=(-0.25, 1.25), ylim=(-0.02, 1.02), ylabel=metric, xlabel="")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return described(figure, f"{metric} before and after. " + " ".join(said))

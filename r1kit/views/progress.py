@@ -1,0 +1,166 @@
+"""What a terminal shows while `r1kit run` executes notebooks: `02_sft  step 40/250  loss 1.23  left 1:10`.
+
+A thread reads the stage's metrics files; nothing is asked of the notebooks. On a terminal one line is
+rewritten (rich); elsewhere (a pipe, CI) whole lines are printed, at most one in five seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from r1kit.runs import metrics, status
+
+SHOWN = {  # metric -> how it reads, the first of each line's two shown
+    "loss": "loss {:.3f}",
+    "reward": "reward {:.3f}",
+    "rewards/accuracy_reward/mean": "accuracy {:.3f}",
+    "tokens_per_second": "{:,.0f} tokens/s",
+}
+QUIET_SECONDS = 30.0  # a stage that logs nothing says at least this often that it is alive
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:05 or 2:03:09."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """A row of metrics.jsonl in one line: step, loss or reward (GRPO's loss says nothing), time left."""
+    parts = [f"step {row.get('step', '?')}/{row.get('total_steps', '?')}"]
+    hidden = {"loss"} if "reward" in row else set()
+    for name, form in SHOWN.items():
+        if name not in hidden and isinstance(row.get(name), (int, float)):
+            parts.append(form.format(row[name]))
+    if isinstance(row.get("seconds_left"), (int, float)):
+        parts.append(f"left {clock(row['seconds_left'])}")
+    return "  ".join(parts)
+
+
+class Progress:
+    """Told by the pipeline which stage starts and ends (its Reporter protocol), prints what the stage's
+    files say.
+
+    Args:
+        out: where to print; sys.stdout as it is at that moment if left out.
+        interval: least seconds between two plain lines of a stage; its last step is always printed.
+        live: rewrite one line; by default if `out` is a terminal.
+        tick: seconds between two looks at the files.
+    """
+
+    def __init__(
+        self, out: TextIO | None = None, *, interval: float = 5.0, live: bool | None = None, tick: float = 0.5
+    ) -> None:
+        self.out = out or sys.stdout
+        self.interval, self.tick = interval, tick
+        self.live = self.out.isatty() if live is None else live
+        self._console = self._status = None
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+
+    def stage_started(self, name: str, folder: str | Path, note: str = "") -> None:
+        """Follow the stage from here on; what its files already hold (a resumed run) is not repeated."""
+        self.close()
+        self._say(f"{name}  {note}" if note else name)
+        self._started = time.monotonic()
+        self._last_row: dict[str, Any] = {}
+        self._stop = threading.Event()
+        followers: dict[Path, metrics.Follower] = {}
+        self._look(Path(folder), followers)
+        if self.live:
+            self._status = self._rich().status(name)
+            self._status.start()
+        self._thread = threading.Thread(
+            target=self._follow,
+            args=(name, Path(folder), followers, self._stop),
+            name="progress",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def stage_skipped(self, name: str, folder: str | Path) -> None:
+        """The stage was done before."""
+        self._say(f"{name}  skipped: done before, inputs unchanged")
+
+    def stage_ended(self, name: str, folder: str | Path, error: str = "") -> None:
+        """Stop following and say how it ended."""
+        self.close()
+        took = clock(time.monotonic() - self._started)
+        first = error.strip().splitlines()[0] if error.strip() else ""
+        self._say(f"{name}  FAILED after {took}: {first}" if first else f"{name}  done in {took}")
+
+    def close(self) -> None:
+        """End the thread and the live line, if any."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._status is not None:
+            self._status.stop()
+        self._thread = self._status = None
+
+    def _follow(self, name: str, folder: Path, followers: dict, stop: threading.Event) -> None:
+        shown, said, pending, message = time.monotonic(), "", "", ""
+        first = True
+        while True:
+            ending = stop.wait(self.tick)
+            now = time.monotonic()
+            last = False
+            for job, row in self._look(folder, followers):
+                pending = f"{name if job == folder else f'{name}/{job.name}'}  {describe(row)}"
+                last = last or row.get("step") == row.get("total_steps")
+            news = status.read(folder).get("message") or ""
+            if news and news != message:
+                message, pending = news, pending or f"{name}  {news}"
+            due = first or now - shown >= self.interval or last
+            if not pending and now - shown >= QUIET_SECONDS:
+                pending, due = f"{name}  running for {clock(now - self._started)}  {message}".rstrip(), True
+            if pending and (due or ending or self.live):
+                if pending != said:
+                    self._show(pending)
+                shown, said, pending, first = now, pending, "", False
+            if ending:
+                return
+
+    def _look(
+        self, folder: Path, followers: dict[Path, metrics.Follower]
+    ) -> list[tuple[Path, dict[str, Any]]]:
+        """(job folder, newest row) of every metrics file of the stage that has grown."""
+        grown = []
+        for path in sorted([*folder.glob("metrics.jsonl"), *folder.glob("*/metrics.jsonl")]):
+            if path.parent.name.startswith("stale-"):
+                continue
+            new = followers.setdefault(path, metrics.follow(path)).poll()
+            if new:
+                grown.append((path.parent, new[-1]))
+        return grown
+
+    def _show(self, line: str) -> None:
+        if self._status is not None:
+            self._status.update(self._escaped(line))
+        else:
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        if self._status is not None:
+            self._rich().print(self._escaped(line))
+        else:
+            print(line, file=self.out, flush=True)
+
+    def _rich(self):
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(file=self.out, highlight=False, force_terminal=self.live)
+        return self._console
+
+    @staticmethod
+    def _escaped(line: str) -> str:
+        from rich.markup import escape
+
+        return escape(line)

@@ -1,0 +1,148 @@
+"""Rollouts to read: completions with tags and reward parts, and one prompt at several steps side by side.
+
+Everything a model wrote is escaped: it may hold HTML, and then a saved notebook would run it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r1kit.data.format import TAGS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from IPython.display import HTML
+
+_TAG = re.compile("|".join(re.escape(escape(tag)) for tag in TAGS))
+_BOX = re.compile(r"\\boxed\{[^{}]*\}")
+# Tinted with transparency and inheriting the text colour, so that both of Jupyter's themes stay readable.
+_STYLE = (
+    "<style>.r1-rollouts{display:flex;gap:12px;flex-wrap:wrap}"
+    ".r1-rollouts>section{flex:1 1 240px;border:1px solid #8886;border-radius:6px;padding:8px}"
+    ".r1-rollouts pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:6px 0;font-size:12px}"
+    ".r1-rollouts .tag{color:#0072B2;font-weight:bold}"
+    ".r1-rollouts .box{background:#E69F0055;border-radius:3px;font-weight:bold}"
+    ".r1-rollouts .part{display:inline-block;border:1px solid #8886;border-radius:10px;padding:0 8px;"
+    "margin:0 4px 2px 0;font-size:11px}"
+    ".r1-rollouts article+article{border-top:1px dashed #8886;padding-top:6px}</style>"
+)
+
+
+def load_rollouts(folder: str | Path, steps: Sequence[int] | None = None) -> pd.DataFrame:
+    """All rollouts of a job (or of some steps) from `rollouts/step_*.parquet`, in order of step.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    import pandas as pd
+
+    paths = {int(path.stem.split("_")[1]): path for path in Path(folder).glob("step_*.parquet")}
+    chosen = sorted(paths if steps is None else set(steps) & set(paths))
+    if not chosen:
+        raise FileNotFoundError(f"no rollouts in {folder}" + (f" for steps {list(steps)}" if steps else ""))
+    return pd.concat([pd.read_parquet(paths[step]) for step in chosen], ignore_index=True)
+
+
+def choose_prompt(rollouts: pd.DataFrame) -> tuple[str, list[int]]:
+    """A prompt to compare, and the first, middle and last step at which it was rolled out.
+
+    The prompt that comes back over the longest stretch of the training; among those the one whose reward rose
+    most. With prompts that come only once there is nothing to compare and one step is returned.
+    """
+    best, key = None, None
+    for prompt, rows in rollouts.groupby("prompt", sort=False):
+        means = rows.groupby("step")["reward"].mean()
+        steps = sorted(means.index)
+        rank = (min(len(steps), 3), steps[-1] - steps[0], means[steps[-1]] - means[steps[0]])
+        if key is None or rank > key:
+            best, key = (prompt, steps), rank
+    prompt, steps = best
+    middle = min(steps, key=lambda step: abs(step - (steps[0] + steps[-1]) / 2))
+    return prompt, [int(step) for step in sorted({steps[0], middle, steps[-1]})]
+
+
+def side_by_side(
+    rollouts: pd.DataFrame | str | Path,
+    prompt: str | None = None,
+    steps: Sequence[int] | None = None,
+    *,
+    completions: int = 2,
+) -> HTML:
+    """The same prompt at the first, middle and last step, one column each, with reward parts and marked tags.
+
+    Args:
+        rollouts: rows with step, prompt, completion, reward, reward_<name>, advantage; or the folder of
+            their parquet files.
+        prompt: its text; chosen by `choose_prompt` if left out.
+        steps: columns to show; all steps of the prompt are candidates for first, middle and last if left out.
+        completions: how many of the group are shown at each step, in the order they were sampled.
+
+    Raises:
+        ValueError: the prompt was not rolled out at any of the steps.
+    """
+    frame = load_rollouts(rollouts) if isinstance(rollouts, (str, Path)) else rollouts
+    if prompt is None:
+        prompt, chosen = choose_prompt(frame if steps is None else frame[frame["step"].isin(steps)])
+    else:
+        found = frame[frame["prompt"] == prompt]
+        if steps is not None:
+            found = found[found["step"].isin(steps)]
+        if found.empty:
+            raise ValueError(f"no rollouts of this prompt at these steps: {prompt[:80]!r}")
+        _, chosen = choose_prompt(found)
+    columns = []
+    for step in list(steps) if steps is not None else chosen:
+        group = frame[(frame["prompt"] == prompt) & (frame["step"] == step)]
+        if not group.empty:
+            columns.append(_column(f"step {int(step)}", group, completions))
+    return _html(f"<p><b>Prompt</b> {escape(prompt)}{_gold(frame, prompt)}</p>", columns)
+
+
+def group_html(rows: pd.DataFrame, *, title: str = "", completions: int = 8) -> HTML:
+    """One group: each completion of a prompt with its reward parts (`side_by_side`'s columns, no step)."""
+    columns = [_column("", rows.iloc[i : i + 1], 1) for i in range(min(len(rows), completions))]
+    return _html(f"<p><b>{escape(title)}</b></p>" if title else "", columns)
+
+
+def completion_html(text: str) -> str:
+    r"""Model text as HTML: escaped, tags and flat `\boxed{...}` marked."""
+    marked = _TAG.sub(lambda m: f'<span class="tag">{m[0]}</span>', escape(str(text)))
+    return _BOX.sub(lambda m: f'<span class="box">{m[0]}</span>', marked)
+
+
+def _column(title: str, group: pd.DataFrame, completions: int) -> str:
+    parts = [name for name in group.columns if name.startswith("reward_")]
+    articles = []
+    for _, row in group.head(completions).iterrows():
+        chips = "".join(_chip(name.removeprefix("reward_"), row[name]) for name in parts)
+        chips += "".join(_chip(name, row[name]) for name in ("reward", "advantage") if name in group.columns)
+        articles.append(f"<article>{chips}<pre>{completion_html(row['completion'])}</pre></article>")
+    mean = (
+        f" · mean reward of {len(group)}: {group['reward'].mean():.2f}"
+        if len(group) > 1 and "reward" in group
+        else ""
+    )
+    head = f"<b>{escape(title)}</b>{mean}" if title else ""
+    return f"<section>{head}{''.join(articles)}</section>"
+
+
+def _chip(name: str, value: Any) -> str:
+    shown = "not judged" if value is None or value != value else f"{value:.2f}"
+    return f'<span class="part">{escape(name)} <b>{shown}</b></span>'
+
+
+def _gold(frame: pd.DataFrame, prompt: str) -> str:
+    if "solution" not in frame:
+        return ""
+    solution = frame.loc[frame["prompt"] == prompt, "solution"].iloc[0]
+    return f" &nbsp; <b>Solution</b> {escape(str(solution))}"
+
+
+def _html(head: str, sections: list[str]) -> HTML:
+    from IPython.display import HTML
+
+    return HTML(f'{_STYLE}{head}<div class="r1-rollouts">{"".join(sections)}</div>')
