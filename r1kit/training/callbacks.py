@@ -1,4 +1,6 @@
-"""Callbacks every trainer gets: the metrics file, the marker that makes a checkpoint complete, a stop that saves first."""
+"""Callbacks every trainer gets: the metrics file, the marker that makes a checkpoint complete, a stop that
+saves first.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from r1kit.runs import files, metrics
 from r1kit.training import checkpoints
 from r1kit.training.program import StopRequest
 
-# Left out of metrics.jsonl: what Trainer adds to each log when it counts tokens (we have our own, from the last row).
+# Left out of metrics.jsonl: what Trainer adds to each log when it counts tokens (we have our own, from the
+# last row).
 NOT_METRICS = ("train_runtime", "train_tokens_per_second", "epoch")
 SHOWN = {  # metric -> how it reads in train.log
     "loss": "loss {:.4f}",
@@ -49,8 +52,8 @@ class MetricsLog(TrainerCallback):
     """Appends one row a logged step to `metrics.jsonl` and prints it as one line. Main process only.
 
     `seconds` counts training time and goes on where the last kept row stopped; `seconds_left` comes from this
-    session's speed; `tokens_per_second` from the tokens since the last row (SFT: tokens read; GRPO: prompts and
-    completions).
+    session's speed; `tokens_per_second` from the tokens since the last row (SFT: tokens read; GRPO: prompts
+    and completions).
     """
 
     def __init__(self, path: str | Path):
@@ -98,10 +101,11 @@ class MetricsLog(TrainerCallback):
 
 
 class CompleteMarker(TrainerCallback):
-    """Writes `complete.json` into a checkpoint once every process has written its part, then drops the oldest ones.
+    """Writes `complete.json` into a checkpoint once every process has written its part, then drops the oldest
+    ones.
 
-    It also makes every saved step a logged step: running averages are not saved, so a row that spans a checkpoint
-    would differ after a resume.
+    It also makes every saved step a logged step: running averages are not saved, so a row that spans a
+    checkpoint would differ after a resume.
     """
 
     def __init__(self, folder: str | Path, keep: int | None = None):
@@ -129,7 +133,9 @@ class CompleteMarker(TrainerCallback):
 
 
 class GracefulStop(TrainerCallback):
-    """On SIGTERM or SIGINT: finish the step, save a checkpoint, leave the loop. All processes stop at the same step."""
+    """On SIGTERM or SIGINT: finish the step, save a checkpoint, leave the loop. All processes stop at the
+    same step.
+    """
 
     def __init__(self, stop: StopRequest):
         self.stop = stop

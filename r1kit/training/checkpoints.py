@@ -1,6 +1,8 @@
-"""Checkpoints that are either whole or not there: a marker file written last, and a final model that appears at once.
+"""Checkpoints that are either whole or not there: a marker file written last, and a final model that appears
+at once.
 
-Layout: `checkpoints/checkpoint-N/` as transformers' Trainer writes it, plus `complete.json`; `model/` the final weights.
+Layout: `checkpoints/checkpoint-N/` as transformers' Trainer writes it, plus `complete.json`; `model/` the
+final weights.
 """
 
 from __future__ import annotations
@@ -51,8 +53,8 @@ def remove_incomplete(folder: str | Path) -> list[Path]:
 def keep_newest(folder: str | Path, limit: int | None) -> list[Path]:
     """Delete the oldest complete checkpoints until `limit` are left (None: keep all) and return their paths.
 
-    Called only after the newest has its marker: Trainer's own rotation runs before, and a kill between the two
-    would leave no complete checkpoint at all.
+    Called only after the newest has its marker: Trainer's own rotation runs before, and a kill between the
+    two would leave no complete checkpoint at all.
     """
     complete = [path for path in all_checkpoints(folder) if is_complete(path)]
     removed = complete[: max(0, len(complete) - limit)] if limit is not None else []

@@ -1,8 +1,8 @@
 """GRPO: TRL's GRPOTrainer with our rewards (`python -m r1kit.training.grpo JOB/resolved.yaml`).
 
-DeepSeek-R1 trains with Group Relative Policy Optimization on rule-based rewards (paper section 2.2). All keys of
-`grpo.yaml` are TRL's but `rewards`, `optimizer` and `collapse`. Rollouts are written as `rollouts/step_%05d.parquet`
-at every logged step.
+DeepSeek-R1 trains with Group Relative Policy Optimization on rule-based rewards (paper section 2.2). All keys
+of `grpo.yaml` are TRL's but `rewards`, `optimizer` and `collapse`. Rollouts are written as
+`rollouts/step_%05d.parquet` at every logged step.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """Muon for the hidden matrices, AdamW for everything else, as one optimizer with one learning-rate schedule.
 
-Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) replaces a momentum matrix by the nearest
-semi-orthogonal one, found with five Newton-Schulz iterations. torch.optim.Muon does the same; we depart from it in one
-point: on a CPU the iteration runs in float32, because bfloat16 products there are slower by orders of magnitude
-(measured 2026-11-23, AVX2: 0.3 to 3 against 150 GFLOP/s), which would halve the speed of a small training.
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) replaces a momentum matrix by the
+nearest semi-orthogonal one, found with five Newton-Schulz iterations. torch.optim.Muon does the same; we
+depart from it in one
+point: on a CPU the iteration runs in float32, because bfloat16 products there are slower by orders of
+magnitude (measured 2026-11-23, AVX2: 0.3 to 3 against 150 GFLOP/s), which would halve the speed of a small
+training.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
-    """Newton-Schulz iteration for the semi-orthogonal factor of `matrix` [rows, columns]; singular values end in 0.7..1.2.
+    """Newton-Schulz iteration for the semi-orthogonal factor of `matrix` [rows, columns]; singular values end
+    in 0.7..1.2.
 
-    Float32 on a CPU, bfloat16 elsewhere. Same as torch.optim._muon._zeropower_via_newtonschulz but for the dtype.
+    Float32 on a CPU, bfloat16 elsewhere. Same as torch.optim._muon._zeropower_via_newtonschulz but for the
+    dtype.
     """
     a, b, c = COEFFICIENTS
     x = matrix.to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)
@@ -35,9 +39,11 @@ def orthogonalize(matrix: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Parameter groups with `muon: True` (2-D tensors only) follow Muon, the others AdamW; each has its own `lr`.
+    """Parameter groups with `muon: True` (2-D tensors only) follow Muon, the others AdamW; each has its own
+    `lr`.
 
-    A scheduler multiplies all of them alike. The state is plain tensors, so Trainer's checkpoints restore it exactly.
+    A scheduler multiplies all of them alike. The state is plain tensors, so Trainer's checkpoints restore it
+    exactly.
     """
 
     def __init__(
@@ -134,7 +140,9 @@ def hidden_matrices(model: nn.Module) -> set[str]:
 def parameter_groups(
     model: nn.Module, learning_rate: float, muon_learning_rate: float, weight_decay: float = 0.0
 ) -> list[dict[str, Any]]:
-    """AdamW groups first (Trainer reports the first group's learning rate), then Muon's; norms and biases don't decay."""
+    """AdamW groups first (Trainer reports the first group's learning rate), then Muon's; norms and biases
+    don't decay.
+    """
     matrices = hidden_matrices(model)
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     rest = [parameter for name, parameter in trainable.items() if name not in matrices]
@@ -152,7 +160,8 @@ def parameter_groups(
 
 
 def build_optimizer(own: Any, args: Any) -> Callable[[nn.Module], torch.optim.Optimizer] | None:
-    """What `optimizer:` of a settings file asks for: a function of the model, or None for Trainer's own AdamW.
+    """What `optimizer:` of a settings file asks for: a function of the model, or None for Trainer's own
+    AdamW.
 
     Args:
         own: has `optimizer` ("adamw" or "muon") and `muon_learning_rate`.

@@ -1,13 +1,14 @@
 """Packed rows: several documents in one row of a [B, L] batch, none of which sees another.
 
-transformers builds a block-diagonal mask whenever position_ids restart inside a row, no attention_mask is given and no
-cache is in use. That holds for any number of rows, so there is no need to flatten the batch into one row as TRL's
-`packing: true` does: without a variable-length attention kernel (CPU, eager, sdpa) attention over one row of B*L tokens
-costs (B*L)^2 where rows cost B*L^2.
+transformers builds a block-diagonal mask whenever position_ids restart inside a row, no attention_mask is
+given and no cache is in use. That holds for any number of rows, so there is no need to flatten the batch into
+one row as TRL's `packing: true` does: without a variable-length attention kernel (CPU, eager, sdpa) attention
+over one row of B*L tokens costs (B*L)^2 where rows cost B*L^2.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,20 +19,23 @@ from torch import Tensor
 from r1kit.settings import Problem, SettingsError
 
 IGNORED = -100
+Batch = dict[str, Any]
 
 
 @dataclass
 class RowsCollator:
-    """Examples -> `input_ids`, `labels`, `position_ids`, each int64 [B, L]; no attention_mask, since it would undo the blocks.
+    """Examples -> `input_ids`, `labels`, `position_ids`, each int64 [B, L]; no attention_mask, since it would
+    undo the blocks.
 
-    An example has `input_ids`, optionally `labels` (default: the ids) and `seq_lengths`, the lengths of the documents in it
-    (default: one). The first label of every document is masked: no token of the document before it should predict it.
-    Padding is one more document, with masked labels.
+    An example has `input_ids`, optionally `labels` (default: the ids) and `seq_lengths`, the lengths of the
+    documents in it (default: one). The first label of every document is masked: no token of the document
+    before it should predict it. Padding is one more document, with masked labels.
     """
 
     pad_token_id: int
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """The batch of these examples, as wide as the longest."""
         width = max(len(example["input_ids"]) for example in examples)
         shape = (len(examples), width)
         input_ids = torch.full(shape, self.pad_token_id, dtype=torch.int64)
@@ -50,8 +54,8 @@ class RowsCollator:
 def check_rows_possible(args: Any, attn_implementation: str | None) -> None:
     """Raise SettingsError where rows would silently be wrong.
 
-    Flash attention reads document boundaries from position_ids only in a batch of one row; with more rows documents would
-    see each other. There TRL's own `packing: true` is right, and fast.
+    Flash attention reads document boundaries from position_ids only in a batch of one row; with more rows
+    documents would see each other. There TRL's own `packing: true` is right, and fast.
     """
     problems = []
     if attn_implementation and "flash" in attn_implementation:
@@ -80,3 +84,123 @@ def check_rows_possible(args: Any, attn_implementation: str | None) -> None:
         )
     if problems:
         raise SettingsError(problems)
+
+
+def tokenize_traces(dataset: Any, tokenizer: Any) -> list[dict[str, list[int]]]:
+    """Traces (`messages`) to `input_ids` and `labels`, the user's tokens masked. TRL does the same before an
+    SFT.
+    """
+    encoded = tokenizer.apply_chat_template(
+        list(dataset["messages"]), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    pairs = zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)
+    return [
+        {
+            "input_ids": ids,
+            "labels": [token if own else IGNORED for token, own in zip(ids, mask, strict=True)],
+        }
+        for ids, mask in pairs
+    ]
+
+
+def layouts(
+    examples: Sequence[dict[str, Any]], pad_token_id: int, batch_size: int, row_length: int
+) -> dict[str, list[Batch]]:
+    """The same documents as batches in three layouts, each batch with about the same number of real tokens.
+
+    padded: `batch_size` documents, each in a row of its own. flattened: packed rows joined to one row, as
+    TRL's `packing: true` feeds a model. rows: the same packed rows one below the other.
+    """
+    import datasets
+    from trl import pack_dataset
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    were_off = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    packed = pack_dataset(datasets.Dataset.from_list(list(examples)), row_length, "bfd").to_list()
+    if not were_off:
+        datasets.enable_progress_bars()
+    tokens = sum(len(example["input_ids"]) for example in examples)
+    rows = max(1, round(batch_size * tokens / len(examples) / row_length))
+
+    def batches(items: Sequence[Any], size: int, collate: Any) -> list[Batch]:
+        return [collate(items[start : start + size]) for start in range(0, len(items), size)]
+
+    return {
+        "padded": batches(examples, batch_size, DataCollatorForLanguageModeling(pad_token_id)),
+        "flattened": batches(packed, rows, DataCollatorForLanguageModeling(pad_token_id, padding_free=True)),
+        "rows": batches(packed, rows, RowsCollator(pad_token_id)),
+    }
+
+
+def learn(model: Any, batch: Batch) -> tuple[float, int]:
+    """Forward and backward of one batch: (summed loss, number of labels). No optimizer step."""
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    logits = model(**inputs, use_cache=False).logits[:, :-1]
+    labels = batch["labels"][:, 1:]
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    loss.backward()
+    model.zero_grad()
+    return loss.item(), int((labels != IGNORED).sum())
+
+
+def compare_padding_and_packing(
+    model: Any,
+    dataset: Any,
+    tokenizer: Any,
+    *,
+    documents: int = 256,
+    batch_size: int = 16,
+    row_length: int | None = None,
+    repeats: int = 3,
+) -> Any:
+    """Forward and backward over the same traces in three layouts, alternating, so that a busy machine slows
+    all alike.
+
+    Args:
+        dataset: traces with `messages`; the first `documents` are used.
+        batch_size: documents in a padded batch; packed batches get as many real tokens.
+        row_length: tokens of a packed row (default: four times the longest document, at most the model's
+            context).
+        repeats: passes over the documents in each layout; the fastest counts.
+
+    Returns:
+        A DataFrame, one row a layout: layout, tokens (real ones), slots (with padding), fill (tokens /
+        slots), seconds, tokens_per_second (real ones), loss (mean over labels: equal, or documents see each
+        other).
+    """
+    import pandas
+
+    examples = tokenize_traces(dataset.select(range(min(documents, len(dataset)))), tokenizer)
+    longest = max(len(example["input_ids"]) for example in examples)
+    row_length = row_length or min(4 * longest, model.config.max_position_embeddings)
+    tokens = sum(len(example["input_ids"]) for example in examples)
+    prepared = layouts(examples, tokenizer.pad_token_id, batch_size, row_length)
+    was_training = model.training
+    model.train()
+    seconds = {name: float("inf") for name in prepared}
+    losses = {}
+    for batches in prepared.values():
+        learn(model, batches[0])  # the first pass of any shape is slower
+    for _ in range(repeats):
+        for name, batches in prepared.items():
+            start = time.perf_counter()
+            sums = [learn(model, batch) for batch in batches]
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
+            losses[name] = sum(loss for loss, _ in sums) / sum(count for _, count in sums)
+    model.train(was_training)
+    rows = []
+    for name, batches in prepared.items():
+        slots = sum(batch["input_ids"].numel() for batch in batches)
+        rows.append(
+            {
+                "layout": name,
+                "tokens": tokens,
+                "slots": slots,
+                "fill": tokens / slots,
+                "seconds": seconds[name],
+                "tokens_per_second": tokens / seconds[name],
+                "loss": losses[name],
+            }
+        )
+    return pandas.DataFrame(rows)

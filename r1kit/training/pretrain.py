@@ -1,8 +1,9 @@
-"""The base model: random weights trained on plain text (`python -m r1kit.training.pretrain JOB/resolved.yaml`).
+"""The base model: random weights trained on plain text (`python -m r1kit.training.pretrain
+JOB/resolved.yaml`).
 
-The embedded world downloads nothing, so it makes the base model that DeepSeek-R1 takes from DeepSeek-V3. Keys of
-`base.yaml` are transformers' TrainingArguments; `architecture` holds Qwen2Config's keys. Documents are packed whole into
-rows of `max_length` tokens (default: the model's context); one that is longer is split.
+The embedded world downloads nothing, so it makes the base model that DeepSeek-R1 takes from DeepSeek-V3. Keys
+of `base.yaml` are transformers' TrainingArguments; `architecture` holds Qwen2Config's keys. Documents are
+packed whole into rows of `max_length` tokens (default: the model's context); one that is longer is split.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from r1kit.training import program
 
 
 def build_model(architecture: dict[str, Any], tokenizer: Any) -> Any:
-    """A Qwen2 model with random weights: architecture from the settings, vocabulary and special tokens from the tokenizer."""
+    """A Qwen2 model with random weights: architecture from the settings, vocabulary and special tokens from
+    the tokenizer.
+    """
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
@@ -28,7 +31,9 @@ def build_model(architecture: dict[str, Any], tokenizer: Any) -> Any:
 
 
 def tokenize(dataset: Any, tokenizer: Any, row_length: int) -> Any:
-    """Texts -> packed rows (`input_ids`, `seq_lengths`) of at most `row_length` tokens, an end token after each text."""
+    """Texts -> packed rows (`input_ids`, `seq_lengths`) of at most `row_length` tokens, an end token after
+    each text.
+    """
     from trl import pack_dataset
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:

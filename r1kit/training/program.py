@@ -1,7 +1,8 @@
 """What the three training programs share: reading the job, signals, exit codes, quiet libraries, determinism.
 
-A training program is `python -m r1kit.training.<name> <job>/resolved.yaml`, started by hand, by `accelerate launch`
-or by the supervisor. It writes only into the job folder, and says what ended it in the last line of its output.
+A training program is `python -m r1kit.training.<name> <job>/resolved.yaml`, started by hand, by `accelerate
+launch` or by the supervisor. It writes only into the job folder, and says what ended it in the last line of
+its output.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ MEMORY_PHRASES = ("out of memory", "can't allocate memory", "cannot allocate mem
 class StopRequest:
     """Remembers the first SIGTERM or SIGINT; the training loop asks for it after every step.
 
-    Before and after the loop (`in_loop` False) a signal ends the program at once: there is nothing to save. So does
-    a second signal, whatever the program is doing.
+    Before and after the loop (`in_loop` False) a signal ends the program at once: there is nothing to save.
+    So does a second signal, whatever the program is doing.
     """
 
     received: int | None = None
@@ -86,9 +87,11 @@ class Job:
 
 
 def read_job(path: str | Path) -> Job:
-    """The job of a `resolved.yaml`. Inputs that exist below the file's folder become absolute; others are hub ids.
+    """The job of a `resolved.yaml`. Inputs that exist below the file's folder become absolute; others are hub
+    ids.
 
-    Raises ValueError if the file is no mapping with `inputs`, FileNotFoundError if it or a relative input is missing.
+    Raises ValueError if the file is no mapping with `inputs`, FileNotFoundError if it or a relative input is
+    missing.
     """
     from r1kit.settings import yaml_load
 
@@ -106,7 +109,9 @@ def read_job(path: str | Path) -> Job:
 
 
 def prepare_environment(job: Job) -> None:
-    """Environment variables that libraries read when imported: no progress bars, no telemetry, offline if all is local."""
+    """Environment variables that libraries read when imported: no progress bars, no telemetry, offline if all
+    is local.
+    """
     quiet = {
         "TQDM_DISABLE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

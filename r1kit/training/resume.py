@@ -1,8 +1,10 @@
 """Training that can be killed at any moment and continued to the same weights.
 
-transformers' Trainer restores weights, optimizer, schedule and random states. Two things it does not restore are added
-here: the epoch of a sampler behind accelerate's wrappers, and (in grpo.py) the rollouts that a step was using. With them a
-training that was killed and continued ends bit-equal to an uninterrupted one on the same machine with the same threads.
+transformers' Trainer restores weights, optimizer, schedule and random states. Two things it does not restore
+are added
+here: the epoch of a sampler behind accelerate's wrappers, and (in grpo.py) the rollouts that a step was
+using. With them a training that was killed and continued ends bit-equal to an uninterrupted one on the same
+machine with the same threads.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ class ExactResume:
 
 
 def set_sampler_epoch(dataloader: Any, epoch: int) -> None:
-    """Tell the innermost sampler which epoch begins, so that its order depends on the epoch and not on its past."""
+    """Tell the innermost sampler which epoch begins, so that its order depends on the epoch and not on its
+    past.
+    """
     sampler = dataloader
     while (inner := getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)) is not None:
         sampler = inner
@@ -50,7 +54,8 @@ def set_sampler_epoch(dataloader: Any, epoch: int) -> None:
 
 
 def trainer_arguments(job: Job, keys: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
-    """The yaml's keys with what a supervised program needs, and `save_total_limit` (which we apply ourselves).
+    """The yaml's keys with what a supervised program needs, and `save_total_limit` (which we apply
+    ourselves).
 
     Only keys the yaml leaves out get a default here; where and on what we train is the job's to say.
     """
@@ -83,7 +88,9 @@ def make_config(config_class: type, keys: dict[str, Any], file: str) -> Any:
 
 
 def model_arguments(model_keys: dict[str, Any]) -> tuple[dict[str, Any], Any, Any]:
-    """ModelConfig keys -> (`model_init_kwargs`, quantization config or None, PEFT config or None), by TRL's helpers."""
+    """ModelConfig keys -> (`model_init_kwargs`, quantization config or None, PEFT config or None), by TRL's
+    helpers.
+    """
     from trl import ModelConfig, get_peft_config, get_quantization_config
 
     model_config = ModelConfig(**{**model_keys, "model_name_or_path": None})
@@ -108,7 +115,8 @@ def fit(trainer: Trainer, job: Job, keep: int | None = None, restore: Any = None
     Args:
         trainer: has the ExactResume mixin.
         keep: how many complete checkpoints to leave on disk (None: all).
-        restore: called with the checkpoint's path before training goes on, for state the Trainer doesn't know.
+        restore: called with the checkpoint's path before training goes on, for state the Trainer doesn't
+            know.
     """
     trainer.remove_callback(PrinterCallback)
     for callback in (MetricsLog(job.metrics), CompleteMarker(job.checkpoints, keep), GracefulStop(job.stop)):
@@ -131,7 +139,9 @@ def fit(trainer: Trainer, job: Job, keep: int | None = None, restore: Any = None
 
 
 def is_finished(checkpoint: Path, max_steps: int) -> bool:
-    """Whether `checkpoint` is the last one of the training (max_steps <= 0: as the checkpoint's own state says)."""
+    """Whether `checkpoint` is the last one of the training (max_steps <= 0: as the checkpoint's own state
+    says).
+    """
     state = saved_state(checkpoint)
     return state["global_step"] >= (max_steps if max_steps > 0 else state["max_steps"])
 

@@ -1,8 +1,8 @@
 """TRL's GRPOTrainer with its rollouts on disk: for the reader as parquet, for a resume as tensors.
 
-TRL 1.16 generates once for `steps_per_generation * num_iterations` micro-steps and keeps the rest in memory only; after a
-resume it would generate anew, and with several epochs draw prompts in another order. Both are repaired here, so that a
-checkpoint may be taken after any step.
+TRL 1.16 generates once for `steps_per_generation * num_iterations` micro-steps and keeps the rest in memory
+only; after a resume it would generate anew, and with several epochs draw prompts in another order. Both are
+repaired here, so that a checkpoint may be taken after any step.
 """
 
 from __future__ import annotations
@@ -38,9 +38,12 @@ class EpochRepeatSampler(RepeatSampler):
 
 
 class RolloutTrainer(ExactResume, GRPOTrainer):
-    """GRPOTrainer that writes `rollouts_folder/step_%05d.parquet` and whose checkpoints hold the rollouts in use."""
+    """GRPOTrainer that writes `rollouts_folder/step_%05d.parquet` and whose checkpoints hold the rollouts in
+    use.
+    """
 
     rollouts_folder: Path | None = None
+    _unwritten = False
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochRepeatSampler:
         plain = super()._get_train_sampler(dataset)
@@ -60,7 +63,10 @@ class RolloutTrainer(ExactResume, GRPOTrainer):
         completions: list[Any],
         completion_ids_list: list[Any],
     ) -> torch.Tensor:
-        """TRL's, and beside it the columns that the rollout files add (gathered and kept by TRL with the others)."""
+        """TRL's, and beside it the columns that the rollout files add (gathered and kept by TRL with the
+        others).
+        """
+        self._unwritten = self.model.training
         for column in CARRIED:
             if column in inputs[0]:
                 self._log_completion_extra(column, [example[column] for example in inputs])
@@ -68,22 +74,14 @@ class RolloutTrainer(ExactResume, GRPOTrainer):
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """TRL's, then the rollouts of the newest generation."""
+        """TRL's, then the rollouts of the newest generation if no file has them yet."""
         super().log(logs, start_time)
-        last_words = "train_loss" in logs
-        if (
-            self.accelerator.is_main_process
-            and self.rollouts_folder
-            and self._logs["prompt"]
-            and not last_words
-        ):
-            table = rollout_table(
-                self.state.global_step,
-                self._logs,
-                dict(zip(self.reward_func_names, self.reward_weights.tolist(), strict=True)),
-            )
+        if self._unwritten and self.rollouts_folder and self.accelerator.is_main_process:
+            weights = dict(zip(self.reward_func_names, self.reward_weights.tolist(), strict=True))
+            table = rollout_table(self.state.global_step, self._logs, weights)
             self.rollouts_folder.mkdir(parents=True, exist_ok=True)
             table.to_parquet(self.rollouts_folder / f"step_{self.state.global_step:05d}.parquet", index=False)
+        self._unwritten = False
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -105,8 +103,9 @@ class RolloutTrainer(ExactResume, GRPOTrainer):
 def rollout_table(step: int, logs: dict[str, Any], weights: dict[str, float]) -> Any:
     """The rollouts TRL kept in `_logs` as a DataFrame.
 
-    Columns: step, prompt (text of the last user message), completion, solution, level, reward_<name> for each reward
-    function (without its `_reward` ending), reward (their weighted sum; None counts as 0), advantage, tokens.
+    Columns: step, prompt (text of the last user message), completion, solution, level, reward_<name> for each
+    reward function (without its `_reward` ending), reward (their weighted sum; None counts as 0), advantage,
+    tokens.
     """
     import pandas
 

@@ -1,7 +1,8 @@
 """Distillation: TRL's SFTTrainer on verified traces (`python -m r1kit.training.sft JOB/resolved.yaml`).
 
-DeepSeek-R1 distils into small models by plain supervised fine-tuning on sampled traces (paper section 2.4). All keys of
-`sft.yaml` are TRL's; `row_packing: true` is ours and replaces TRL's packing where that is slow (see packing.py).
+DeepSeek-R1 distils into small models by plain supervised fine-tuning on sampled traces (paper section 2.4).
+All keys of `sft.yaml` are TRL's; `row_packing: true` is ours and replaces TRL's packing where that is slow
+(see packing.py).
 """
 
 from __future__ import annotations
