@@ -85,7 +85,6 @@ def _running() -> subprocess.Popen:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=-1,
     )  # fmt: skip
     _owner = os.getpid()
-    atexit.register(stop)
     if _read(_child, START_SECONDS) != b"r":
         stop()
         raise ImportError(
@@ -95,6 +94,12 @@ def _running() -> subprocess.Popen:
     return _child
 
 
+def _forked() -> None:
+    """A fork may happen while another thread holds the lock, and its copy would never be released."""
+    global _lock
+    _lock = threading.Lock()
+
+
 def _read(child: subprocess.Popen, seconds: float) -> bytes:
     """One byte from the child; empty if it ended or did not answer in time."""
     deadline = time.monotonic() + seconds
@@ -102,3 +107,7 @@ def _read(child: subprocess.Popen, seconds: float) -> bytes:
         if select.select([child.stdout], [], [], left)[0]:
             return os.read(child.stdout.fileno(), 1)
     return b""
+
+
+atexit.register(stop)
+os.register_at_fork(after_in_child=_forked)

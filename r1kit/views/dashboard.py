@@ -23,7 +23,7 @@ from r1kit.runs import metrics
 from r1kit.views.progress import clock, describe
 
 TICK = 0.5  # seconds: at most two plots a second
-DRAWING_SHARE = 0.05  # drawing waits 20 times as long as it took: the training needs the cores
+DRAWING_SHARE = 0.1  # drawing rests ten times as long as it took: the training needs the cores
 MIRROR_SECONDS = 30.0
 
 Draw = Callable[[Sequence[Mapping[str, Any]]], Any]

@@ -60,10 +60,17 @@ def loss_curve(source: str | Path | Rows, *, smooth: float = 0.0, title: str = "
 
 
 def training_panel(source: str | Path | Rows, *, title: str = "") -> Figure:
-    """The GRPO run in five panels: reward, its parts, completion length, entropy, groups without variance."""
+    """The GRPO run in six panels: reward, its parts, length, entropy, groups without variance, gradient."""
     rows = rows_of(source)
-    names = ["Reward", "Parts of the reward", "Length of completions", "Entropy", "Groups without signal"]
-    figure, (reward, parts, length, entropy, groups) = panels(names, columns=3)
+    names = [
+        "Reward",
+        "Parts of the reward",
+        "Length of completions",
+        "Entropy",
+        "Groups without signal",
+        "Gradient",
+    ]
+    figure, (reward, parts, length, entropy, groups, gradient) = panels(names, columns=3)
     steps, values = series(rows, "reward")
     reward.plot(steps, values, color=BLUE)
     _, spread = series(rows, "reward_std")
@@ -86,6 +93,7 @@ def training_panel(source: str | Path | Rows, *, title: str = "") -> Figure:
         (length, "completions/mean_length", "Length", "tokens"),
         (entropy, "entropy", "Entropy", "nats a token"),
         (groups, "frac_reward_zero_std", "Share of groups whose rewards are all equal", "share"),
+        (gradient, "grad_norm", "Gradient norm", "norm before clipping"),
     ):
         at, part = series(rows, key)
         axes.plot(at, part, color=GREY)
@@ -166,12 +174,14 @@ def before_after(table: pd.DataFrame, before: str, after: str, *, metric: str = 
     levels = [level for level in chosen[0].index if level in chosen[1].index]
     for i, level in enumerate(levels):
         ends = [rows.loc[level] for rows in chosen]
+        headline = bool(ends[0].get("headline", False))
         values = [end[metric] for end in ends]
         errors = [[abs(end[metric] - end[f"{metric} {side}"]) for end in ends] for side in ("low", "high")]
         shift = (i - (len(levels) - 1) / 2) * 0.02  # whiskers side by side, not on top of each other
         axes.errorbar(
-            [shift, 1 + shift], values, yerr=errors, marker="o", capsize=3, color=COLOURS[i % len(COLOURS)],
-            label=f"level {level}",
+            [shift, 1 + shift], values, yerr=errors, marker="os^Dv<>"[i % 7], capsize=3,
+            color="black" if headline else COLOURS[i % len(COLOURS)], linewidth=3 if headline else 1.5,
+            label=f"levels {level} (mean)" if headline else f"level {level}",
         )  # fmt: skip
         said.append(f"Level {level}: {values[0]:.2f} to {values[1]:.2f}.")
     axes.set_xticks([0, 1], [before, after])

@@ -3,6 +3,7 @@ r"""The accuracy reward: what counts as the answer, and when two answers are equ
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import random
 import subprocess
 import sys
@@ -218,6 +219,16 @@ def test_judging_works_off_the_main_thread_and_in_a_running_event_loop():
 
     assert found == [[1.0]]
     assert asyncio.run(in_a_loop()) == [1.0]
+
+
+def test_a_forked_process_gets_a_verifier_of_its_own():
+    """Data loader workers are forks: two readers on one pipe would take each other's verdicts."""
+    assert verifier.verify("2x", "x+x") == 1.0
+    parent = verifier._child
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(verifier.verify, ("3x", "x+2x")) == 1.0
+    assert verifier.verify("4x", "3x") == 0.0
+    assert verifier._child is parent
 
 
 def test_prose_is_told_from_short_golds_with_units():

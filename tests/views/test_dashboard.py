@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from r1kit.runs import metrics
-from r1kit.runs.launch import JobFailed
+from r1kit.runs.launch import JobFailed, launch
 from r1kit.views import dashboard
 
 
@@ -218,6 +218,23 @@ def test_the_mirror_is_rewritten_seldom_while_the_job_runs(screen, job, monkeypa
 
     asyncio.run(scenario())
     assert len(screen.updates) <= 2
+
+
+@pytest.mark.parametrize(("settings", "code"), [("{}", 0), ("no json", 1)])
+def test_a_supervised_process_is_watched_to_its_end(screen, tmp_path, settings, code):
+    """The program is json.tool on resolved.yaml: it ends with 0 for JSON and with 1 for anything else."""
+    (tmp_path / "resolved.yaml").write_text(settings)
+    job = launch("json.tool", tmp_path, accelerate=False, grace=2)
+    metrics.append(tmp_path / "metrics.jsonl", {"step": 1, "total_steps": 1, "loss": 0.5, "seconds": 3})
+    if code == 0:
+        assert [row["step"] for row in asyncio.run(dashboard.watch(job))] == [1]
+        assert asyncio.run(dashboard.watch(tmp_path)) == metrics.read(tmp_path / "metrics.jsonl")
+        return
+    with pytest.raises(JobFailed) as caught:
+        asyncio.run(dashboard.watch(job))
+    assert caught.value.returncode == 1
+    assert "failed" in screen.status
+    assert "Expecting value" in screen.mirror
 
 
 NOTEBOOK = """

@@ -25,6 +25,7 @@ GRPO = [
         "completions/mean_length": 50 - step,
         "completions/clipped_ratio": 0.1,
         "entropy": 0.4 - step / 100,
+        "grad_norm": 1.0 / step,
         "frac_reward_zero_std": step / 20,
     }
     for step in range(1, 21)
@@ -63,6 +64,7 @@ def test_the_training_panel_shows_reward_parts_length_entropy_and_groups_without
     assert [line.get_label() for line in parts.lines] == ["accuracy", "format"]
     assert length.lines[0].get_ydata()[-1] == 30
     assert entropy.lines[0].get_ydata()[0] == pytest.approx(0.39)
+    assert figure.axes[5].lines[0].get_ydata()[-1] == 0.05
     assert groups.lines[0].get_ydata()[-1] == 1.0
     assert "Mean reward from 0.52 at step 1 to 0.9 at step 20" in figure_alt(figure)
     assert png(figure).startswith(b"\x89PNG")
