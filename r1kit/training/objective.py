@@ -75,8 +75,9 @@ def grpo_loss(
             tokens (of the
             micro-batch and of the whole batch: here the same); "dr_grpo" sum over `max_completion_length`;
             "cispo" clips the weight and not the loss.
-        beta: weight of the KL divergence to the model of `reference_logprobs` [B, C] (Schulman's k3
-            estimator).
+        beta: weight of the KL divergence to the model of `reference_logprobs` [B, C]: Schulman's k3
+            estimator, times
+            the ratio because the tokens are the old model's (DeepSeek-V3.2; the default in TRL 1.16).
 
     Raises:
         ValueError: unknown loss_type, or dr_grpo without max_completion_length.
@@ -94,7 +95,8 @@ def grpo_loss(
         if reference_logprobs is None:
             raise ValueError("beta needs reference_logprobs")
         difference = reference_logprobs - logprobs
-        loss = loss + beta * (difference.exp() - difference - 1)
+        divergence = difference.exp() - difference - 1
+        loss = loss + beta * divergence * ratio
     if loss_type == "grpo":
         return ((loss * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
     if loss_type == "dr_grpo":

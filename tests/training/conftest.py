@@ -1,4 +1,5 @@
-"""A world small enough for a test: tokenizer, datasets and a model of some 60,000 parameters, all made here."""
+"""A world small enough for a test: tokenizer, datasets and a model of some 60,000 parameters, all made here.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""A training that was killed and started again ends as if nothing had happened: same weights, bit by bit, same rows.
+"""A training that was killed and started again ends as if nothing had happened: same weights, bit by bit,
+same rows.
 
-Incidents behind it: TRL 1.16 loses the rollouts in use (`_buffered_inputs`), the count of micro-steps (`_step`) and, from
-the second epoch on, the order of its prompts; a checkpoint whose writer was killed looks like any other.
+Incidents behind it: TRL 1.16 loses the rollouts in use (`_buffered_inputs`), the count of micro-steps
+(`_step`) and, from the second epoch on, the order of its prompts; a checkpoint whose writer was killed looks
+like any other.
 """
 
 from __future__ import annotations
@@ -88,7 +90,13 @@ def test_an_uninterrupted_sft_learns_and_keeps_two_checkpoints(whole_sft):
     assert rows(whole_sft)[-1]["loss"] < 0.5 * rows(whole_sft)[0]["loss"]
     names = sorted(path.name for path in (whole_sft / "checkpoints").iterdir())
     assert names == ["checkpoint-100", "checkpoint-120"]
-    assert rows(whole_sft)[-1].keys() >= {"loss", "learning_rate", "grad_norm", "tokens_per_second", "total_steps"}
+    assert rows(whole_sft)[-1].keys() >= {
+        "loss",
+        "learning_rate",
+        "grad_norm",
+        "tokens_per_second",
+        "total_steps",
+    }
 
 
 def test_sft_killed_in_its_second_epoch_ends_with_the_same_weights(world, whole_sft, tmp_path):
@@ -122,7 +130,9 @@ def test_grpo_killed_between_two_generations_ends_with_the_same_weights(world, w
     assert_same_training(*jobs)
     before, after = (load_file(folder / "model/model.safetensors") for folder in (whole_sft, jobs[0]))
     assert any(not torch.equal(before[name], after[name]) for name in before)  # or nothing was tested
-    assert {"reward", "rewards/accuracy_reward/mean", "entropy", "frac_reward_zero_std"} <= rows(jobs[0])[0].keys()
+    assert {"reward", "rewards/accuracy_reward/mean", "entropy", "frac_reward_zero_std"} <= rows(jobs[0])[
+        0
+    ].keys()
     written = [sorted(path.name for path in (folder / "rollouts").iterdir()) for folder in jobs]
     assert written[0] == written[1]
 

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+import signal
+from types import SimpleNamespace
+
+import pytest
+from transformers import TrainerControl, TrainerState
+
+from r1kit.training.callbacks import CompleteMarker, GracefulStop, MetricsLog, readable
+from r1kit.training.program import StopRequest
+
+ARGS = SimpleNamespace(world_size=1, device="cpu")
+
+
+def state_at(step: int, tokens: int = 0, **fields) -> TrainerState:
+    return TrainerState(
+        global_step=step, max_steps=100, num_input_tokens_seen=tokens, is_world_process_zero=True, **fields
+    )
+
+
+def test_a_row_has_the_trainers_names_and_our_clock(tmp_path, capsys):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.on_train_begin(ARGS, state_at(0), TrainerControl())
+    log.on_log(
+        ARGS,
+        state_at(10, tokens=5000),
+        TrainerControl(),
+        logs={"loss": 2.5, "epoch": 0.1, "reward": float("nan")},
+    )
+    (row,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert row["step"] == 10
+    assert row["total_steps"] == 100
+    assert row["loss"] == 2.5
+    assert row["reward"] is None
+    assert row["tokens_per_second"] > 0
+    assert row["seconds_left"] == pytest.approx(9 * row["seconds"], abs=0.02)
+    assert capsys.readouterr().out.startswith("step 10/100  loss 2.5000")
+
+
+def test_the_clock_goes_on_after_a_resume(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 40, "seconds": 120.5}\n')
+    log = MetricsLog(path)
+    log.on_train_begin(ARGS, state_at(40, tokens=900), TrainerControl())
+    log.on_log(ARGS, state_at(41, tokens=1000), TrainerControl(), logs={"loss": 1.0})
+    row = json.loads(path.read_text().splitlines()[1])
+    assert 120.5 <= row["seconds"] < 130
+    assert row["seconds_left"] < 60, "time left is this session's speed, not the first session's"
+
+
+def test_the_trainers_last_words_are_no_row(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.on_train_begin(ARGS, state_at(0), TrainerControl())
+    log.on_log(ARGS, state_at(100), TrainerControl(), logs={"train_loss": 1.0, "train_runtime": 5.0})
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_other_processes_write_nothing(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.on_train_begin(ARGS, state_at(0), TrainerControl())
+    other = TrainerState(global_step=1, max_steps=2, is_world_process_zero=False)
+    log.on_log(ARGS, other, TrainerControl(), logs={"loss": 1.0})
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_grpo_line_shows_the_parts_of_the_reward():
+    row = {
+        "step": 3,
+        "total_steps": 9,
+        "seconds_left": 65,
+        "reward": 0.7,
+        "rewards/accuracy_reward/mean": 0.6,
+    }
+    assert readable(row) == "step 3/9  reward 0.700  accuracy 0.600  left 1:05"
+
+
+def test_the_marker_is_written_after_the_checkpoint_and_old_ones_go(tmp_path):
+    marker = CompleteMarker(tmp_path, keep=2)
+    for step in (5, 10, 15):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        marker.on_save(ARGS, state_at(step), TrainerControl())
+        assert json.loads((tmp_path / f"checkpoint-{step}/complete.json").read_text())["step"] == step
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-15"]
+
+
+def test_a_saved_step_is_a_logged_step(tmp_path):
+    control = CompleteMarker(tmp_path).on_step_end(ARGS, state_at(5), TrainerControl(should_save=True))
+    assert control.should_log
+    assert not CompleteMarker(tmp_path).on_step_end(ARGS, state_at(6), TrainerControl()).should_log
+
+
+def test_a_signal_saves_and_stops_after_the_step():
+    stop = StopRequest()
+    callback = GracefulStop(stop)
+    callback.on_train_begin(ARGS, state_at(0), TrainerControl())
+    control = callback.on_step_end(ARGS, state_at(1), TrainerControl())
+    assert not control.should_training_stop
+    stop._handle(signal.SIGTERM, None)
+    control = callback.on_step_end(ARGS, state_at(2), TrainerControl())
+    assert control.should_save
+    assert control.should_training_stop
+    assert stop.received == signal.SIGTERM
+
+
+def test_outside_the_training_loop_a_signal_ends_the_program():
+    with pytest.raises(SystemExit) as caught:
+        StopRequest()._handle(signal.SIGINT, None)
+    assert caught.value.code == 130
+
+
+def test_a_second_signal_ends_the_program_at_once(monkeypatch):
+    codes = []
+    monkeypatch.setattr("os._exit", codes.append)
+    stop = StopRequest(received=signal.SIGTERM, in_loop=True)
+    stop._handle(signal.SIGTERM, None)
+    assert codes[0] == 143

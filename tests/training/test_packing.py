@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from r1kit.settings import SettingsError
+from r1kit.training.packing import RowsCollator, check_rows_possible, compare_padding_and_packing
+
+EXAMPLES = [
+    {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, 6, 7, -100, 9], "seq_lengths": [3, 2]},
+    {"input_ids": [4, 5], "seq_lengths": [2]},
+]
+
+
+def test_a_row_restarts_its_positions_at_every_document_and_at_its_padding():
+    batch = RowsCollator(pad_token_id=0)(EXAMPLES)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9], [4, 5, 0, 0, 0]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]]
+    assert set(batch) == {"input_ids", "labels", "position_ids"}, "an attention_mask would undo the blocks"
+
+
+def test_no_label_is_predicted_from_the_document_before_or_from_padding():
+    labels = RowsCollator(pad_token_id=0)(EXAMPLES)["labels"].tolist()
+    assert labels == [[-100, 6, 7, -100, 9], [-100, 5, -100, -100, -100]]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_documents_in_rows_give_the_logits_they_give_alone(model, attention):
+    model.set_attn_implementation(attention)
+    torch.manual_seed(1)
+    lengths = [[7, 12, 5], [20], [3, 3, 3, 10]]
+    documents = [[torch.randint(3, 300, (length,)) for length in row] for row in lengths]
+    examples = [
+        {"input_ids": torch.cat(row).tolist(), "seq_lengths": counts}
+        for row, counts in zip(documents, lengths, strict=True)
+    ]
+    batch = RowsCollator(pad_token_id=0)(examples)
+    with torch.no_grad():
+        together = model.eval()(**batch, use_cache=False).logits
+        for row, (parts, counts) in enumerate(zip(documents, lengths, strict=True)):
+            alone = torch.cat([model(input_ids=part[None], use_cache=False).logits[0] for part in parts])
+            assert torch.allclose(together[row, : sum(counts)], alone, atol=1e-5)
+
+
+def test_documents_would_see_each_other_under_an_attention_mask(model):
+    batch = RowsCollator(pad_token_id=0)([{"input_ids": list(range(3, 23)), "seq_lengths": [8, 12]}])
+    with torch.no_grad():
+        blocks = model.eval()(**batch, use_cache=False).logits
+        masked = model(**batch, attention_mask=torch.ones_like(batch["input_ids"]), use_cache=False).logits
+    assert (blocks[0, 8:] - masked[0, 8:]).abs().max() > 1e-3
+
+
+def test_rows_are_refused_where_flash_attention_would_mix_documents():
+    args = SimpleNamespace(packing=False, padding_free=False, max_length=96)
+    with pytest.raises(SettingsError, match="flash_attention_2"):
+        check_rows_possible(args, "flash_attention_2")
+    check_rows_possible(args, "sdpa")
+
+
+def test_rows_are_refused_beside_trls_packing_and_without_a_length():
+    with pytest.raises(SettingsError) as caught:
+        check_rows_possible(SimpleNamespace(packing=True, padding_free=False, max_length=None), None)
+    assert [problem.key for problem in caught.value.problems] == ["row_packing", "max_length"]
+
+
+def test_the_three_layouts_process_the_same_tokens_and_have_the_same_loss(model, tokenizer):
+    from datasets import Dataset
+
+    from r1kit.data.datasets import build_traces
+
+    table = compare_padding_and_packing(
+        model, Dataset.from_list(build_traces(12, 0)), tokenizer, batch_size=4, repeats=1
+    ).set_index("layout")
+    assert list(table.index) == ["padded", "flattened", "rows"]
+    assert table["tokens"].nunique() == 1
+    assert table.loc["flattened", "fill"] == 1.0
+    assert table.loc["rows", "fill"] > table.loc["padded", "fill"]
+    assert table["loss"].max() - table["loss"].min() < 1e-4
+    assert (table["tokens_per_second"] > 0).all()
