@@ -122,8 +122,8 @@ def run_first(run: runs.Run, stage_name: str, settings: Profile) -> None:
     Raises:
         JobFailed: it did not complete; what the stage itself left behind says why.
     """
-    folder = run.path / f"before-{stage_name}"
-    folder.mkdir(exist_ok=True)
+    folder = run.path / "before" / stage_name
+    folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "r1kit", "run", "--resume", run.run_id, "--stages", stage_name]
     job = supervise(command, folder, name=f"stage {stage_name}", grace=settings.machine.grace_seconds + 30)
     log, seen = folder / "train.log", job.log_offset

@@ -43,8 +43,8 @@ class Outcome:
 def run_stages(run: Run, names: list[str], settings: Profile, reporter: Reporter) -> Outcome:
     """Run the named stages of a run in order and stop at the first that fails.
 
-    A stage whose result is there and whose inputs are unchanged is skipped. A training that was cut short goes
-    on from its newest complete checkpoint (the training program itself finds it).
+    A stage whose result is there and whose inputs are unchanged is skipped. A training that was cut short
+    goes on from its newest complete checkpoint (the training program itself finds it).
     """
     run.update_manifest(stages=sorted({*run.manifest.get("stages", []), *names}))
     outcome = Outcome(DONE)

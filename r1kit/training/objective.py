@@ -1,5 +1,4 @@
-"""GRPO's objective in three functions, for the lesson; a test holds them equal to TRL 1.16's on the same
-tensors.
+"""GRPO's objective in a few functions, for the lesson; a test holds them equal to TRL 1.16's.
 
 GRPO (DeepSeekMath, arXiv:2402.03300, equations 3 and 21) compares each completion with its group: the reward
 minus the group's mean, over its standard deviation, is the advantage of every token in it. Departures of
@@ -28,6 +27,27 @@ def group_advantages(rewards: Tensor, group_size: int, scale: bool = True) -> Te
     if scale:
         advantages = advantages / (groups.std(dim=1, keepdim=True) + 1e-4)
     return advantages.view(-1)
+
+
+def tokenize_rollouts(tokenizer: Any, prompt: str, completions: list[str]) -> dict[str, Tensor]:
+    """A prompt and C completions of at most L tokens as tensors, laid out as GRPO's trainers do.
+
+    Returns:
+        input_ids and attention_mask [C, P + L], completion_mask [C, L]; each completion ends with the
+        tokenizer's end token, and short ones are padded on the right.
+    """
+    asked = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    start = tokenizer(text, add_special_tokens=False)["input_ids"]
+    rows = [
+        tokenizer(c, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for c in completions
+    ]
+    longest = max(map(len, rows))
+    padding = [longest - len(row) for row in rows]
+    ids = [start + row + [tokenizer.pad_token_id] * pad for row, pad in zip(rows, padding, strict=True)]
+    mask = torch.tensor([[1] * len(row) + [0] * pad for row, pad in zip(rows, padding, strict=True)])
+    seen = torch.cat([torch.ones(len(rows), len(start), dtype=mask.dtype), mask], dim=1)
+    return {"input_ids": torch.tensor(ids), "attention_mask": seen, "completion_mask": mask}
 
 
 def token_logprobs(
