@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1kit.evaluation.estimators import mean_interval, pass_at_k
-from r1kit.runs.files import write_json_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,14 +59,19 @@ def table(
     return pd.DataFrame(rows)
 
 
-def save_table(rows: pd.DataFrame, path: str | Path) -> Path:
-    """Write a `table` as JSON; `r1kit run` and `r1kit status` print a run's `<stage>/table.json`."""
-    records = [
-        {key: None if value != value else value for key, value in row.items()}  # NaN is not JSON
-        for row in rows.to_dict("records")
-    ]
-    write_json_atomic(path, records)
-    return Path(path)
+def level_metrics(rows: pd.DataFrame) -> dict[str, float]:
+    """A `table` as flat numbers for result.json, where `r1kit run` finds them for its last table.
+
+    `pass@1/sft/level_1`, `pass@1/sft/level_1/low`, `.../high`, the same for pass@k and greedy.
+    """
+    kinds = [name for name in rows.columns if f"{name} low" in rows.columns]
+    return {
+        f"{kind}/{row['checkpoint']}/level_{row['level']}{end.replace(' ', '/')}": float(row[f"{kind}{end}"])
+        for kind in kinds
+        for _, row in rows.iterrows()
+        for end in ("", " low", " high")
+        if row[f"{kind}{end}"] == row[f"{kind}{end}"]  # not NaN
+    }
 
 
 def level_range(levels: Sequence[int]) -> str:

@@ -29,8 +29,8 @@ MIRROR_SECONDS = 30.0
 Draw = Callable[[Sequence[Mapping[str, Any]]], Any]
 
 
-async def watch(job: Any, *, draw: Draw | None = None, title: str = "") -> list[dict[str, Any]]:
-    """Show a job until it ends; returns the rows of its metrics.jsonl.
+async def watch(job: Any, *, draw: Draw | None = None, title: str = "") -> None:
+    """Show a job until it ends. Returns nothing, so that a cell may end with it; the numbers are in files.
 
     Args:
         job: what `r1kit.runs.launch.launch` returned, or a job's folder (then stopping to watch leaves it
@@ -86,7 +86,6 @@ async def watch(job: Any, *, draw: Draw | None = None, title: str = "") -> list[
         raise
     seconds = f" in {clock(follower.rows[-1].get('seconds') or 0)}" if follower.rows else ""
     view.end(f"completed{seconds}" + (f": {describe(follower.rows[-1])}" if follower.rows else ""))
-    return follower.rows
 
 
 def default_figure(rows: Sequence[Mapping[str, Any]]) -> Any:

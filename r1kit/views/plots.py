@@ -1,4 +1,4 @@
-"""Figures from a run's files: training curves, pass@1 with intervals, lengths, before and after.
+"""Figures for the notebooks: training curves (`curves.py`), pass@1 with intervals, lengths, before and after.
 
 Every function returns a `matplotlib.figure.Figure`; `figure_alt(figure)` says in words what it shows. Bars
 differ by hatching as well as by colour.
@@ -7,27 +7,10 @@ differ by hatching as well as by colour.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r1kit.views.figures import (
-    BLUE,
-    COLOURS,
-    GREY,
-    HATCHES,
-    RED,
-    Rows,
-    course,
-    described,
-    figure_alt,
-    last,
-    panels,
-    png,
-    reward_parts,
-    rows_of,
-    running_mean,
-    series,
-)
+from r1kit.views.curves import compare_rewards, loss_curve, training_panel
+from r1kit.views.figures import BLUE, COLOURS, GREY, HATCHES, RED, described, figure_alt, panels, png
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,79 +18,36 @@ if TYPE_CHECKING:
 
 __all__ = [
     "before_after",
+    "compare_rewards",
     "figure_alt",
     "length_histograms",
     "loss_curve",
     "pass1_bars",
+    "pass_rate_histogram",
     "png",
     "training_panel",
 ]
 
 
-def loss_curve(source: str | Path | Rows, *, smooth: float = 0.0, title: str = "Training loss") -> Figure:
-    """Loss against step, from metrics.jsonl (a path or its rows). `smooth` in [0, 1) adds a running mean."""
-    rows = rows_of(source)
+def pass_rate_histogram(rates: Sequence[float], *, title: str = "How often each prompt was solved") -> Figure:
+    """Prompts by the share of their rollouts that were right; the ends, no signal for GRPO, stand apart."""
     figure, (axes,) = panels([title])
-    steps, losses = series(rows, "loss")
-    axes.plot(steps, losses, color=BLUE, alpha=0.35 if smooth else 1.0, label="loss")
-    if smooth:
-        axes.plot(steps, running_mean(losses, smooth), color=BLUE, label="running mean")
-        axes.legend()
-    axes.set_ylabel("loss (nats a token)")
-    accuracy = last(rows, "mean_token_accuracy")
-    tail = f" Tokens predicted right at the end: {accuracy:.0%}." if accuracy is not None else ""
-    return described(figure, f"{course('Loss', steps, losses)}{tail}")
-
-
-def training_panel(source: str | Path | Rows, *, title: str = "") -> Figure:
-    """The GRPO run in six panels: reward, its parts, length, entropy, groups without variance, gradient."""
-    rows = rows_of(source)
-    names = [
-        "Reward",
-        "Parts of the reward",
-        "Length of completions",
-        "Entropy",
-        "Groups without signal",
-        "Gradient",
-    ]
-    figure, (reward, parts, length, entropy, groups, gradient) = panels(names, columns=3)
-    steps, values = series(rows, "reward")
-    reward.plot(steps, values, color=BLUE)
-    _, spread = series(rows, "reward_std")
-    if len(spread) == len(values):
-        low, high = ([v + sign * s for v, s in zip(values, spread, strict=True)] for sign in (-1, 1))
-        reward.fill_between(steps, low, high, color=BLUE, alpha=0.15, linewidth=0, label="± one std")
-        reward.legend()
-    reward.set_ylabel("weighted sum")
-    said = [course("Mean reward", steps, values)]
-    for i, (key, name) in enumerate(reward_parts(rows).items()):
-        at, part = series(rows, key)
-        parts.plot(
-            at, part, color=COLOURS[i % len(COLOURS)], linestyle=("-", "--", "-.", ":")[i % 4], label=name
-        )
-        said.append(course(name, at, part))
-    parts.set_ylabel("mean of the batch")
-    if parts.lines:
-        parts.legend()
-    for axes, key, name, unit in (
-        (length, "completions/mean_length", "Length", "tokens"),
-        (entropy, "entropy", "Entropy", "nats a token"),
-        (groups, "frac_reward_zero_std", "Share of groups whose rewards are all equal", "share"),
-        (gradient, "grad_norm", "Gradient norm", "norm before clipping"),
-    ):
-        at, part = series(rows, key)
-        axes.plot(at, part, color=GREY)
-        axes.set_ylabel(unit)
-        said.append(course(name, at, part))
-    at, clipped = series(rows, "completions/clipped_ratio")
-    if any(clipped):
-        twin = length.twinx()
-        twin.plot(at, clipped, color=RED, linestyle=":")
-        twin.set(ylim=(0, 1), ylabel="share cut off (dotted)")
-    groups.set_ylim(-0.02, 1.02)
-    if title:
-        figure.suptitle(title)
-    return described(figure, " ".join(said))
+    shares = [float(rate) for rate in rates]
+    counts = [sum(min(int(share * 10), 9) == i for share in shares if 0 < share < 1) for i in range(10)]
+    never, always = (sum(share == end for share in shares) for end in (0.0, 1.0))
+    axes.bar(
+        [i / 10 + 0.05 for i in range(10)], counts, 0.09, color=BLUE, label="mixed: GRPO learns from these"
+    )
+    axes.bar(
+        [-0.08, 1.08], [never, always], 0.09, color=GREY, hatch="//", edgecolor="white", label="all alike"
+    )
+    axes.set_xticks([-0.08, 0, 0.25, 0.5, 0.75, 1, 1.08], ["never", "", "25%", "50%", "75%", "", "always"])
+    axes.set(xlabel="share of right answers", ylabel="prompts")
+    axes.legend()
+    mixed = len(shares) - never - always
+    return described(
+        figure, f"Of {len(shares)} prompts {never} never, {always} always and {mixed} sometimes solved."
+    )
 
 
 def pass1_bars(table: pd.DataFrame, *, metric: str = "pass@1", title: str = "") -> Figure:

@@ -38,7 +38,7 @@ def describe(row: Mapping[str, Any]) -> str:
     for name, form in SHOWN.items():
         if name not in hidden and isinstance(row.get(name), (int, float)):
             parts.append(form.format(row[name]))
-    if isinstance(row.get("seconds_left"), (int, float)):
+    if row.get("seconds_left"):
         parts.append(f"left {clock(row['seconds_left'])}")
     return "  ".join(parts)
 
@@ -114,8 +114,9 @@ class Progress:
             for job, row in self._look(folder, followers):
                 pending = f"{name if job == folder else f'{name}/{job.name}'}  {describe(row)}"
                 last = last or row.get("step") == row.get("total_steps")
-            news = status.read(folder).get("message") or ""
-            if news and news != message:
+            state = status.read(folder)
+            news = str(state.get("message") or "") if state.get("state") == "running" else ""
+            if news and news != message:  # what a failed stage says is for `stage_ended`
                 message, pending = news, pending or f"{name}  {news}"
             due = first or now - shown >= self.interval or last
             if not pending and now - shown >= QUIET_SECONDS:

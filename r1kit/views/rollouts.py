@@ -15,7 +15,6 @@ from r1kit.data.format import TAGS
 
 if TYPE_CHECKING:
     import pandas as pd
-    from IPython.display import HTML
 
 _TAG = re.compile("|".join(re.escape(escape(tag)) for tag in TAGS))
 _BOX = re.compile(r"\\boxed\{[^{}]*\}")
@@ -30,6 +29,13 @@ _STYLE = (
     "margin:0 4px 2px 0;font-size:11px}"
     ".r1-rollouts article+article{border-top:1px dashed #8886;padding-top:6px}</style>"
 )
+
+
+class Markup(str):
+    """HTML that a notebook shows as such; an ordinary string to everything else."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
 
 
 def load_rollouts(folder: str | Path, steps: Sequence[int] | None = None) -> pd.DataFrame:
@@ -61,8 +67,13 @@ def choose_prompt(rollouts: pd.DataFrame) -> tuple[str, list[int]]:
         if key is None or rank > key:
             best, key = (prompt, steps), rank
     prompt, steps = best
+    return prompt, first_middle_last(steps)
+
+
+def first_middle_last(steps: Sequence[int]) -> list[int]:
+    """The ends of a sorted list and what lies nearest to halfway between them, without repetition."""
     middle = min(steps, key=lambda step: abs(step - (steps[0] + steps[-1]) / 2))
-    return prompt, [int(step) for step in sorted({steps[0], middle, steps[-1]})]
+    return [int(step) for step in sorted({steps[0], middle, steps[-1]})]
 
 
 def side_by_side(
@@ -71,38 +82,38 @@ def side_by_side(
     steps: Sequence[int] | None = None,
     *,
     completions: int = 2,
-) -> HTML:
+) -> Markup:
     """The same prompt at the first, middle and last step, one column each, with reward parts and marked tags.
+
+    If no prompt came back over at least half of the training, each column shows one of the same level instead
+    and says so: compare the manner, not the numbers.
 
     Args:
         rollouts: rows with step, prompt, completion, reward, reward_<name>, advantage; or the folder of
             their parquet files.
         prompt: its text; chosen by `choose_prompt` if left out.
-        steps: columns to show; all steps of the prompt are candidates for first, middle and last if left out.
+        steps: only these steps; first, middle and last of them are shown.
         completions: how many of the group are shown at each step, in the order they were sampled.
 
     Raises:
-        ValueError: the prompt was not rolled out at any of the steps.
+        ValueError: nothing was rolled out for this prompt at these steps.
     """
     frame = load_rollouts(rollouts) if isinstance(rollouts, (str, Path)) else rollouts
-    if prompt is None:
-        prompt, chosen = choose_prompt(frame if steps is None else frame[frame["step"].isin(steps)])
-    else:
-        found = frame[frame["prompt"] == prompt]
-        if steps is not None:
-            found = found[found["step"].isin(steps)]
-        if found.empty:
-            raise ValueError(f"no rollouts of this prompt at these steps: {prompt[:80]!r}")
-        _, chosen = choose_prompt(found)
-    columns = []
-    for step in list(steps) if steps is not None else chosen:
-        group = frame[(frame["prompt"] == prompt) & (frame["step"] == step)]
-        if not group.empty:
-            columns.append(_column(f"step {int(step)}", group, completions))
-    return _html(f"<p><b>Prompt</b> {escape(prompt)}{_gold(frame, prompt)}</p>", columns)
+    if steps is not None:
+        frame = frame[frame["step"].isin(steps)]
+    if prompt is not None:
+        frame = frame[frame["prompt"] == prompt]
+    if frame.empty:
+        raise ValueError(f"nothing was rolled out for prompt {prompt!r} at steps {steps}")
+    chosen, at = choose_prompt(frame)
+    if prompt is None and 2 * (at[-1] - at[0]) < frame["step"].max() - frame["step"].min():
+        return _of_one_level(frame, completions)
+    groups = [frame[(frame["prompt"] == chosen) & (frame["step"] == step)] for step in at]
+    columns = [_column(f"step {step}", group, completions) for step, group in zip(at, groups, strict=True)]
+    return _html(_head(groups[0]), columns)
 
 
-def group_html(rows: pd.DataFrame, *, title: str = "", completions: int = 8) -> HTML:
+def group_html(rows: pd.DataFrame, *, title: str = "", completions: int = 8) -> Markup:
     """One group: each completion of a prompt with its reward parts (`side_by_side`'s columns, no step)."""
     columns = [_column("", rows.iloc[i : i + 1], 1) for i in range(min(len(rows), completions))]
     return _html(f"<p><b>{escape(title)}</b></p>" if title else "", columns)
@@ -114,7 +125,7 @@ def completion_html(text: str) -> str:
     return _BOX.sub(lambda m: f'<span class="box">{m[0]}</span>', marked)
 
 
-def _column(title: str, group: pd.DataFrame, completions: int) -> str:
+def _column(title: str, group: pd.DataFrame, completions: int, prompt: str = "") -> str:
     parts = [name for name in group.columns if name.startswith("reward_")]
     articles = []
     for _, row in group.head(completions).iterrows():
@@ -127,7 +138,7 @@ def _column(title: str, group: pd.DataFrame, completions: int) -> str:
         else ""
     )
     head = f"<b>{escape(title)}</b>{mean}" if title else ""
-    return f"<section>{head}{''.join(articles)}</section>"
+    return f"<section>{head}{prompt}{''.join(articles)}</section>"
 
 
 def _chip(name: str, value: Any) -> str:
@@ -135,14 +146,25 @@ def _chip(name: str, value: Any) -> str:
     return f'<span class="part">{escape(name)} <b>{shown}</b></span>'
 
 
-def _gold(frame: pd.DataFrame, prompt: str) -> str:
-    if "solution" not in frame:
-        return ""
-    solution = frame.loc[frame["prompt"] == prompt, "solution"].iloc[0]
-    return f" &nbsp; <b>Solution</b> {escape(str(solution))}"
+def _head(group: pd.DataFrame) -> str:
+    """The prompt of a group, and its solution if the rows have it."""
+    row = group.iloc[0]
+    gold = f" &nbsp; <b>Solution</b> {escape(str(row['solution']))}" if "solution" in group else ""
+    return f"<p><b>Prompt</b> {escape(row['prompt'])}{gold}</p>"
 
 
-def _html(head: str, sections: list[str]) -> HTML:
-    from IPython.display import HTML
+def _of_one_level(frame: pd.DataFrame, completions: int) -> Markup:
+    """First, middle and last step with a prompt each, all of the last one's level if possible."""
+    columns, level = [], None
+    for step in reversed(first_middle_last(sorted(frame["step"].unique()))):
+        rows = frame[frame["step"] == step]
+        if "level" in frame:
+            level = rows["level"].iloc[0] if level is None else level
+            rows = rows[rows["level"] == level] if (rows["level"] == level).any() else rows
+        group = rows[rows["prompt"] == rows["prompt"].iloc[0]]
+        columns.insert(0, _column(f"step {step}", group, completions, _head(group)))
+    return _html("<p>No prompt came back late in the training: here are some of one level.</p>", columns)
 
-    return HTML(f'{_STYLE}{head}<div class="r1-rollouts">{"".join(sections)}</div>')
+
+def _html(head: str, sections: list[str]) -> Markup:
+    return Markup(f'{_STYLE}{head}<div class="r1-rollouts">{"".join(sections)}</div>')

@@ -1,17 +1,19 @@
 """The tables of `r1kit run` and `r1kit status`: pass@1 per checkpoint and level, seconds per stage, path.
 
-Drawn from summary.json and the evaluation's table.json; loads neither pandas nor torch.
+Drawn from summary.json alone; loads neither pandas nor torch.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from r1kit.runs.files import read_json
 from r1kit.views.progress import clock
+
+_LEVEL_METRIC = re.compile(r"pass@1/(?P<checkpoint>[^/]+)/level_(?P<level>[^/]+)(?:/(?P<end>low|high))?")
 
 Cells = list[list[str]]
 
@@ -19,7 +21,7 @@ Cells = list[list[str]]
 def print_summary(summary: Mapping[str, Any], path: str | Path, out: TextIO | None = None) -> None:
     """Print a run's tables: with rich on a terminal, in plain aligned text elsewhere."""
     out = out or sys.stdout
-    scores, stages = score_cells(summary, path), stage_cells(summary)
+    scores, stages = score_cells(summary), stage_cells(summary)
     titles = ("pass@1 on held-out problems, sampled, with 95% intervals", "stages")
     if out.isatty():
         _print_rich(list(zip(titles, (scores, stages), strict=True)), out)
@@ -30,22 +32,25 @@ def print_summary(summary: Mapping[str, Any], path: str | Path, out: TextIO | No
     print(f"\n{summary['status']} in {clock(summary['seconds'])}: {path}", file=out, flush=True)
 
 
-def score_cells(summary: Mapping[str, Any], path: str | Path) -> Cells:
-    """Header and one line per checkpoint: levels (as far as the run has a table.json), then the headline."""
+def score_cells(summary: Mapping[str, Any]) -> Cells:
+    """Header and one line per checkpoint: its levels, then the headline (the mean over the chosen levels).
+
+    Levels come from the stages' metrics `pass@1/<checkpoint>/level_<level>`, with `/low` and `/high`.
+    """
     scores = summary.get("pass@1") or {}
-    rows = [row for file in sorted(Path(path).glob("*/table.json")) for row in read_json(file, [])]
-    levels = list(dict.fromkeys(str(row["level"]) for row in rows if not row["headline"]))
-    ranges = list(dict.fromkeys(str(row["level"]) for row in rows if row["headline"]))
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for stage in (summary.get("stages") or {}).values():
+        for name, value in (stage.get("metrics") or {}).items():
+            if match := _LEVEL_METRIC.fullmatch(name):
+                found.setdefault((match["checkpoint"], match["level"]), {})[match["end"] or "value"] = value
+    names = sorted({level for _, level in found}, key=lambda level: (not level.isdigit(), level))
+    levels, ranges = [n for n in names if n.isdigit()], [n for n in names if not n.isdigit()]
     headline = f"mean of {ranges[0]}" if len(ranges) == 1 else "mean"
-    by_place = {(row["checkpoint"], str(row["level"])): row for row in rows if not row["headline"]}
     cells = [["checkpoint", *(f"level {level}" for level in levels), headline, "problems x samples"]]
     for name, entry in scores.items():
-        found = [by_place.get((name, level)) for level in levels]
-        each = [
-            _interval(row["pass@1"], row["pass@1 low"], row["pass@1 high"]) if row else "" for row in found
-        ]
+        each = [_interval(found.get((name, level))) for level in levels]
         asked = f"{entry['problems']} x {entry['samples'] / max(entry['problems'], 1):g}"
-        cells.append([name, *each, _interval(entry["value"], entry["low"], entry["high"]), asked])
+        cells.append([name, *each, _interval(entry), asked])
     return cells
 
 
@@ -75,8 +80,12 @@ def plain_table(cells: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def _interval(value: float, low: float, high: float) -> str:
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+def _interval(entry: Mapping[str, float] | None) -> str:
+    if not entry or entry.get("value") is None:
+        return ""
+    ends = (entry.get("low"), entry.get("high"))
+    interval = f" [{ends[0]:.2f}, {ends[1]:.2f}]" if None not in ends else ""
+    return f"{entry['value']:.2f}{interval}"
 
 
 def _print_rich(tables: list[tuple[str, Cells]], out: TextIO) -> None:

@@ -117,8 +117,7 @@ def test_it_follows_the_metrics_until_the_job_ends_and_leaves_a_static_picture(s
         job.code = 0
         return await watching
 
-    rows = asyncio.run(scenario())
-    assert [row["step"] for row in rows] == [2, 5, 10]
+    assert asyncio.run(scenario()) is None  # or a cell that ends with it would print all rows
     assert "completed in 0:10" in screen.status
     assert "open>" in screen.mirror
     assert 'src="data:image/png;base64,' in screen.mirror
@@ -159,7 +158,7 @@ def test_a_plot_that_cannot_be_drawn_does_not_end_the_watch(screen, job):
 
     log(job, 10)
     job.code = 0
-    assert len(asyncio.run(dashboard.watch(job, draw=broken))) == 1
+    asyncio.run(dashboard.watch(job, draw=broken))
     assert "completed" in screen.status
     assert "no plot: ZeroDivisionError: no &lt;plot&gt;" in screen.mirror
 
@@ -227,8 +226,9 @@ def test_a_supervised_process_is_watched_to_its_end(screen, tmp_path, settings, 
     job = launch("json.tool", tmp_path, accelerate=False, grace=2)
     metrics.append(tmp_path / "metrics.jsonl", {"step": 1, "total_steps": 1, "loss": 0.5, "seconds": 3})
     if code == 0:
-        assert [row["step"] for row in asyncio.run(dashboard.watch(job))] == [1]
-        assert asyncio.run(dashboard.watch(tmp_path)) == metrics.read(tmp_path / "metrics.jsonl")
+        asyncio.run(dashboard.watch(job))
+        assert "completed in 0:03: step 1/1" in screen.status
+        asyncio.run(dashboard.watch(tmp_path))  # from its files alone, after the fact
         return
     with pytest.raises(JobFailed) as caught:
         asyncio.run(dashboard.watch(job))
@@ -250,8 +250,7 @@ async def train():
         await asyncio.sleep(0.05)
     job.code = {code}
 training = asyncio.ensure_future(train())
-rows = await watch(job, title="02_sft")
-len(rows)
+await watch(job, title="02_sft")
 """
 
 
@@ -272,7 +271,7 @@ def test_a_headless_notebook_keeps_the_static_picture_in_its_output(tmp_path):
     assert "data:image/png;base64," in html
     assert "completed in 0:10" in html
     assert any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in outputs)
-    assert outputs[-1].data["text/plain"] == "10"
+    assert [o.output_type for o in outputs] == ["display_data", "display_data"]
     assert not [o for o in outputs if o.output_type == "stream" and o.name == "stderr"]
 
 

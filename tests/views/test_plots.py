@@ -10,7 +10,15 @@ import pytest
 
 from r1kit.runs import metrics
 from r1kit.views.figures import MOST_POINTS, figure_alt, png, series
-from r1kit.views.plots import before_after, length_histograms, loss_curve, pass1_bars, training_panel
+from r1kit.views.plots import (
+    before_after,
+    compare_rewards,
+    length_histograms,
+    loss_curve,
+    pass1_bars,
+    pass_rate_histogram,
+    training_panel,
+)
 
 GRPO = [
     {
@@ -105,6 +113,23 @@ def test_histograms_share_their_bins_and_mark_the_limit():
         "limit 48",
     ]
     assert "wrong: median 40, longest 40 tokens" in figure_alt(figure)
+
+
+def test_runs_are_compared_in_one_panel():
+    sinking = [row | {"rewards/accuracy_reward/mean": 0.3 / row["step"]} for row in GRPO]
+    figure = compare_rewards({"as in grpo.yaml": GRPO, "too fast": sinking})
+    first, second = figure.axes[0].lines
+    assert (first.get_ydata()[-1], second.get_ydata()[-1]) == pytest.approx((0.7, 0.015))
+    assert first.get_linestyle() != second.get_linestyle()
+    assert "too fast from 0.3 at step 1 to 0.015 at step 20." in figure_alt(figure)
+
+
+def test_prompts_that_are_always_or_never_solved_stand_apart():
+    figure = pass_rate_histogram(pd.Series([0, 0, 1, 0.5, 0.5, 0.125, 0.875]))
+    mixed, ends = figure.axes[0].containers
+    assert [patch.get_height() for patch in ends] == [2, 1]
+    assert sum(patch.get_height() for patch in mixed) == 4
+    assert figure_alt(figure) == "Of 7 prompts 2 never, 1 always and 4 sometimes solved."
 
 
 def test_before_and_after_has_a_line_per_level():

@@ -85,7 +85,9 @@ def test_a_stage_without_metrics_shows_its_status_message(tmp_path, out):
     progress.stage_started("05_evaluation", tmp_path)
     status.update(tmp_path, state="running", message="sft: 200 of 840 answers")
     wait_for(out, "05_evaluation  sft: 200 of 840 answers\n")
-    progress.close()
+    status.update(tmp_path, state="failed", message="out of memory")
+    progress.stage_ended("05_evaluation", tmp_path, "out of memory")
+    assert out.getvalue().count("out of memory") == 1
 
 
 def test_a_failure_is_one_line_and_a_skipped_stage_says_so(tmp_path, out):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from IPython.display import HTML
 
 from r1kit.views.rollouts import choose_prompt, completion_html, group_html, load_rollouts, side_by_side
 
@@ -35,7 +36,7 @@ def test_the_prompt_that_comes_back_most_widely_is_compared_at_first_middle_and_
 
 
 def test_side_by_side_shows_a_column_per_step_with_reward_parts(frame):
-    html = side_by_side(frame, completions=2).data
+    html = side_by_side(frame, completions=2)
     assert html.count("<section>") == 3
     places = [html.index(f"step {step}") for step in (1, 4, 9)]
     assert places == sorted(places)
@@ -47,10 +48,29 @@ def test_side_by_side_shows_a_column_per_step_with_reward_parts(frame):
 
 
 def test_prompt_and_steps_can_be_chosen(frame):
-    html = side_by_side(frame, prompt="twice", steps=[3, 10]).data
+    html = side_by_side(frame, prompt="twice", steps=[3, 10])
     assert html.count("<section>") == 2
-    with pytest.raises(ValueError, match="no rollouts of this prompt"):
+    with pytest.raises(ValueError, match="nothing was rolled out for prompt 'never'"):
         side_by_side(frame, prompt="never")
+
+
+def test_without_a_prompt_that_comes_back_three_of_one_level_are_shown():
+    parts = [
+        row | {"level": level}
+        for step in range(1, 10)
+        for level in (1, 2)
+        for row in rows(step, f"level {level} at {step}", step / 10)
+    ]
+    html = side_by_side(pd.DataFrame(parts))
+    assert "No prompt came back" in html
+    assert [f"<b>Prompt</b> level 1 at {step}" in html for step in (1, 5, 9)] == [True] * 3
+    assert "level 2 at" not in html
+
+
+def test_a_notebook_shows_it_as_html_and_it_is_text_as_well(frame):
+    html = side_by_side(frame)
+    assert html._repr_html_() == html
+    assert HTML(html).data == html
 
 
 def test_what_a_model_writes_is_escaped_and_its_tags_are_marked():
@@ -63,7 +83,7 @@ def test_what_a_model_writes_is_escaped_and_its_tags_are_marked():
 
 def test_prompts_and_completions_are_escaped_in_the_whole_view():
     frame = pd.DataFrame(rows(1, "<img src=x onerror=alert(1)>", 0.0, completion=HOSTILE))
-    for html in (side_by_side(frame).data, group_html(frame, title="<b>title</b>").data):
+    for html in (side_by_side(frame), group_html(frame, title="<b>title</b>")):
         assert "<script>" not in html
         assert "<img" not in html
         assert "<b>title" not in html
@@ -74,6 +94,6 @@ def test_files_are_read_in_order_of_step(tmp_path):
         pd.DataFrame(rows(step, "p", 0.5)).to_parquet(tmp_path / f"step_{step:05d}.parquet")
     assert load_rollouts(tmp_path)["step"].tolist() == [2] * 3 + [10] * 3
     assert load_rollouts(tmp_path, steps=[10])["step"].unique().tolist() == [10]
-    assert side_by_side(tmp_path).data.count("<section>") == 2
+    assert side_by_side(tmp_path).count("<section>") == 2
     with pytest.raises(FileNotFoundError, match="no rollouts in"):
         load_rollouts(tmp_path / "none")
