@@ -159,6 +159,15 @@ def prepare_torch(job: Job) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Filling every new tensor with NaN is the one part of determinism that costs time.
         torch.utils.deterministic.fill_uninitialized_memory = False
+        # With several processes Trainer loads optimizers onto "cpu:0", a name torch.load doesn't know (5.17, 2.13).
+        torch.serialization.register_package(
+            5, lambda storage: None, lambda storage, name: storage if name.startswith("cpu:") else None
+        )
+
+
+def is_main() -> bool:
+    """Whether this is the process that prints and writes files (torchrun numbers them in RANK)."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def exit_code_of(error: BaseException) -> int:
@@ -196,7 +205,8 @@ def run(train: Callable[[Job], None], arguments: list[str] | None = None) -> int
         job.stop = stop
         prepare_environment(job)
         job.device, reason = resolve_device(job.settings.get("machine", {}).get("device", "auto"))
-        print(f"device: {job.device} ({reason})", flush=True)
+        if is_main():
+            print(f"device: {job.device} ({reason})", flush=True)
         prepare_torch(job)
         train(job)
     except BaseException as error:

@@ -126,7 +126,8 @@ def fit(trainer: Trainer, job: Job, keep: int | None = None, restore: Any = None
     trainer.accelerator.wait_for_everyone()
     newest = checkpoints.newest_complete(job.checkpoints)
     if newest is not None:
-        print(f"resuming from step {checkpoints.step_of(newest)}", flush=True)
+        if trainer.accelerator.is_main_process:
+            print(f"resuming from step {checkpoints.step_of(newest)}", flush=True)
         if restore is not None:
             restore(newest)
     if newest is not None and is_finished(newest, trainer.args.max_steps):

@@ -96,7 +96,7 @@ class RolloutTrainer(ExactResume, GRPOTrainer):
     def restore_rollouts(self, checkpoint: Path) -> None:
         """Continue counting micro-steps, and with the rollouts, where `checkpoint` was taken."""
         path = Path(checkpoint) / BUFFER.format(rank=self.accelerator.process_index)
-        saved = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        saved = torch.load(path, map_location=str(self.accelerator.device), weights_only=True)
         self._step, self._buffered_inputs = saved["step"], saved["inputs"]
 
 
