@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from r1kit.runs import metrics
-from r1kit.views.progress import clock, describe
+from r1kit.views.progress import clock, describe, newest
 
 TICK = 0.5  # seconds: at most two plots a second
 DRAWING_SHARE = 0.1  # drawing rests ten times as long as it took: the training needs the cores
@@ -64,7 +64,7 @@ async def watch(job: Any, *, draw: Draw | None = None, title: str = "") -> None:
             ended = job.poll() is not None
             fresh = follower.poll()
             if fresh and not stopping:
-                view.say(describe(follower.rows[-1]))
+                view.say(describe(newest(follower.rows)))
             await view.redraw(follower.rows, force=ended)
             if ended:
                 break
@@ -85,7 +85,7 @@ async def watch(job: Any, *, draw: Draw | None = None, title: str = "") -> None:
             view.end(said, log=job.log_tail(15))
         raise
     seconds = f" in {clock(follower.rows[-1].get('seconds') or 0)}" if follower.rows else ""
-    view.end(f"completed{seconds}" + (f": {describe(follower.rows[-1])}" if follower.rows else ""))
+    view.end(f"completed{seconds}" + (f": {describe(newest(follower.rows))}" if follower.rows else ""))
 
 
 def default_figure(rows: Sequence[Mapping[str, Any]]) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,6 +41,14 @@ def describe(row: Mapping[str, Any]) -> str:
     if row.get("seconds_left"):
         parts.append(f"left {clock(row['seconds_left'])}")
     return "  ".join(parts)
+
+
+def newest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The last row, with what only some rows hold (a reward, where a generation serves several steps)."""
+    merged: dict[str, Any] = {}
+    for row in rows[-20:]:
+        merged.update(row)
+    return merged
 
 
 class Progress:
@@ -136,9 +144,9 @@ class Progress:
         for path in sorted([*folder.glob("metrics.jsonl"), *folder.glob("*/metrics.jsonl")]):
             if path.parent.name.startswith("stale-"):
                 continue
-            new = followers.setdefault(path, metrics.follow(path)).poll()
-            if new:
-                grown.append((path.parent, new[-1]))
+            follower = followers.setdefault(path, metrics.follow(path))
+            if follower.poll():
+                grown.append((path.parent, newest(follower.rows)))
         return grown
 
     def _show(self, line: str) -> None:

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from r1kit.runs import metrics, status
-from r1kit.views.progress import Progress, clock, describe
+from r1kit.views.progress import Progress, clock, describe, newest
 
 
 def wait_for(out: io.StringIO, text: str) -> None:
@@ -35,6 +35,11 @@ def test_a_row_reads_as_step_loss_and_time_left():
     assert describe(grpo) == "step 40/250  reward 0.500  accuracy 0.410  left 1:10"
     assert describe({"step": 1, "total_steps": 2, "loss": None}) == "step 1/2"
     assert [clock(5), clock(3725)] == ["0:05", "1:02:05"]
+
+
+def test_a_step_without_new_rollouts_keeps_the_last_reward():
+    rows = [row(39, reward=0.5), row(40)]
+    assert describe(newest(rows)) == "step 40/250  reward 0.500  left 1:10"
 
 
 def test_lines_appear_while_the_stage_runs_and_the_end_is_told(tmp_path, out):
