@@ -20,7 +20,7 @@ from typing import Any
 
 
 class EngineError(RuntimeError):
-    """A notebook did not run to its end. `cell_index` counts from 0, None: it was not a cell's fault."""
+    """A notebook did not run to its end. `cell_index`: from 0, None if no cell was at fault."""
 
     def __init__(self, message: str, cell_index: int | None = None) -> None:
         super().__init__(message)
@@ -111,7 +111,7 @@ def execute(
     Args:
         parameters: values by name; they reach the notebook with their types.
         cwd: the kernel's working folder.
-        timeout: seconds for the whole notebook.
+        timeout: seconds for all cells together.
         environment: the kernel's variables on top of this process's.
         on_cell: called with (index, number of cells, cell, "running" | "completed" | "failed").
         grace: seconds that an interrupted cell has to end its work.

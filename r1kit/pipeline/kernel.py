@@ -1,8 +1,4 @@
-"""Executing the cells of a notebook in a kernel, so that every end of it is told truthfully in the notebook.
-
-papermill's own client marks a cell that timed out, or whose kernel died, `completed`; here the cell is
-`failed`, those after it stay `pending`, and the reason stands in the cell and in the notebook's metadata.
-Kernel and client talk through unix sockets, which need no network, not even a loopback interface.
+"""Executing the cells of a notebook one by one, so that every end of it is told truthfully in the notebook.
 
 Imported only when a notebook is executed: papermill takes seconds to import.
 """
@@ -10,53 +6,20 @@ Imported only when a notebook is executed: papermill takes seconds to import.
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
-from jupyter_client.kernelspec import NoSuchKernel
-from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
-from papermill.clientwrap import PapermillNotebookClient
 
+from r1kit.pipeline.client import Client, cause_of_death, new_client, sockets, start
 from r1kit.pipeline.engine import CellFailed, EngineError, Interrupted, KernelDied, Timeout
 from r1kit.pipeline.record import Manager
 
-PRINTED_LIMIT = (
-    1_000_000  # characters of printed text that a cell keeps; a flood must not fill memory and disk
-)
-SOCKET_PATH_LIMIT = 60  # unix socket paths end at 107 bytes (104 on macOS), and zmq adds to ours
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-INLINE = "module://matplotlib_inline.backend_inline"
-
-
-class Client(PapermillNotebookClient):
-    """nbclient with a limit on printed text."""
-
-    def __init__(self, manager: Manager, **options: Any) -> None:
-        super().__init__(manager, **options)
-        self.printed: dict[int, int] = {}
-
-    def process_message(self, message: dict, cell: NotebookNode, cell_index: int) -> NotebookNode | None:
-        """As nbclient's; a cell's text beyond PRINTED_LIMIT is dropped, with one line that says so."""
-        if message["msg_type"] == "stream":
-            before = self.printed.get(cell_index, 0)
-            self.printed[cell_index] = before + len(message["content"]["text"])
-            if before > PRINTED_LIMIT:
-                return None
-            if self.printed[cell_index] > PRINTED_LIMIT:
-                text = message["content"]["text"][: PRINTED_LIMIT - before]
-                message["content"]["text"] = (
-                    f"{text}\n[r1kit: more than {PRINTED_LIMIT:,} characters; cut here]\n"
-                )
-        return super().process_message(message, cell, cell_index)
 
 
 def run_cells(
@@ -79,23 +42,14 @@ def run_cells(
     Raises:
         CellFailed, KernelDied, Timeout, Interrupted: after the notebook has been marked accordingly.
     """
-    deadline = time.monotonic() + timeout if timeout else None
 
     async def work() -> None:
-        with _sockets() as folder, _signals() as signals:
-            kernel = AsyncKernelManager(
-                kernel_name=kernel_name,
-                transport="ipc",
-                ip=f"{folder}/k",
-                connection_file=f"{folder}/kernel.json",
-            )
-            client = Client(
-                manager, km=kernel, startup_timeout=int(start_timeout), iopub_timeout=60, **options
-            )
-            client.reset_execution_trackers()
-            starting = asyncio.ensure_future(_start(client, cwd, environment))
+        with sockets() as folder, _signals() as signals:
+            client = new_client(manager, kernel_name, folder, start_timeout, **options)
+            starting = asyncio.ensure_future(start(client, cwd, environment))
             try:
                 await _unless(signals, starting, None)
+                deadline = time.monotonic() + timeout if timeout else None
                 for index in range(len(manager.nb.cells)):
                     await _run_cell(client, manager, index, signals, deadline, cell_timeout, grace)
             except BaseException as error:
@@ -113,19 +67,6 @@ def run_cells(
         if error.cell_index is None:
             manager.failed(None, error)
         raise
-
-
-async def _start(client: Client, cwd: str | None, environment: dict[str, str]) -> None:
-    variables = {**os.environ, **environment}
-    if variables.get("MPLBACKEND", "agg").lower() == "agg":  # figures would not appear in the notebook
-        variables["MPLBACKEND"] = INLINE
-    try:
-        await client.async_start_new_kernel(env=variables, **({"cwd": cwd} if cwd else {}))
-        await client.async_start_new_kernel_client()
-        reply = await client.async_wait_for_reply(client.kc.kernel_info())
-    except (RuntimeError, OSError, NoSuchKernel) as error:
-        raise KernelDied(f"the kernel did not start: {error}") from error
-    client.nb.metadata["language_info"] = reply["content"]["language_info"]
 
 
 async def _run_cell(
@@ -155,7 +96,7 @@ async def _run_cell(
             error.traceback,
         )
     except DeadKernelError:
-        failure = KernelDied(f"the kernel died in {where}{_cause_of_death(client)}", index)
+        failure = KernelDied(f"the kernel died in {where}{cause_of_death(client)}", index)
     except TimeoutError:
         whose = "cell" if limit == cell_timeout else "notebook"
         failure = Timeout(f"{where} ran out of the {whose}'s time", index)
@@ -232,26 +173,5 @@ def _signals() -> Iterator[asyncio.Queue[str]]:
             signal.signal(number, before)
 
 
-@contextmanager
-def _sockets() -> Iterator[Path]:
-    """A private folder with a path short enough for unix sockets."""
-    short = len(tempfile.gettempdir()) <= SOCKET_PATH_LIMIT
-    folder = Path(tempfile.mkdtemp(prefix="r1kit-", dir=None if short else "/tmp"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _first_line(cell: NotebookNode) -> str:
     return next((line.strip() for line in cell.source.splitlines() if line.strip()), "")[:60]
-
-
-def _cause_of_death(client: Client) -> str:
-    process = getattr(client.km.provisioner, "process", None)
-    code = process.poll() if process else None
-    if code is None:
-        return ""
-    if code == -signal.SIGKILL:
-        return ": killed (SIGKILL), often by the system for lack of memory"
-    return f": signal {signal.Signals(-code).name}" if code < 0 else f": it exited with code {code}"

@@ -28,6 +28,7 @@ class Manager(NotebookExecutionManager):
     ):
         super().__init__(nb, **options)
         self.handler, self.on_cell = handler, on_cell
+        nb.metadata.papermill.pop("reason", None)  # of an earlier execution
 
     def save(self, **_: Any) -> None:
         """Save what there is. A full disk on the way does not end the work; at the end it is an error."""

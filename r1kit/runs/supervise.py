@@ -158,7 +158,7 @@ def _finish(
     """Write the end into status.json and return the exit code."""
     log = outcome.read_tail(options.folder / "train.log", offset=job.get("log_offset", 0))
     stated = options.folder / "exit.json"  # written by our training programs; an old one says nothing
-    fresh = stated.exists() and stated.stat().st_mtime >= options.started - 1
+    fresh = stated.exists() and stated.stat().st_mtime >= options.started
     code, message = outcome.classify(
         raw, ended_by, log, oom_kills=oom_kills, stated=read_json(stated) if fresh else None
     )
