@@ -53,7 +53,7 @@ def train(job: program.Job) -> None:
     from transformers import AutoTokenizer, Trainer, TrainingArguments, set_seed
 
     from r1kit.training.optimizer import build_optimizer
-    from r1kit.training.packing import RowsCollator
+    from r1kit.training.packing import RowsCollator, describe_rows
     from r1kit.training.resume import ExactResume, fit, make_config, small_dataset, trainer_arguments
 
     keys, _, own = job.section("base")
@@ -64,16 +64,19 @@ def train(job: program.Job) -> None:
     set_seed(args.seed)
     architecture = own.architecture.model_dump()
     model = build_model(architecture, tokenizer)
-    print(f"model: {model.num_parameters():,} parameters", flush=True)
 
     class Pretraining(ExactResume, Trainer):
         """Trainer that resumes exactly."""
 
     row_length = own.max_length or own.architecture.max_position_embeddings
+    dataset = tokenize(small_dataset(job.inputs["corpus"], ["text"]), tokenizer, row_length)
+    if program.is_main():
+        print(f"model: {model.num_parameters():,} parameters", flush=True)
+        print(f"packed: {describe_rows(dataset, row_length)}", flush=True)
     trainer = Pretraining(
         model=model,
         args=args,
-        train_dataset=tokenize(small_dataset(job.inputs["corpus"], ["text"]), tokenizer, row_length),
+        train_dataset=dataset,
         processing_class=tokenizer,
         data_collator=RowsCollator(tokenizer.pad_token_id),
     )

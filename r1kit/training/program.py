@@ -159,10 +159,11 @@ def prepare_torch(job: Job) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Filling every new tensor with NaN is the one part of determinism that costs time.
         torch.utils.deterministic.fill_uninitialized_memory = False
-        # With several processes Trainer loads optimizers onto "cpu:0", a name torch.load doesn't know (5.17, 2.13).
-        torch.serialization.register_package(
-            5, lambda storage: None, lambda storage, name: storage if name.startswith("cpu:") else None
-        )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            # Trainer then loads optimizers onto "cpu:0", a name torch.load doesn't know (5.17, 2.13).
+            torch.serialization.register_package(
+                5, lambda storage: None, lambda storage, name: storage if name.startswith("cpu:") else None
+            )
 
 
 def is_main() -> bool:

@@ -19,7 +19,7 @@ def train(job: program.Job) -> None:
     from trl import SFTConfig, SFTTrainer
 
     from r1kit.training.optimizer import build_optimizer
-    from r1kit.training.packing import RowsCollator, check_rows_possible
+    from r1kit.training.packing import RowsCollator, check_rows_possible, describe_rows
     from r1kit.training.resume import (
         ExactResume,
         fit,
@@ -41,7 +41,10 @@ def train(job: program.Job) -> None:
         """SFTTrainer whose rows may be packed and whose token count survives a resume."""
 
         def _prepare_dataset(self, dataset: Any, tokenizer: Any, args: Any, packing: bool, *rest: Any) -> Any:
-            return super()._prepare_dataset(dataset, tokenizer, args, packing or rows, *rest)
+            prepared = super()._prepare_dataset(dataset, tokenizer, args, packing or rows, *rest)
+            if rows and program.is_main():
+                print(f"packed: {describe_rows(prepared, args.max_length)}", flush=True)
+            return prepared
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             if self.model.training:

@@ -79,3 +79,10 @@ def test_the_three_layouts_process_the_same_tokens_and_have_the_same_loss(model,
     assert table.loc["rows", "fill"] > table.loc["padded", "fill"]
     assert table["loss"].max() - table["loss"].min() < 1e-4
     assert (table["tokens_per_second"] > 0).all()
+
+
+def test_how_well_rows_are_filled_is_said_in_one_line():
+    from r1kit.training.packing import describe_rows
+
+    dataset = {"seq_lengths": [[60, 40], [50]]}
+    assert describe_rows(dataset, 128) == "2 rows of up to 128 tokens, 75% of them filled"
