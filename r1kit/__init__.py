@@ -1,7 +1,7 @@
 """r1kit: see DeepSeek-R1's training happen.
 
-Notebooks need two names: `open_stage`, which checks a notebook's parameters and opens its run folder, and `watch`, which follows a
-training live. Both are loaded when first used, so `import r1kit` stays fast.
+Notebooks need two names: `open_stage`, which checks a notebook's parameters and opens its run folder, and
+`watch`, which follows a training live. Both are loaded when first used, so `import r1kit` stays fast.
 """
 
 from __future__ import annotations

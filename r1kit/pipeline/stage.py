@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,10 @@ class Stage:
         )
         self.jobs.append(job)
         return job
+
+    def counter(self, label: str) -> Callable[[int, int], None]:
+        """A function of (done, wanted) that makes `r1kit run` say how far we are: `base: 160 of 2000`."""
+        return lambda done, wanted: status.update(self.folder, message=f"{label}: {done} of {wanted}")
 
     def finish(
         self, metrics: dict[str, float], artifacts: dict[str, str], pass_at_1: dict[str, dict] | None = None

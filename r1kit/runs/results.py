@@ -6,8 +6,6 @@ with them.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -20,22 +18,6 @@ from r1kit.runs.folder import Run
 
 PASS_FIELDS = ("value", "low", "high", "problems", "samples")
 TRAINING_ORDER = ("base", "sft", "grpo")
-_VARYING = ("seconds", "peak_rss_bytes", "finished", "status")  # differ between two equal executions
-
-
-def hash_inputs(settings: Any, upstream: Mapping[str, Mapping[str, Any]] | None = None) -> str:
-    """SHA-256 over the part of the settings a stage uses and the results of the stages before it.
-
-    `upstream` maps stage name to its result (as `read_result` gives it). The order of keys does not matter,
-    nor do time and memory of an upstream stage; its metrics and inputs do.
-    """
-    results = {name: result_hash(item) for name, item in (upstream or {}).items()}
-    return _digest({"settings": settings, "upstream": results})
-
-
-def result_hash(result: Mapping[str, Any]) -> str:
-    """SHA-256 of what a stage produced, without what differs between two equal executions."""
-    return _digest({key: value for key, value in result.items() if key not in _VARYING})
 
 
 def write_result(
@@ -175,8 +157,3 @@ def _pass_entry(name: str, entry: Mapping[str, float]) -> dict[str, float]:
     if not all(math.isfinite(entry[field]) for field in PASS_FIELDS):
         raise ValueError(f"pass@1 of {name!r} is not finite: {dict(entry)}")
     return {field: entry[field] for field in PASS_FIELDS}
-
-
-def _digest(obj: Any) -> str:
-    text = json.dumps(plain(obj), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

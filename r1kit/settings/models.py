@@ -91,7 +91,7 @@ class EvaluationSettings(Settings):
     seed: int = Field(ge=0, description="Seed of the sampling.")
     expect: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]] = Field(
         default_factory=dict,
-        description="Checkpoint -> [lowest, highest] headline pass@1; `r1kit run --strict` exits with 5 outside.",
+        description="Checkpoint -> [lowest, highest] pass@1; outside, `r1kit run --strict` exits with 5.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Whole runs, started as a user starts them: `r1kit run` in a process of its own, over a runs folder of the test session."""
+"""Whole runs, started as a user starts them: `r1kit run`, over a runs folder of the test session."""
 
 import json
 import os
@@ -23,7 +23,8 @@ class Runs:
 
     @property
     def environment(self):
-        return os.environ | {"R1KIT_RUNS": str(self.folder), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+        return inherited | {"R1KIT_RUNS": str(self.folder), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 
     def start(self, *arguments, prefix=(), **options):
         command = [*prefix, sys.executable, "-m", "r1kit", *arguments]
@@ -52,7 +53,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def short_profile(tmp_path_factory):
-    """cpu-tiny with other values: the same path through everything in a minute. A folder, as any user could write it."""
+    """cpu-tiny with other values, as any user could write it: the same path through everything in minutes."""
     folder = tmp_path_factory.mktemp("profiles") / "short"
     shutil.copytree(PROJECT / "configs" / "cpu-tiny", folder)
     changes = {
@@ -75,7 +76,7 @@ def short_profile(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def without_network():
-    """A command prefix that takes every network interface away, loopback included; empty where that is not allowed."""
+    """A command prefix that takes all network interfaces away, loopback too; empty where not allowed."""
     prefix = ("unshare", "--net")
     allowed = (
         shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True).returncode == 0

@@ -1,4 +1,4 @@
-"""The demo, whole: notebooks 00 to 05 under cpu-tiny, without a network, and what must be true of the models afterwards."""
+"""The demo, whole: notebooks 00 to 05 under cpu-tiny, without a network, and what must be true afterwards."""
 
 import json
 

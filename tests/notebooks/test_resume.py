@@ -1,4 +1,4 @@
-"""kill -9 in the middle of SFT and of GRPO: nothing survives, the run goes on, and the weights are those of an unbroken run."""
+"""kill -9 in the middle of SFT and of GRPO: nothing survives, and the weights are an unbroken run's."""
 
 import os
 import signal

@@ -1,0 +1,1 @@
+"""Stages and their order, `open_stage`, the papermill engine, headless runs."""

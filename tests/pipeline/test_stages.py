@@ -1,0 +1,105 @@
+"""Stage names, their order, and what a stage's inputs are."""
+
+import pytest
+
+from r1kit.pipeline import prerequisites
+from r1kit.pipeline.stages import STAGES, UnknownStage, select, stage
+from r1kit.runs.files import write_json_atomic
+from r1kit.runs.results import write_result
+from r1kit.settings import SettingsError, load_profile
+
+
+@pytest.fixture(autouse=True)
+def runs_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("R1KIT_RUNS", str(tmp_path))
+    return tmp_path
+
+
+def finish(run, name, settings):
+    digest = prerequisites.inputs_hash(STAGES[name], settings)
+    write_result(run.stage(name), stage=name, seconds=1.0, inputs_hash=digest, peak_rss_bytes=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("all", list(STAGES)),
+        ("02_sft", ["02_sft"]),
+        ("2", ["02_sft"]),
+        ("01-03", ["01_data", "02_sft", "03_vllm"]),
+        ("05, 00", ["00_environment", "05_evaluation"]),
+        ("04,02-04", ["02_sft", "03_vllm", "04_grpo"]),
+    ],
+)
+def test_stages_are_selected_by_name_number_and_range(text, names):
+    assert select(text) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "part"), [("04_gpro", "04_grpo"), ("09", "there are"), ("04-02", "backwards"), (",", "no stage")]
+)
+def test_a_wrong_selection_is_explained(text, part):
+    with pytest.raises(UnknownStage, match=part):
+        select(text)
+
+
+def test_every_need_comes_before_the_stage_that_needs_it():
+    order = list(STAGES)
+    for spec in STAGES.values():
+        assert all(order.index(need) < order.index(spec.name) for need in spec.needs)
+
+
+def test_every_knob_that_is_a_setting_stands_in_the_shipped_profile():
+    values = load_profile("cpu-tiny").dump()
+    for spec in STAGES.values():
+        for knob in filter(lambda knob: knob.setting, spec.knobs.values()):
+            section, key = knob.setting.split(".")
+            assert isinstance(values[section][key], knob.kind)
+
+
+def test_a_stage_depends_on_its_settings_and_on_those_before_it():
+    before = load_profile("cpu-tiny")
+    after = load_profile("cpu-tiny", {"sft.learning_rate": 1e-3})
+    changed = [
+        name
+        for name, spec in STAGES.items()
+        if prerequisites.inputs_hash(spec, before) != prerequisites.inputs_hash(spec, after)
+    ]
+    assert changed == ["02_sft", "03_vllm", "04_grpo", "05_evaluation"]
+
+
+def test_a_result_counts_only_with_the_inputs_it_was_made_from():
+    run, settings = prerequisites.new_run("cpu-tiny", {})
+    assert not prerequisites.is_done(run, stage("02"), settings)
+    finish(run, "02_sft", settings)
+    assert prerequisites.is_done(run, stage("02"), settings)
+    assert not prerequisites.is_done(run, stage("02"), load_profile("cpu-tiny", {"sft.max_steps": 45}))
+
+
+def test_what_a_stage_needs_is_borrowed_from_the_newest_equal_run(capsys):
+    older, settings = prerequisites.new_run("cpu-tiny", {}, "older-run")
+    finish(older, "01_data", settings)
+    run, settings = prerequisites.new_run("cpu-tiny", {}, "this-run")
+    assert prerequisites.provide(run, STAGES["01_data"], settings) == older.stage("01_data")
+    assert run.manifest["borrowed"] == {"01_data": "older-run"}
+    assert "older-run" in capsys.readouterr().out
+
+
+def test_an_attempt_with_other_inputs_is_set_aside_not_lost(runs_folder):
+    folder = runs_folder / "02_sft"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("{}\n")
+    write_json_atomic(folder / "params.json", {"inputs_hash": "old"})
+    assert not prerequisites.set_stale_aside(folder, "old")
+    assert prerequisites.set_stale_aside(folder, "new")
+    (aside,) = folder.glob("stale-*")
+    assert (aside / "metrics.jsonl").is_file()
+    assert not (folder / "metrics.jsonl").exists()
+
+
+def test_a_run_keeps_its_overrides_and_its_profile(tmp_path):
+    prerequisites.new_run("cpu-tiny", {"sft.max_steps": 90}, "kept")
+    _, settings = prerequisites.reopen_run("kept", "", {})
+    assert settings.sft.trl["max_steps"] == 90
+    with pytest.raises(SettingsError, match="no such profile"):
+        prerequisites.reopen_run("kept", "h200-1", {})
