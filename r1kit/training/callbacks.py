@@ -1,6 +1,4 @@
-"""Callbacks every trainer gets: the metrics file, the marker that makes a checkpoint complete, a stop that
-saves first.
-"""
+"""Every trainer's callbacks: the metrics file, the mark of a complete checkpoint, a stop that saves first."""
 
 from __future__ import annotations
 
@@ -16,8 +14,7 @@ from r1kit.runs import files, metrics
 from r1kit.training import checkpoints
 from r1kit.training.program import StopRequest
 
-# Left out of metrics.jsonl: what Trainer adds to each log when it counts tokens (we have our own, from the
-# last row).
+# Left out of metrics.jsonl: what Trainer adds to each log when it counts tokens.
 NOT_METRICS = ("train_runtime", "train_tokens_per_second", "epoch")
 SHOWN = {  # metric -> how it reads in train.log
     "loss": "loss {:.4f}",
@@ -101,8 +98,7 @@ class MetricsLog(TrainerCallback):
 
 
 class CompleteMarker(TrainerCallback):
-    """Writes `complete.json` into a checkpoint once every process has written its part, then drops the oldest
-    ones.
+    """Writes `complete.json` into a checkpoint once every process has written its part; drops the oldest.
 
     It also makes every saved step a logged step: running averages are not saved, so a row that spans a
     checkpoint would differ after a resume.
@@ -133,9 +129,7 @@ class CompleteMarker(TrainerCallback):
 
 
 class GracefulStop(TrainerCallback):
-    """On SIGTERM or SIGINT: finish the step, save a checkpoint, leave the loop. All processes stop at the
-    same step.
-    """
+    """On SIGTERM or SIGINT finish the step, save and leave the loop; all processes at the same step."""
 
     def __init__(self, stop: StopRequest):
         self.stop = stop

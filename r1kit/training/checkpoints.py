@@ -1,5 +1,4 @@
-"""Checkpoints that are either whole or not there: a marker file written last, and a final model that appears
-at once.
+"""Checkpoints that are whole or not there: a marker file written last, a final model that appears at once.
 
 Layout: `checkpoints/checkpoint-N/` as transformers' Trainer writes it, plus `complete.json`; `model/` the
 final weights.

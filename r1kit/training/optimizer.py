@@ -2,10 +2,9 @@
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) replaces a momentum matrix by the
 nearest semi-orthogonal one, found with five Newton-Schulz iterations. torch.optim.Muon does the same; we
-depart from it in one
-point: on a CPU the iteration runs in float32, because bfloat16 products there are slower by orders of
-magnitude (measured 2026-11-23, AVX2: 0.3 to 3 against 150 GFLOP/s), which would halve the speed of a small
-training.
+depart from it in one point: on a CPU the iteration runs in float32, because bfloat16 products are slower
+there by orders of magnitude (measured 2026-11-23, AVX2: 0.3 to 3 against 150 GFLOP/s), which would halve the
+speed of a small training.
 """
 
 from __future__ import annotations
@@ -17,15 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from r1kit.settings import Problem, SettingsError
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
-    """Newton-Schulz iteration for the semi-orthogonal factor of `matrix` [rows, columns]; singular values end
-    in 0.7..1.2.
+    """Newton-Schulz iteration for the semi-orthogonal factor of `matrix` [rows, columns].
 
-    Float32 on a CPU, bfloat16 elsewhere. Same as torch.optim._muon._zeropower_via_newtonschulz but for the
-    dtype.
+    Singular values end between 0.7 and 1.2. Float32 on a CPU, bfloat16 elsewhere; but for that the same as
+    torch.optim._muon._zeropower_via_newtonschulz.
     """
     a, b, c = COEFFICIENTS
     x = matrix.to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)
@@ -39,11 +39,10 @@ def orthogonalize(matrix: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Parameter groups with `muon: True` (2-D tensors only) follow Muon, the others AdamW; each has its own
-    `lr`.
+    """Parameter groups with `muon: True` (2-D tensors only) follow Muon, the others AdamW.
 
-    A scheduler multiplies all of them alike. The state is plain tensors, so Trainer's checkpoints restore it
-    exactly.
+    Each group has its own `lr`; a scheduler multiplies all of them alike. The state is plain tensors, so
+    Trainer's checkpoints restore it exactly.
     """
 
     def __init__(
@@ -140,8 +139,9 @@ def hidden_matrices(model: nn.Module) -> set[str]:
 def parameter_groups(
     model: nn.Module, learning_rate: float, muon_learning_rate: float, weight_decay: float = 0.0
 ) -> list[dict[str, Any]]:
-    """AdamW groups first (Trainer reports the first group's learning rate), then Muon's; norms and biases
-    don't decay.
+    """AdamW's groups first, since Trainer reports the first group's learning rate; then Muon's.
+
+    Norms and biases don't decay.
     """
     matrices = hidden_matrices(model)
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -160,22 +160,22 @@ def parameter_groups(
 
 
 def build_optimizer(own: Any, args: Any) -> Callable[[nn.Module], torch.optim.Optimizer] | None:
-    """What `optimizer:` of a settings file asks for: a function of the model, or None for Trainer's own
-    AdamW.
+    """The optimizer that `optimizer:` asks for, as a function of the model; None for Trainer's own AdamW.
 
     Args:
         own: has `optimizer` ("adamw" or "muon") and `muon_learning_rate`.
         args: TrainingArguments.
 
     Raises:
-        ValueError: an unknown name, or Muon under DeepSpeed, which flattens matrices into vectors.
+        SettingsError: Muon under DeepSpeed, which flattens matrices into vectors.
     """
     if own.optimizer == "adamw":
         return None
-    if own.optimizer != "muon":
-        raise ValueError(f"optimizer is {own.optimizer!r}; allowed: adamw, muon")
     if args.deepspeed or args.distributed_state.distributed_type == "DEEPSPEED":
-        raise ValueError("optimizer: muon needs whole matrices and DeepSpeed flattens them; use adamw there")
+        why = "Muon needs whole matrices and DeepSpeed flattens them."
+        raise SettingsError(
+            [Problem("accelerate.yaml", "optimizer", "muon with DeepSpeed", "adamw", message=why)]
+        )
 
     def build(model: nn.Module) -> torch.optim.Optimizer:
         groups = parameter_groups(model, args.learning_rate, own.muon_learning_rate, args.weight_decay)

@@ -25,8 +25,9 @@ Batch = dict[str, Any]
 
 @dataclass
 class RowsCollator:
-    """Examples -> `input_ids`, `labels`, `position_ids`, each int64 [B, L]; no attention_mask, since it would
-    undo the blocks.
+    """Examples to `input_ids`, `labels` and `position_ids`, each int64 [B, L].
+
+    There is no attention_mask, since it would undo the blocks.
 
     An example has `input_ids`, optionally `labels` (default: the ids) and `seq_lengths`, the lengths of the
     documents in it (default: one). The first label of every document is masked: no token of the document
@@ -88,18 +89,14 @@ def check_rows_possible(args: Any, attn_implementation: str | None) -> None:
 
 
 def describe_rows(dataset: Any, row_length: int) -> str:
-    """How well documents fill the rows: `2,498 rows of up to 128 tokens, 72% of them filled`. Try other
-    lengths if low.
-    """
+    """How well documents fill the rows, as `2,498 rows of up to 128 tokens, 72% of them filled`."""
     lengths = [sum(counts) for counts in dataset["seq_lengths"]]
     filled = sum(lengths) / (len(lengths) * max(lengths))
     return f"{len(lengths):,} rows of up to {row_length} tokens, {filled:.0%} of them filled"
 
 
 def tokenize_traces(dataset: Any, tokenizer: Any) -> list[dict[str, list[int]]]:
-    """Traces (`messages`) to `input_ids` and `labels`, the user's tokens masked. TRL does the same before an
-    SFT.
-    """
+    """Traces (`messages`) to `input_ids` and `labels`, the user's masked, as TRL does before an SFT."""
     encoded = tokenizer.apply_chat_template(
         list(dataset["messages"]), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
@@ -167,8 +164,7 @@ def compare_padding_and_packing(
     row_length: int | None = None,
     repeats: int = 3,
 ) -> Any:
-    """Forward and backward over the same traces in three layouts, alternating, so that a busy machine slows
-    all alike.
+    """Forward and backward over the same traces in three layouts, in turns: a busy machine slows all alike.
 
     Args:
         dataset: traces with `messages`; the first `documents` are used.

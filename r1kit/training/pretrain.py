@@ -1,5 +1,4 @@
-"""The base model: random weights trained on plain text (`python -m r1kit.training.pretrain
-JOB/resolved.yaml`).
+"""The base model, trained on plain text from random weights (program `r1kit.training.pretrain`).
 
 The embedded world downloads nothing, so it makes the base model that DeepSeek-R1 takes from DeepSeek-V3. Keys
 of `base.yaml` are transformers' TrainingArguments; `architecture` holds Qwen2Config's keys. Documents are
@@ -15,9 +14,7 @@ from r1kit.training import program
 
 
 def build_model(architecture: dict[str, Any], tokenizer: Any) -> Any:
-    """A Qwen2 model with random weights: architecture from the settings, vocabulary and special tokens from
-    the tokenizer.
-    """
+    """A Qwen2 model with random weights; the tokenizer gives vocabulary size and special tokens."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
@@ -31,9 +28,7 @@ def build_model(architecture: dict[str, Any], tokenizer: Any) -> Any:
 
 
 def tokenize(dataset: Any, tokenizer: Any, row_length: int) -> Any:
-    """Texts -> packed rows (`input_ids`, `seq_lengths`) of at most `row_length` tokens, an end token after
-    each text.
-    """
+    """Texts, an end token after each, to packed rows (`input_ids`, `seq_lengths`) of `row_length` tokens."""
     from trl import pack_dataset
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:

@@ -87,8 +87,7 @@ class Job:
 
 
 def read_job(path: str | Path) -> Job:
-    """The job of a `resolved.yaml`. Inputs that exist below the file's folder become absolute; others are hub
-    ids.
+    """The job of a `resolved.yaml`; inputs that exist become absolute paths, others are hub ids.
 
     Raises ValueError if the file is no mapping with `inputs`, FileNotFoundError if it or a relative input is
     missing.
@@ -109,9 +108,7 @@ def read_job(path: str | Path) -> Job:
 
 
 def prepare_environment(job: Job) -> None:
-    """Environment variables that libraries read when imported: no progress bars, no telemetry, offline if all
-    is local.
-    """
+    """Quiet libraries, no telemetry, offline if all inputs are local: variables they read when imported."""
     quiet = {
         "TQDM_DISABLE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

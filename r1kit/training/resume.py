@@ -43,9 +43,7 @@ class ExactResume:
 
 
 def set_sampler_epoch(dataloader: Any, epoch: int) -> None:
-    """Tell the innermost sampler which epoch begins, so that its order depends on the epoch and not on its
-    past.
-    """
+    """Tell the innermost sampler which epoch begins, so that its order does not depend on its past."""
     sampler = dataloader
     while (inner := getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)) is not None:
         sampler = inner
@@ -54,8 +52,7 @@ def set_sampler_epoch(dataloader: Any, epoch: int) -> None:
 
 
 def trainer_arguments(job: Job, keys: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
-    """The yaml's keys with what a supervised program needs, and `save_total_limit` (which we apply
-    ourselves).
+    """The yaml's keys with what a supervised program needs, and `save_total_limit`, which we apply ourselves.
 
     Only keys the yaml leaves out get a default here; where and on what we train is the job's to say.
     """
@@ -88,9 +85,7 @@ def make_config(config_class: type, keys: dict[str, Any], file: str) -> Any:
 
 
 def model_arguments(model_keys: dict[str, Any]) -> tuple[dict[str, Any], Any, Any]:
-    """ModelConfig keys -> (`model_init_kwargs`, quantization config or None, PEFT config or None), by TRL's
-    helpers.
-    """
+    """ModelConfig keys to (`model_init_kwargs`, quantization config or None, PEFT config or None)."""
     from trl import ModelConfig, get_peft_config, get_quantization_config
 
     model_config = ModelConfig(**{**model_keys, "model_name_or_path": None})
@@ -140,9 +135,7 @@ def fit(trainer: Trainer, job: Job, keep: int | None = None, restore: Any = None
 
 
 def is_finished(checkpoint: Path, max_steps: int) -> bool:
-    """Whether `checkpoint` is the last one of the training (max_steps <= 0: as the checkpoint's own state
-    says).
-    """
+    """Whether `checkpoint` is the training's last (max_steps <= 0: as its own state says)."""
     state = saved_state(checkpoint)
     return state["global_step"] >= (max_steps if max_steps > 0 else state["max_steps"])
 

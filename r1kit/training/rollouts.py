@@ -38,9 +38,7 @@ class EpochRepeatSampler(RepeatSampler):
 
 
 class RolloutTrainer(ExactResume, GRPOTrainer):
-    """GRPOTrainer that writes `rollouts_folder/step_%05d.parquet` and whose checkpoints hold the rollouts in
-    use.
-    """
+    """GRPOTrainer that writes `rollouts_folder/step_%05d.parquet` and saves the rollouts in use."""
 
     rollouts_folder: Path | None = None
     _unwritten = False
@@ -63,9 +61,7 @@ class RolloutTrainer(ExactResume, GRPOTrainer):
         completions: list[Any],
         completion_ids_list: list[Any],
     ) -> torch.Tensor:
-        """TRL's, and beside it the columns that the rollout files add (gathered and kept by TRL with the
-        others).
-        """
+        """TRL's, and the columns that the rollout files add (TRL gathers and keeps them)."""
         self._unwritten = self.model.training
         for column in CARRIED:
             if column in inputs[0]:

@@ -1,5 +1,4 @@
-"""A world small enough for a test: tokenizer, datasets and a model of some 60,000 parameters, all made here.
-"""
+"""A world small enough for a test: tokenizer, datasets and a model of 60,000 parameters, all made here."""
 
 from __future__ import annotations
 
