@@ -3,7 +3,8 @@
 Rows are plain dictionaries until ``save``, which checks that nothing held out is trained on and writes them
 with the ``datasets`` library. Columns:
 
-- traces: ``messages`` (user, assistant), ``problem``, ``solution``, ``level``, ``slips``, ``verified``
+- traces: ``messages`` (user, assistant), ``problem``, ``solution``, ``level``, ``slips``, ``hurried``,
+``verified``
 - prompts: ``prompt`` (one user turn), ``solution``, ``level``
 - heldout: ``problem``, ``solution``, ``level``
 """
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from r1kit.data.format import user_prompt
 from r1kit.data.stories import generate, normalise, stream
-from r1kit.data.teacher import write_trace
+from r1kit.data.teacher import HURRY_RATE, write_trace
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,22 +33,28 @@ class LeakError(ValueError):
     """A held-out problem is also in the training data."""
 
 
-def build_traces(n: int, seed: int, levels: Sequence[int] = (1, 2, 3), slip_rate: float = 0.0) -> list[Row]:
-    """``n`` traces as the teacher wrote them, right and wrong; ``verified`` is False until ``curation`` has
+def build_traces(
+    n: int,
+    seed: int,
+    levels: Sequence[int] = (1, 2, 3),
+    slip_rate: float = 0.0,
+    hurry_rate: float = HURRY_RATE,
+) -> list[Row]:
+    """`n` traces as the teacher wrote them, right and wrong; `verified` is False until `curation` has
     looked.
     """
     rng = random.Random(f"teacher-{seed}")
     rows = []
     for problem in generate(n, seed + TRACES_SEED, levels):
-        trace = write_trace(problem, rng, slip_rate)
-        messages = [*user_prompt(problem.text), {"role": "assistant", "content": trace.text}]
+        trace = write_trace(problem, rng, slip_rate, hurry_rate)
         rows.append(
             {
-                "messages": messages,
+                "messages": [*user_prompt(problem.text), {"role": "assistant", "content": trace.text}],
                 "problem": problem.text,
                 "solution": problem.solution,
                 "level": problem.level,
                 "slips": trace.slips,
+                "hurried": trace.hurried,
                 "verified": False,
             }
         )

@@ -34,6 +34,15 @@ def test_slips_come_at_the_stated_rate_and_are_carried_on():
     assert all(t.slips for t in wrong)
 
 
+def test_a_hurried_teacher_writes_no_steps_but_works_as_well_in_its_head():
+    trace = write_trace(PROBLEM, random.Random(0), hurry_rate=1.0)
+    assert trace.hurried
+    assert trace.text == "<think>\nI can see it.\n</think>\n<answer>\n\\boxed{13}\n</answer>"
+    rng = random.Random(0)
+    hurried = [write_trace(p, rng, hurry_rate=0.5).hurried for p in generate(2000, seed=1)]
+    assert 0.46 < sum(hurried) / 2000 < 0.54
+
+
 def test_two_slips_can_cancel_and_leave_a_right_answer():
     rng = random.Random(0)
     pairs = [(write_trace(p, rng, 0.5), p) for p in generate(500, seed=1, levels=[3])]
