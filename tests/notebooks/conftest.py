@@ -58,13 +58,14 @@ def short_profile(tmp_path_factory):
     shutil.copytree(PROJECT / "configs" / "cpu-tiny", folder)
     changes = {
         "data": {"base_documents": 600, "traces": 600, "prompts": 64, "heldout_per_level": 8},
-        "base": {"max_steps": 6},
-        "sft": {"max_steps": 12, "save_steps": 4, "logging_steps": 1},
+        "base": {"max_steps": 6, "warmup_steps": 1},
+        "sft": {"max_steps": 12, "warmup_steps": 1, "save_steps": 4, "logging_steps": 1},
         "grpo": {
             "max_steps": 6,
+            "warmup_steps": 1,
             "save_steps": 2,
             "logging_steps": 1,
-            "collapse": {"learning_rate": 0.01, "max_steps": 2},
+            "collapse": {"learning_rate": 0.5, "max_steps": 2},
         },
         "evaluation": {"problems_per_level": 8, "samples": 4, "expect": {}},
     }
