@@ -80,6 +80,9 @@ async def watch(job: Any, *, draw: Draw | None = None, title: str = "") -> None:
             if job.poll() is None:  # nobody would see or stop it any more
                 view.say("stopping the training")
                 await asyncio.to_thread(job.stop)
+            if interrupted:  # the loop has not seen the end of the file
+                follower.poll()
+                await view.redraw(follower.rows, force=True)
             failure = f"failed: {getattr(error, 'message', None) or error or type(error).__name__}"
             said = "stopped by you" if stopping else "interrupted" if interrupted else failure
             view.end(said, log=job.log_tail(15))
@@ -154,7 +157,7 @@ class _View:
     def end(self, text: str, *, log: str = "") -> None:
         """The last word: the mirror opens with the final plot and takes the widgets' place."""
         self.say(text)
-        for part in (self.bar, self.button, self.image):
+        for part in self.status, self.bar, self.button, self.image:
             part.layout.display = "none"
         if self._handle is not None:
             self._handle.update(self._html(self._mirror(open_=True, log=log)))
@@ -166,10 +169,11 @@ class _View:
         return png(figure), figure_alt(figure)
 
     def _line(self) -> str:
-        return f"<b>{escape(self._title)}</b> &nbsp; {escape(self._text)}"
+        text = escape(self._text).replace("  ", " &nbsp; ")  # HTML would run the parts together
+        return f"<b>{escape(self._title)}</b> &nbsp; {text}"
 
     def _mirror(self, *, open_: bool = False, log: str = "") -> str:
-        """Folded while the widgets are there to be looked at."""
+        """Folded while the widgets are there to be looked at, and with its time: it is older than they."""
         image = f"<p>{escape(self._alt)}</p>"
         if self.image.value:
             data = base64.b64encode(self.image.value).decode()
@@ -177,5 +181,6 @@ class _View:
                 f'<img style="max-width:100%" alt="{escape(self._alt)}" src="data:image/png;base64,{data}">'
             )
         tail = f"<pre>{escape(log)}</pre>" if log else ""
-        body = f"<summary>{self._line()}</summary>{image}{tail}"
+        when = "" if open_ else f"kept in the notebook's file, as of {time.strftime('%H:%M:%S')}: "
+        body = f"<summary>{when}{self._line()}</summary>{image}{tail}"
         return f'<details class="r1-mirror"{" open" if open_ else ""}>{body}</details>'

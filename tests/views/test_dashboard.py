@@ -187,6 +187,32 @@ def test_an_interrupted_cell_stops_the_job_unless_it_is_detached(screen, job, de
     assert ("the job goes on" if detached else "interrupted") in screen.status
 
 
+def test_an_interrupted_cell_leaves_a_picture_of_all_steps(screen, job, monkeypatch):
+    monkeypatch.setattr(dashboard, "DRAWING_SHARE", 1e-6)  # after the first, none is due while it runs
+
+    async def scenario():
+        watching = asyncio.ensure_future(dashboard.watch(job))
+        log(job, 1, 2)
+        await until(lambda: screen.shown and screen.box.children[2].value)
+        log(job, 5)
+        await until(lambda: "step 5/10" in screen.status)
+        log(job, 6)
+        watching.cancel()
+        await watching
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(scenario())
+    assert "at step 6." in screen.mirror
+
+
+def test_the_parts_of_the_status_stand_apart_and_are_said_once_at_the_end(screen, job):
+    log(job, 10)
+    job.code = 0
+    asyncio.run(dashboard.watch(job))
+    assert "step 10/10 &nbsp; loss 0.100" in screen.mirror
+    assert screen.box.children[0].layout.display == "none"  # the mirror says it
+
+
 def test_drawing_takes_a_small_share_of_the_time(screen, job, monkeypatch):
     drawn = []
 
