@@ -38,7 +38,11 @@ STAGES: dict[str, StageSpec] = {
             "01_data",
             "Where do reasoning traces come from, and which of them may we trust?",
             ("data", "base"),
-            knobs={"SLIP_RATE": Knob(float, "data.slip_rate"), "TRACES": Knob(int, "data.traces")},
+            knobs={
+                "SLIP_RATE": Knob(float, "data.slip_rate"),
+                "HURRY_RATE": Knob(float, "data.hurry_rate"),
+                "TRACES": Knob(int, "data.traces"),
+            },
         ),
         StageSpec(
             "02_sft",

@@ -64,6 +64,9 @@ class DataSettings(Settings):
     levels: Levels = Field(description="Levels in training.")
     heldout_levels: Levels = Field(description="Levels held out; may hold levels that are never trained.")
     slip_rate: float = Field(ge=0, lt=1, description="Share of steps in which the teacher makes a mistake.")
+    hurry_rate: float = Field(
+        default=0, ge=0, lt=1, description="Share of traces in which the teacher writes no steps."
+    )
     vocabulary_size: int = Field(
         ge=274,
         description="Most tokens of the tokenizer; 256 bytes and 17 tokens of the format are always in it.",
