@@ -29,6 +29,13 @@ MOST_POINTS = 400  # more cannot be seen in 700 pixels, and the dashboard draws 
 Rows = Sequence[Mapping[str, Any]]
 
 
+class Picture(Figure):
+    """A figure that a notebook shows as a picture when it is a cell's last expression, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
 def figure_alt(figure: Figure) -> str:
     """What the figure shows, in words: for alt texts and captions."""
     return getattr(figure, "r1kit_alt", "")
@@ -90,7 +97,7 @@ def panels(titles: Sequence[str], *, columns: int = 1, width: float = 7.0) -> tu
     """A figure with one titled panel each, grid behind, and room for the labels."""
     lines = -(-len(titles) // columns)
     size = (width, 3.6 * lines) if columns == 1 else (4 * columns, 2.7 * lines)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Picture(figsize=size, layout="constrained")
     axes_list = [figure.add_subplot(lines, columns, i + 1) for i in range(len(titles))]
     for axes, title in zip(axes_list, titles, strict=True):
         axes.set_title("\n".join(textwrap.wrap(title, 60)), fontsize=10, loc="left")

@@ -146,3 +146,10 @@ def test_no_figure_needs_pyplot():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_notebook_shows_a_figure_as_a_picture_without_pyplot():
+    from IPython.core.formatters import DisplayFormatter
+
+    data, _ = DisplayFormatter().format(loss_curve([{"step": 1, "loss": 2.0}]))
+    assert data["image/png"].startswith(b"\x89PNG")
