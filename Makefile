@@ -21,8 +21,7 @@ demo: setup ## Run notebooks 00 to 05: base, SFT, GRPO, evaluation (minutes, no 
 lab: setup ## Open the notebooks in JupyterLab
 	@$(VENV)/bin/jupyter lab notebooks
 
-test: $(VENV)/.test lint | browser ## Everything: lint, fast tests, notebooks end to end, browser, kills and hangs
-	@$(VENV)/bin/python -m pytest -q -m "not slow and not e2e"
+test: lint test-fast | browser ## Everything: lint, fast tests, notebooks end to end, browser, kills and hangs
 	@$(VENV)/bin/python -m pytest -q -m "slow or e2e"
 
 test-fast: $(VENV)/.test ## The fast tests (under two minutes)

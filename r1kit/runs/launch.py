@@ -35,6 +35,10 @@ class JobFailed(RuntimeError):
         super().__init__(f"{message}\n\n{log_tail}" if log_tail else message)
         self.returncode, self.message, self.log_tail = returncode, message, log_tail
 
+    def _render_traceback_(self) -> list[str]:
+        """IPython's hook: the reason lies in the job, so the cell shows no traceback of ours."""
+        return f"JobFailed: {self}".splitlines()
+
 
 @dataclass
 class Job:
