@@ -67,7 +67,17 @@ class RolloutTrainer(ExactResume, GRPOTrainer):
             if column in inputs[0]:
                 self._log_completion_extra(column, [example[column] for example in inputs])
         self._log_completion_extra("tokens", [len(ids) for ids in completion_ids_list])
-        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._parts = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        return self._parts
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's, with the share of groups without signal corrected (see `share_without_signal`)."""
+        scored = super()._generate_and_score_completions(inputs)
+        mode = "train" if self.model.training else "eval"
+        size = self.num_generations if mode == "train" else self.num_generations_eval
+        weights = self.reward_weights.to(self._parts.device)
+        self._metrics[mode]["frac_reward_zero_std"][-1] = share_without_signal(self._parts, weights, size)
+        return scored
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's, then the rollouts of the newest generation if no file has them yet."""
@@ -94,6 +104,20 @@ class RolloutTrainer(ExactResume, GRPOTrainer):
         path = Path(checkpoint) / BUFFER.format(rank=self.accelerator.process_index)
         saved = torch.load(path, map_location=str(self.accelerator.device), weights_only=True)
         self._step, self._buffered_inputs = saved["step"], saved["inputs"]
+
+
+def share_without_signal(parts: torch.Tensor, weights: torch.Tensor, group_size: int) -> float:
+    """Share of groups whose completions all earned the same: they give no gradient.
+
+    TRL 1.16 asks whether a group's standard deviation is 0 within 1e-8. Sixteen times 1.0 + 0.2 has one of
+    1e-7 in float32, so its metric said 0.00 for batches of which a quarter had nothing to teach.
+
+    Args:
+        parts: rewards [groups * group_size, functions], NaN where a function could not judge.
+        weights: of the functions, [functions].
+    """
+    rewards = (parts * weights).nansum(dim=1).view(-1, group_size)
+    return (rewards.amax(dim=1) - rewards.amin(dim=1) < 1e-6).float().mean().item()
 
 
 def rollout_table(step: int, logs: dict[str, Any], weights: dict[str, float]) -> Any:
