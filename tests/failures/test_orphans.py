@@ -11,9 +11,9 @@ import sys
 
 import psutil
 import pytest
-from conftest import wait_for
 
 from r1kit.runs import status
+from tests.failures.conftest import wait_for
 
 pytestmark = [pytest.mark.failures, pytest.mark.slow]
 ALL = 6  # guard, worker, trainer, own session, nohup, daemon
