@@ -47,6 +47,9 @@ signal.signal(signal.SIGTERM, save)
 open(os.path.join(folder, "up"), "w").close()
 time.sleep(600)
 """
+# Under nohup SIGHUP is ignored, and whoever we start inherits that; here the hang-up must be heard.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 BOUND = 20.0  # seconds; all that is measured here takes 1 to 4 on two idle cores
 
 
