@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from r1kit.data.format import user_prompt
 from r1kit.data.stories import generate, normalise, stream
-from r1kit.data.teacher import HURRY_RATE, write_trace
+from r1kit.data.teacher import write_trace
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,7 +38,7 @@ def build_traces(
     seed: int,
     levels: Sequence[int] = (1, 2, 3),
     slip_rate: float = 0.0,
-    hurry_rate: float = HURRY_RATE,
+    hurry_rate: float = 0.0,
 ) -> list[Row]:
     """`n` traces as the teacher wrote them, right and wrong; `verified` is False until `curation` has
     looked.

@@ -17,8 +17,6 @@ generation %}`` marks: TRL builds the mask of an assistant-only loss from them.
 
 from __future__ import annotations
 
-import re
-
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
@@ -48,20 +46,3 @@ def write_completion(steps: list[str], answer: str) -> str:
 def user_prompt(problem: str) -> list[dict[str, str]]:
     """The conversation that asks for an answer to ``problem`` (TRL's conversational prompt)."""
     return [{"role": "user", "content": problem}]
-
-
-def extract_answer(completion: str) -> str | None:
-    r"""What stands in the last ``\boxed{...}`` after the thoughts, braces balanced; None if there is none.
-
-    Tags need not be complete: whether they are is the format reward's business, not the answer's. An answer
-    that is only boxed inside unfinished or finished thoughts counts if nothing is boxed after them.
-    """
-    after = completion.rsplit(THINK_CLOSE, 1)[-1]
-    for text in (after, completion):
-        for start in reversed([match.end() for match in re.finditer(r"\\boxed\{", text)]):
-            depth = 1
-            for position in range(start, len(text)):
-                depth += {"{": 1, "}": -1}.get(text[position], 0)
-                if depth == 0:
-                    return text[start:position].strip()
-    return None

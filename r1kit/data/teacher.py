@@ -24,9 +24,6 @@ MISTAKES = (-2, -1, 1, 2)
 HURRIED = "I can see it."
 """The whole thought of a trace without steps."""
 
-HURRY_RATE = 0.6
-"""Share of traces without steps in the embedded world."""
-
 
 class Trace(NamedTuple):
     """What the teacher wrote (`text`, a completion in the one format) and how it came about."""

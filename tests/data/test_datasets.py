@@ -17,12 +17,13 @@ from r1kit.data.datasets import (
     load,
     save,
 )
-from r1kit.data.format import TAGS, extract_answer
+from r1kit.data.format import TAGS
 from r1kit.data.stories import normalise
+from tests.data.answers import boxed
 
 
 def judge(completions, solution, **columns):
-    answers = [extract_answer(c[0]["content"]) for c in completions]
+    answers = [boxed(c[0]["content"]) for c in completions]
     return [None if a is None else float(a == s) for a, s in zip(answers, solution, strict=True)]
 
 
@@ -67,7 +68,7 @@ def test_rejection_sampling_removes_wrong_answers_and_what_cannot_be_judged():
     rows[0]["messages"][1] = {"role": "assistant", "content": "no idea"}
     kept, removed = keep_verified(rows, judge)
     assert len(kept) + len(removed) == 400
-    assert all(extract_answer(r["messages"][1]["content"]) == r["solution"] and r["verified"] for r in kept)
+    assert all(boxed(r["messages"][1]["content"]) == r["solution"] and r["verified"] for r in kept)
     assert rows[0]["problem"] == removed[0]["problem"]
     assert 0.1 < len(removed) / 400 < 0.35
 

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import random
 
-import pytest
-
-from r1kit.data.format import extract_answer, write_completion
 from r1kit.data.stories import Problem, generate
 from r1kit.data.teacher import write_trace
+from tests.data.answers import boxed
 
 PROBLEM = Problem("", "Ann", "apples", 7, (("-", 3), ("+", 9)), ())
 
@@ -21,7 +19,7 @@ def test_a_careful_teacher_writes_the_documented_format():
 
 def test_a_careful_teacher_is_always_right():
     rng = random.Random(0)
-    assert all(extract_answer(write_trace(p, rng).text) == p.solution for p in generate(300, seed=1))
+    assert all(boxed(write_trace(p, rng).text) == p.solution for p in generate(300, seed=1))
 
 
 def test_slips_come_at_the_stated_rate_and_are_carried_on():
@@ -29,7 +27,7 @@ def test_slips_come_at_the_stated_rate_and_are_carried_on():
     problems = generate(4000, seed=1, levels=[2])
     traces = [write_trace(p, rng, 0.2) for p in problems]
     assert 0.18 < sum(t.slips for t in traces) / 8000 < 0.21
-    wrong = [t for t, p in zip(traces, problems, strict=True) if extract_answer(t.text) != p.solution]
+    wrong = [t for t, p in zip(traces, problems, strict=True) if boxed(t.text) != p.solution]
     assert wrong
     assert all(t.slips for t in wrong)
 
@@ -46,21 +44,4 @@ def test_a_hurried_teacher_writes_no_steps_but_works_as_well_in_its_head():
 def test_two_slips_can_cancel_and_leave_a_right_answer():
     rng = random.Random(0)
     pairs = [(write_trace(p, rng, 0.5), p) for p in generate(500, seed=1, levels=[3])]
-    assert any(t.slips and extract_answer(t.text) == p.solution for t, p in pairs)
-
-
-@pytest.mark.parametrize(
-    ("completion", "answer"),
-    [
-        (write_completion(["Step 1: 1 + 1 = 2"], "2"), "2"),
-        ("\\boxed{1} then \\boxed{2}", "2"),
-        ("<think>\\boxed{1}</think> 2", "1"),
-        ("<think>\\boxed{1}</think> \\boxed{ 3 }", "3"),
-        ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
-        ("\\boxed{4} and \\boxed{5", "4"),
-        ("the answer is 7", None),
-        ("", None),
-    ],
-)
-def test_the_last_complete_box_after_the_thoughts_is_the_answer(completion, answer):
-    assert extract_answer(completion) == answer
+    assert any(t.slips and boxed(t.text) == p.solution for t, p in pairs)
