@@ -88,7 +88,7 @@ def test_resume_says_which_stages_it_skips_and_which_go_on(broken):
     (sft,) = re.findall(r"02_sft +continues from its checkpoint at step (\d+)", after_first)
     (grpo,) = re.findall(r"04_grpo +continues from its checkpoint at step (\d+)", after_second)
     assert int(sft) >= 4
-    assert int(grpo) in (2, 4)
+    assert int(grpo) >= 2
 
 
 def test_every_step_is_logged_once(broken, unbroken):
