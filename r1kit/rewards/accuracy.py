@@ -23,6 +23,7 @@ from decimal import Decimal
 from functools import lru_cache
 
 from r1kit.data.format import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE
+from r1kit.rewards.completions import completion_text
 
 # Digits are bounded because math-verify reads decimals as floats: beyond 15 digits, or 6 decimals, it rounds.
 _PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,2}(?:,[0-9]{3})+|[1-9][0-9]*)(?:\.[0-9]{1,6})?")
@@ -33,11 +34,6 @@ _PROSE_WORDS = 4  # so many words make a gold prose rather than "5 square metres
 
 _ANSWER_BLOCK = re.compile(rf"{ANSWER_OPEN}(.*?){ANSWER_CLOSE}", re.DOTALL)
 _MOST_BLOCKS = 8  # thousands of unclosed blocks would make the pattern's search quadratic
-
-
-def completion_text(completion: str | list[dict[str, str]]) -> str:
-    """Text of one of TRL's completions: a string, or a conversation whose last message counts."""
-    return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
 def accuracy_reward(completions: list, solution: list[str], **columns) -> list[float | None]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 
 from r1kit.data.format import ANSWER_CLOSE, ANSWER_OPEN, TAGS, THINK_CLOSE, THINK_OPEN
-from r1kit.rewards.accuracy import completion_text
+from r1kit.rewards.completions import completion_text
 
 _FORM = re.compile(
     rf"{THINK_OPEN}\n(?P<reasoning>.*?)\n{THINK_CLOSE}\n{ANSWER_OPEN}\n(?P<answer>.*?)\n{ANSWER_CLOSE}",
