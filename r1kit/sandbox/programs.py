@@ -1,17 +1,17 @@
 r"""The program of a completion: which of its fenced blocks a reader would run.
 
-open-r1 (`utils/code_providers.py`, `extract_code`) takes the last "```python ... ```" anywhere in the text, so a
+open-r1 (`utils/code_providers.py`, `extract_code`) takes the last "```python ... ```" anywhere in the text: a
 block drafted in the reasoning counts, and "```py", an unlabelled block, CRLF line ends or a block cut off by
 the completion limit count as no program at all. Here:
 
-- Reasoning is not read: where `</think>` stands, the text after it counts; where reasoning was begun and never
-  closed, reopened, or closed twice, nothing does. Inside `<answer>`, if there is one; two are none.
-- Of the blocks with one of the language's labels **the last complete one wins**, else the last one if the text
-  ends inside it, else the same among blocks without a label. Blocks of other languages never count.
+- Reasoning is not read: where `</think>` stands, the text after it counts; where reasoning was begun and
+  never closed, reopened, or closed twice, nothing does. Inside `<answer>`, if there is one; two are none.
+- Of the blocks with one of the language's labels **the last complete one wins**, else the last one if the
+  text ends inside it, else the same among blocks without a label. Other languages' blocks never count.
 - A fence follows CommonMark: three or more backticks on a line of their own, closed by at least as many, so a
   fence indented inside a docstring closes nothing. As models write it, an opening fence may follow text
-  ("Solution: ```python"), a closing one may end a line of code, and a labelled fence begins a new block even if
-  the one before was not closed.
+  ("Solution: ```python"), a closing one may end a line of code, and a labelled fence begins a new block even
+  if the one before was not closed.
 
 One pass over the lines and no regular expression over the whole: linear time on megabytes of backticks.
 """
@@ -78,7 +78,7 @@ def program(text: str, language: str = "python", *, reasoning: bool = False) -> 
 
 
 def answer_part(text: str, *, reasoning: bool = False) -> str | None:
-    """What a completion says after its reasoning, inside `<answer>` if there is one; None if it never does."""
+    """What a completion says after its reasoning (inside `<answer>` if there is one); None if nothing."""
     before, closed, rest = text.partition(THINK_CLOSE)
     if not closed:
         if reasoning or THINK_OPEN in before:
@@ -97,12 +97,8 @@ def blocks(text: str) -> list[Block]:
     language, size, indent = "", 0, 0
     for line in text.replace("\r\n", "\n").split("\n"):
         before, ticks, label = _fence(line)
-        if (
-            lines is not None
-            and ticks >= size
-            and not label
-            and len(before) - len(before.strip()) <= indent + 3
-        ):
+        closes = lines is not None and ticks >= size and not label
+        if closes and (before.strip() or len(before) <= indent + 3):
             if before.strip():
                 lines.append(_dedent(before, indent))
             found.append(Block(language, "\n".join(lines) + "\n", closed=True))

@@ -26,7 +26,9 @@ from r1kit.sandbox.programs import Block, blocks, language_name, program
         ("1. First:\n   ```python\n   if 1:\n       print(1)\n   ```", "if 1:\n    print(1)\n"),
         ("```python\nprint(1)\nprint(2", "print(1)\nprint(2"),  # cut off by the completion limit
         ("```python\nprint('a\u2028b')\n```", "print('a\u2028b')\n"),
-        ("```python\ndef f():\n    '''\n    ```\n    f()\n    ```\n    '''\n```", None),
+        ("```python\nif 1:\n    print(1)```\n", "if 1:\n    print(1)\n"),
+        # A fence inside a docstring is part of the program.
+        ("```python\n'''\n    ```\n    f()\n    ```\n'''\n```", "'''\n    ```\n    f()\n    ```\n'''\n"),
         ("print(1)", None),
         ("```python\n\n```", None),
         ("```javascript\nprint(1)\n```", None),
@@ -35,8 +37,6 @@ from r1kit.sandbox.programs import Block, blocks, language_name, program
     ],
 )
 def test_a_fenced_block_is_the_program(text, expected):
-    if "'''\n    ```" in text:  # a fence deep inside a docstring is part of the program
-        expected = text.removeprefix("```python\n").removesuffix("```")
     assert program(text) == expected
 
 
@@ -94,9 +94,10 @@ def test_blocks_say_whether_they_were_closed():
     assert blocks("```py\na\n```\n```text\nb") == [Block("python", "a\n", True), Block("text", "b", False)]
 
 
-@pytest.mark.parametrize(
-    "piece", ["`", "```\n", "```python\n", "``` ` ", "<think>", "<answer>", "```a" * 9, " " * 99]
-)
+HOSTILE = ["`", "```\n", "```python\n", "``` ` ", "<think>", "<answer>", "```a" * 9, " " * 99]
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
 def test_a_million_characters_of_anything_take_linear_time(piece):
     text = piece * (1_000_000 // len(piece))
     started = time.perf_counter()
