@@ -24,7 +24,7 @@ def rule(function: Rule) -> Rule:
 
 def check(view: View) -> list[Problem]:
     """All problems of all rules. A rule that needs a value which is missing or wrong is silent."""
-    from r1kit.settings import checks_model, checks_trainer  # noqa: F401 - they register their rules
+    from r1kit.settings import checks_model, checks_rewards, checks_trainer  # noqa: F401 - they register rules
 
     problems = []
     for function in RULES:
@@ -70,23 +70,6 @@ def k_needs_as_many_samples(view: View) -> Iterator[Problem]:
     if max(view["evaluation.k"]) > samples:
         message = "pass@k needs at least k samples of each problem."
         yield view.problem("evaluation.k", message, f"at most {samples}, samples of evaluation.yaml")
-
-
-@rule
-def rewards_are_named_once(view: View) -> Iterator[Problem]:
-    """The second weight of a name would silently add to the first, and metrics would carry one name twice."""
-    names = [reward["name"] for reward in view["grpo.rewards"]]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        yield view.problem("grpo.rewards", f"The reward {name} is named twice.", "each reward once")
-
-
-@rule
-def some_reward_has_weight(view: View) -> Iterator[Problem]:
-    """With all weights zero every advantage is zero and nothing is learned."""
-    if not any(reward.get("weight", 1.0) for reward in view["grpo.rewards"]):
-        yield view.problem(
-            "grpo.rewards", "All weights are zero: there is nothing to learn.", "one weight that is not 0"
-        )
 
 
 @rule

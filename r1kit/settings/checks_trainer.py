@@ -170,14 +170,6 @@ def rows_are_packed_one_way(view: View) -> Iterator[Problem]:
 
 
 @rule
-def rewards_see_the_solution(view: View) -> Iterator[Problem]:
-    """The accuracy reward compares with the column `solution`, which would be dropped."""
-    if view["grpo.remove_unused_columns"]:
-        message = "The column `solution` would not reach the rewards."
-        yield view.problem("grpo.remove_unused_columns", message, "false")
-
-
-@rule
 def grpo_batch_is_fixed(view: View) -> Iterator[Problem]:
     """GRPOConfig refuses it: a smaller batch would no longer hold whole groups."""
     if view["grpo.auto_find_batch_size"]:

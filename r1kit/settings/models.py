@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr
+
+from r1kit.settings.rewards import AnyReward
+from r1kit.settings.strict import Positive, Settings
 
 STAGES = ("00_environment", "01_data", "02_sft", "03_vllm", "04_grpo", "05_evaluation", "06_pipeline")
 """Notebook stages in order, known to this floor because files name them."""
@@ -17,19 +20,30 @@ MODEL_STAGES = ("01_data", "02_sft", "04_grpo")
 
 STAGE_OF_SECTION = {"base": "01_data", "sft": "02_sft", "grpo": "04_grpo"}
 
-REWARD_NAMES = ("accuracy", "format", "tag_count")
-
 Level = Annotated[int, Field(ge=1, le=5, description="Number of operations in a story problem.")]
 Levels = Annotated[list[Level], Field(min_length=1)]
-Positive = Annotated[int, Field(gt=0)]
 # An environment variable is text, but nobody writes OMP_NUM_THREADS: "1".
 EnvironmentText = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
 
 
-class Settings(BaseModel):
-    """Base of all files: unknown keys and silent conversions are errors."""
+class SandboxSettings(Settings):
+    """Where and within which limits model-written programs run (the `code` rewards)."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    workers: Positive | None = Field(
+        default=None, description="Programs at once in each training process; null: one a core."
+    )
+    tier: Literal["auto", "bubblewrap", "bubblewrap-no-proc", "landlock"] = Field(
+        default="auto", description="`auto` takes the strongest that works on this machine."
+    )
+    fork_server: bool = Field(
+        default=True, description="Fork a warm interpreter for each program instead of starting one."
+    )
+    unsafe: bool = Field(
+        default=False, description="Run programs with limits but without isolation where no tier works."
+    )
+    cpu_seconds: Positive = Field(default=4, description="Of one test case.")
+    wall_seconds: Positive = Field(default=8, description="Of one test case.")
+    memory_mb: Positive = Field(default=512, description="Address space of one test case, in MiB.")
 
 
 class MachineSettings(Settings):
@@ -43,6 +57,9 @@ class MachineSettings(Settings):
     )
     grace_seconds: float = Field(
         gt=0, description="Seconds a training has to write a checkpoint after SIGTERM before it is killed."
+    )
+    sandbox: SandboxSettings = Field(
+        default_factory=SandboxSettings, description="Where the programs run that models write."
     )
     expected_minutes: dict[Literal[STAGES], Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="Minutes per stage, measured on the reference machine."
@@ -158,13 +175,6 @@ class SftSettings(TrainerFile):
     )
 
 
-class Reward(Settings):
-    """One reward function and its weight in the sum."""
-
-    name: Literal[REWARD_NAMES]
-    weight: float = 1.0
-
-
 class Collapse(Settings):
     """The lesson's failure on purpose: the same GRPO with a learning rate that destroys the policy."""
 
@@ -175,7 +185,7 @@ class Collapse(Settings):
 class GrpoSettings(TrainerFile):
     """grpo.yaml: reinforcement learning with verifiable rewards."""
 
-    rewards: Annotated[list[Reward], Field(min_length=1)] = Field(
+    rewards: Annotated[list[AnyReward], Field(min_length=1)] = Field(
         description="What is rewarded, in this order."
     )
     collapse: Collapse | None = Field(default=None, description="Settings of the run that fails on purpose.")

@@ -92,6 +92,26 @@ RENAMED: dict[str, tuple[str, str]] = {
     "vllm_guided_decoding_regex": ("vllm_structured_outputs_regex", "TRL renamed it."),
     "torch_dtype": ("dtype", "transformers renamed it to dtype."),
     "reward_funcs": ("rewards", "Here rewards are a list: rewards: [{name: accuracy, weight: 1.0}]."),
+    **{
+        key: (
+            "",
+            f"It is a parameter of its reward: rewards: [{{name: {reward}, {parameter}: ...}}].",
+        )
+        for key, reward, parameter in (
+            ("cosine_min_value_wrong", "cosine", "min_value_wrong"),
+            ("cosine_max_value_wrong", "cosine", "max_value_wrong"),
+            ("cosine_min_value_correct", "cosine", "min_value_correct"),
+            ("cosine_max_value_correct", "cosine", "max_value_correct"),
+            ("cosine_max_len", "cosine", "max_len"),
+            ("repetition_n_grams", "repetition_penalty", "ngram_size"),
+            ("repetition_max_penalty", "repetition_penalty", "max_penalty"),
+            ("max_completion_len", "soft_overlong_punishment", "max_completion_len"),
+            ("soft_punish_cache", "soft_overlong_punishment", "soft_punish_cache"),
+            ("code_language", "code_format", "language"),
+            ("code_provider", "code", "provider_type"),
+        )
+    },
+    "parallel_code_exec_per_proc": ("", "Programs at once are set in machine.yaml: sandbox: {workers: 8}."),
     "evaluation_strategy": ("eval_strategy", "transformers renamed it to eval_strategy."),
     "num_train_steps": ("max_steps", "transformers calls it max_steps."),
     "num_epochs": ("num_train_epochs", "transformers calls it num_train_epochs."),
@@ -127,5 +147,6 @@ RENAMED: dict[str, tuple[str, str]] = {
 
 # What else there is to say about a value: (key, value as written) -> sentence.
 VALUE_HINTS: dict[str, str] = {
+    "rewards": "Write a list of mappings: rewards: [{name: accuracy, weight: 1.0}, {name: format}].",
     "lora_target_modules": "For every linear layer write lora_target_modules: [all-linear].",
 }

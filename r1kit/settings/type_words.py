@@ -34,39 +34,63 @@ def literals(annotation: Any) -> list[str]:
     return [v for member in members(annotation) if get_origin(member) is Literal for v in get_args(member)]
 
 
-def model_at(annotation: Any) -> type[BaseModel] | None:
-    """The model among the union members, if there is one."""
-    models = (m for m in members(annotation) if isinstance(m, type) and issubclass(m, BaseModel))
-    return next(models, None)
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models among the union members; several of them are told apart by their `name`."""
+    return [m for m in members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
 
 
-def annotation_at(model: type[BaseModel], path: KeyPath, key: bool = False) -> Any:
-    """The declared type at a path; with `key`, the type of a mapping's keys there."""
+def model_at(annotation: Any, value: Any = None) -> type[BaseModel] | None:
+    """The model among the union members, if there is one; among several, the one that `value` names."""
+    models = models_in(annotation)
+    if len(models) > 1:
+        name = value.get("name") if isinstance(value, dict) else None
+        models = [m for m in models if name in literals(m.model_fields["name"].annotation)]
+    return models[0] if models else None
+
+
+def annotation_at(model: type[BaseModel], path: KeyPath, data: Any = None, key: bool = False) -> Any:
+    """The declared type at a path of `data`; with `key`, the type of a mapping's keys there."""
     annotation: Any = model
     for part in path:
-        inner = model_at(annotation)
-        if inner is not None:
+        models, inner = models_in(annotation), model_at(annotation, data)
+        data = _inside(data, part)
+        if part == "name" and len(models) > 1:
+            annotation = Union[tuple(m.model_fields["name"].annotation for m in models)]  # noqa: UP007
+        elif inner is not None:
             found = inner.model_fields.get(str(part))
             annotation = found.annotation if found else Any
-            continue
-        container = next((m for m in members(annotation) if get_origin(m) in (list, dict)), None)
-        annotation = get_args(container)[-1] if container else Any
+        else:
+            container = next((m for m in members(annotation) if get_origin(m) in (list, dict)), None)
+            annotation = get_args(container)[-1] if container else Any
     if key:
         container = next((m for m in members(annotation) if get_origin(m) is dict), None)
         return get_args(container)[0] if container else Any
     return annotation
 
 
+def _inside(data: Any, part: str | int) -> Any:
+    try:
+        return data[part]
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
 def in_words(annotation: Any) -> str:
     """The type in plain words."""
     words: list[str] = []
+    if len(models_in(annotation)) > 1:
+        return "a mapping with name"
+    if values := literals(annotation):
+        words.append("one of " + ", ".join(str(value) for value in values))
     for member in members(annotation):
         if get_origin(member) is Literal:
-            word = "one of " + ", ".join(str(value) for value in get_args(member))
-        elif get_origin(member) is list:
+            continue
+        if get_origin(member) is list:
             inner = get_args(member)[0]
             word = (
-                "a list of mappings" if model_at(inner) else f"a list of {in_words(inner).removeprefix('a ')}"
+                "a list of mappings"
+                if models_in(inner)
+                else f"a list of {in_words(inner).removeprefix('a ')}"
             )
             word = word.replace("whole number", "whole numbers")
         elif get_origin(member) is dict or member is dict:
@@ -101,6 +125,8 @@ def how_to_write(key: str, value: Any, annotation: Any) -> str:
         return f"Write it without a point or exponent: {key}: {int(value)}"
     if isinstance(value, (int, float)) and not isinstance(value, bool) and str in kinds:
         return f'Write it in quotes: {key}: "{value}"'
+    if isinstance(value, str) and len(models_in(annotation)) > 1:
+        return f"Write a mapping: {{name: {value}}}"
     if value is None:
         return "The key has no value; write one, or remove the line."
     if not isinstance(value, list) and any(get_origin(kind) is list for kind in kinds):

@@ -114,12 +114,17 @@ def _problems(
     found: dict[KeyPath, Problem] = {}
     for item in error.errors(include_url=False):
         path = _real_path(item["loc"], data, missing=item["type"] == "missing")
+        if item["type"].startswith("union_tag"):
+            path, item = (
+                (*path, "name"),
+                item | {"type": item["type"].replace("union_tag_not_found", "missing")},
+            )
         if path in found:
             continue
         if item["type"] == "extra_forbidden":
             found[path] = _unknown(path, model, section, data, source)
         elif item["type"] == "missing":
-            allowed = in_words(annotation_at(model, path))
+            allowed = in_words(annotation_at(model, path, data))
             found[path] = source.problem(
                 path, found="nothing", allowed=allowed, message="The key is missing."
             )
@@ -137,7 +142,7 @@ def _unknown(path: KeyPath, model: type[BaseModel], section: str, data: dict, so
             nearest, why = RENAMED[name]
             nearest = nearest if nearest in model.model_fields else ""
             return source.problem(path, found=found, nearest=nearest, message=f"Unknown key. {why}".strip())
-    owner = model if len(path) == 1 else model_at(annotation_at(model, path[:-1]))
+    owner = model if len(path) == 1 else model_at(annotation_at(model, path[:-1], data), _at(data, path[:-1]))
     known = list(owner.model_fields) if owner else []
     nearest = nearest_name(name, known)
     message = "Unknown key."
@@ -154,10 +159,10 @@ def _unknown(path: KeyPath, model: type[BaseModel], section: str, data: dict, so
 
 
 def _wrong_value(path: KeyPath, item: dict, model: type[BaseModel], data: dict, source: Source) -> Problem:
-    value, annotation = _at(data, path), annotation_at(model, path)
+    value, annotation = _at(data, path), annotation_at(model, path, data)
     if item["loc"] and item["loc"][-1] == "[key]":
-        allowed = in_words(annotation_at(model, path[:-1], key=True))
-        nearest = nearest_name(str(path[-1]), literals(annotation_at(model, path[:-1], key=True)))
+        allowed = in_words(annotation_at(model, path[:-1], data, key=True))
+        nearest = nearest_name(str(path[-1]), literals(annotation_at(model, path[:-1], data, key=True)))
         return source.problem(
             path, found=str(path[-1]), allowed=allowed, nearest=nearest, message="Unknown name."
         )

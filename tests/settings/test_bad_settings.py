@@ -233,13 +233,78 @@ TOGETHER = [
         "would be ignored",
     ),
 ]
+REWARDS = [
+    Bad("grpo", "{name: format, weight: 0.2}", "format", "rewards.1", "Write a mapping: {name: format}"),
+    Bad("grpo", "{name: format, weight: 0.2}", "{weight: 0.2}", "rewards.1.name", "The key is missing"),
+    Bad(
+        "grpo",
+        "{name: format, weight: 0.2}",
+        "{name: cosine, max_leng: 9}",
+        "rewards.1.max_leng",
+        "Unknown key",
+        "max_len",
+    ),
+    Bad(
+        "grpo",
+        "{name: format, weight: 0.2}",
+        "{name: format, max_len: 9}",
+        "rewards.1.max_len",
+        "weight, name",
+    ),
+    Bad(
+        "grpo",
+        "{name: format, weight: 0.2}",
+        "{name: code_format, language: pyton}",
+        "rewards.1.language",
+        "python, cpp",
+        "python",
+    ),
+    Bad(
+        "grpo",
+        "{name: format, weight: 0.2}",
+        "{name: cosine, min_value_wrong: 0.0}",
+        "rewards.1.min_value_wrong",
+        "at most max_value_wrong, -0.5",
+    ),
+    Bad(
+        "grpo",
+        "{name: format, weight: 0.2}",
+        "{name: cosine, min_value_correct: 1.5}",
+        "rewards.1.min_value_correct",
+        "Long right answers would earn more",
+    ),
+    Bad(
+        "grpo",
+        "{name: format, weight: 0.2}",
+        "{name: soft_overlong_punishment, soft_punish_cache: 96}",
+        "rewards.1.soft_punish_cache",
+        "less than 96",
+    ),
+    Bad(
+        "grpo",
+        "{name: format, weight: 0.2}",
+        "{name: soft_overlong_punishment, soft_punish_cache: 9, max_completion_len: 16384}",
+        "rewards.1.max_completion_len",
+        "would never be whole",
+    ),
+    Bad(
+        "grpo", "{name: accuracy, weight: 1.0}", "{name: accuracy, weight: 0}", "rewards", "nothing to learn"
+    )._replace(
+        old="{name: accuracy, weight: 1.0}\n  - {name: format, weight: 0.2}",
+        new="{name: accuracy, weight: 0}",
+    ),
+    Bad("grpo", "", "cosine_max_len: 1000", "cosine_max_len", "rewards: [{name: cosine, max_len: ...}]"),
+    Bad("grpo", "", "code_provider: e2b", "code_provider", "{name: code, provider_type: ...}"),
+    Bad("machine", "", "sandbox: {tier: docker}", "sandbox.tier", "auto, bubblewrap"),
+    Bad("machine", "", "sandbox: {memory: 1}", "sandbox.memory", "Unknown key", "memory_mb"),
+]
 YAML = [
     Bad("sft", "", "learning_rate: 1e-3", "learning_rate", "written twice"),
     Bad("sft", "max_steps: 200", "max_steps: [200", "", "not readable YAML"),
     Bad("sft", "max_steps: 200", "\tmax_steps: 200", "", "not readable YAML"),
     Bad("data", "seed: 7", "no: 7", "", "in quotes: 'no'"),
 ]
-ALL = [*UNKNOWN, *RENAMED, *REFUSED, *TYPES, *BOUNDS, *BATCHES, *CONTEXT, *MODELS, *TOGETHER, *YAML]
+ALL = [*UNKNOWN, *RENAMED, *REFUSED, *TYPES, *BOUNDS, *BATCHES, *CONTEXT, *MODELS, *TOGETHER, *REWARDS, *YAML]
 
 
 def break_it(folder: Path, bad: Bad) -> None:
@@ -345,3 +410,19 @@ def test_an_unknown_profile_names_the_nearest(profile_folder: Path) -> None:
     for missing in ("", "./nowhere", str(profile_folder / "sft.yaml")):
         with pytest.raises(SettingsError, match="unknown profile"):
             load_profile(missing, config_root=profile_folder.parent)
+
+
+def test_the_length_reward_wants_whole_groups_in_each_process(profile_folder: Path) -> None:
+    """Two processes of 12 completions hold three groups of 8 together, but one and a half each."""
+    changes = {
+        "accelerate.distributed_type": "MULTI_CPU",
+        "accelerate.num_processes": 2,
+        "grpo.per_device_train_batch_size": 12,
+        "grpo.gradient_accumulation_steps": 1,
+        "grpo.rewards": [{"name": "accuracy"}, {"name": "length"}],
+    }
+    (problem,) = problems_of(profile_folder, **changes)
+    assert problem.key == "rewards.1"
+    assert "a process holds 12" in problem.message
+    assert "multiple of 8" in problem.allowed
+    load_profile(profile_folder, changes | {"grpo.per_device_train_batch_size": 16})
