@@ -1,4 +1,4 @@
-r"""Rewards for the form of a completion: one `<think>` block, then one `<answer>` block, nothing else.
+r"""Rewards for the form of a completion: reasoning between its tags, then the answer, nothing else.
 
 Public names are open-r1's. Where they judge differently, and why:
 
@@ -7,7 +7,11 @@ Public names are open-r1's. Where they judge differently, and why:
 - Every tag must occur exactly once: duplicate and nested tags passed there.
 - Both blocks must hold something. DeepSeek's model card reports R1 skipping its reasoning with
   `<think>\n\n</think>`; such a completion must not earn the reward for reasoning.
-- `tag_count_reward` checks the order: there an answer before the reasoning scored 1.0.
+- `tag_count_reward` checks the order: there an answer before the reasoning scored 1.0. A tag that occurs
+  twice makes the whole 0: there a second `<think>` cost a quarter, so nesting was the cheapest mistake.
+- `think_format_reward` is R1's own form, which open-r1's `format` always scores 0 (its issues #235, #256,
+  #489 and #560: a reward stuck at 0 on R1's distilled models, which write no `<answer>`). TRL's reward of
+  the same name asks for no answer, and takes reasoning that is empty or closed twice.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import re
 
 from r1kit.data.format import ANSWER_CLOSE, ANSWER_OPEN, TAGS, THINK_CLOSE, THINK_OPEN
+from r1kit.rewards.accuracy import boxed
 from r1kit.rewards.completions import completion_text
 
 _FORM = re.compile(
@@ -43,7 +48,7 @@ def has_form(text: str) -> bool:
 
 
 def tag_count_reward(completions: list, **columns) -> list[float]:
-    """0.25 for each of the four tags that stands exactly once on its own line; 0.0 if they are out of order.
+    """0.25 for each of the four tags that stands on its own line; 0.0 if one is repeated or out of order.
 
     The partial credit guides an untrained model towards the form that `format_reward` then demands whole.
     """
@@ -52,5 +57,37 @@ def tag_count_reward(completions: list, **columns) -> list[float]:
 
 def tag_count(text: str) -> float:
     """The reward of one text, in {0, 0.25, 0.5, 0.75, 1}."""
-    places = [text.find(tag) for tag in _TAG_LINES if text.count(tag) == 1]
+    if any(text.count(tag) > 1 for tag in TAGS):
+        return 0.0
+    places = [text.find(tag) for tag in _TAG_LINES if tag in text]
     return 0.25 * len(places) if places == sorted(places) else 0.0
+
+
+def think_format_reward(completions: list, **columns) -> list[float]:
+    r"""1.0 for R1's own form, `<think>...</think>` and then an answer with one `\boxed{...}`, else 0.0.
+
+    The opening tag may be missing: a chat template that ends in `<think>\n` (that of R1's distilled models)
+    puts it into the prompt, and a reward sees only what was written after that. A model whose template does
+    not is therefore not asked for it. `<answer>` blocks belong to the other form and break this one.
+
+    Args:
+        completions: TRL's completions, B strings or B conversations.
+        columns: the dataset's columns; not used.
+    """
+    return [float(has_think_form(completion_text(c))) for c in completions]
+
+
+def has_think_form(text: str) -> bool:
+    r"""True if text is one reasoning block, not blank, and then text with one complete, filled `\boxed`."""
+    reasoning, answer = split_reasoning(text) or ("", "")
+    if not reasoning.strip() or ANSWER_OPEN in text or ANSWER_CLOSE in text:
+        return False
+    return answer.count(r"\boxed") == 1 and any(box.strip() for box in boxed(answer))
+
+
+def split_reasoning(text: str) -> tuple[str, str] | None:
+    """Reasoning and what follows it; None if it never closes, closes twice, or opens after the start."""
+    reasoning, closed, rest = text.removeprefix(THINK_OPEN).partition(THINK_CLOSE)
+    if not closed or THINK_OPEN in reasoning or THINK_OPEN in rest or THINK_CLOSE in rest:
+        return None
+    return reasoning, rest
