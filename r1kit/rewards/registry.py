@@ -1,42 +1,153 @@
-"""Rewards by name, as `grpo.yaml` writes them: `rewards: [{name: accuracy, weight: 1.0}, ...]`."""
+"""Rewards by name, as `grpo.yaml` writes them: `rewards: [{name: accuracy, weight: 1.0}, ...]`.
+
+The name in the settings, in `metrics.jsonl` (`rewards/<name>_reward/mean`), in the rollout files
+(`reward_<name>`) and in the lessons is the same. It is open-r1's where open-r1 has the reward.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from r1kit.rewards.accuracy import accuracy_reward
-from r1kit.rewards.format import format_reward, tag_count_reward
+from r1kit.rewards.format import format_reward, tag_count_reward, think_format_reward
+from r1kit.rewards.language import get_language_consistency_reward
+from r1kit.rewards.length import get_cosine_scaled_reward, get_soft_overlong_punishment, len_reward
+from r1kit.rewards.style import get_repetition_penalty_reward, reasoning_steps_reward
+from r1kit.settings.rewards import REWARDS, Reward
 
-# The function's __name__ is what TRL calls its metric: rewards/<__name__>/mean.
-REWARDS: dict[str, Callable] = {
+Function = Callable[..., list[float | None]]
+
+PLAIN: dict[str, Function] = {
     "accuracy": accuracy_reward,
     "format": format_reward,
     "tag_count": tag_count_reward,
+    "think_format": think_format_reward,
+    "reasoning_steps": reasoning_steps_reward,
+    "length": len_reward,
 }
+MADE: dict[str, Callable[..., Function]] = {
+    "cosine": get_cosine_scaled_reward,
+    "repetition_penalty": get_repetition_penalty_reward,
+    "soft_overlong_punishment": get_soft_overlong_punishment,
+    "language_consistency": get_language_consistency_reward,
+}
+"""Functions that make the reward from its parameters."""
+
+NEEDS = {
+    "accuracy": ("solution",),
+    "length": ("solution",),
+    "cosine": ("solution",),
+    "code": ("verification_info",),
+    "binary_code": ("verification_info",),
+}
+"""Dataset columns that a reward compares with: rows that lack them are not its task."""
+
+LIMITS = {"cosine": "max_len", "soft_overlong_punishment": "max_completion_len"}
+"""Parameters that are `max_completion_length` where the settings leave them empty."""
+
 NAMES = tuple(REWARDS)
 
 
-def get_rewards(specifications: Iterable) -> tuple[list[Callable], list[float]]:
+@dataclass(frozen=True)
+class RewardFunction:
+    """A reward as TRL calls it, under its name, asked only about the rows that are its task."""
+
+    name: str
+    function: Function
+    needs: tuple[str, ...] = ()
+
+    @property
+    def __name__(self) -> str:
+        """What TRL calls its metric."""
+        return f"{self.name}_reward"
+
+    def applies(self, rows: int, columns: Mapping[str, Any]) -> list[bool]:
+        """For each row whether it has what this reward compares with.
+
+        Raises:
+            ValueError: the dataset has no such column at all.
+        """
+        for need in self.needs:
+            if need not in columns:
+                have = ", ".join(sorted(columns)) or "none"
+                raise ValueError(f"the reward {self.name} needs the column {need!r}; there are: {have}")
+        return [all(columns[need][row] is not None for need in self.needs) for row in range(rows)]
+
+    def __call__(self, completions: list, **columns: Any) -> list[float | None]:
+        """Rewards of B completions; None for a row that is not this reward's task or cannot be judged."""
+        applies = self.applies(len(completions), columns)
+        rows = [row for row, own in enumerate(applies) if own]
+        if len(rows) < len(completions):
+            columns = {
+                name: [values[row] for row in rows]
+                if isinstance(values, list) and len(values) == len(completions)
+                else values
+                for name, values in columns.items()
+            }
+        earned = self.function([completions[row] for row in rows], **columns) if rows else []
+        rewards: list[float | None] = [None] * len(completions)
+        for row, reward in zip(rows, earned, strict=True):
+            rewards[row] = reward
+        return rewards
+
+
+def get_rewards(
+    specifications: Iterable[Mapping[str, Any] | Reward], max_completion_length: int | None = None
+) -> tuple[list[RewardFunction], list[float]]:
     """Reward functions and their weights, in the order given.
 
     Args:
-        specifications: mappings or objects with `name` and `weight` (1.0 if left out).
+        specifications: entries of `rewards` in grpo.yaml, as mappings or typed.
+        max_completion_length: the limit of generation in tokens, for rewards that shape lengths.
 
     Raises:
-        ValueError: an unknown name (the nearest known one is named), or one that occurs twice.
+        ValueError: an unknown name (the nearest known one is named), one that occurs twice, a parameter that
+            its reward doesn't have or that has the wrong type, or a limit that is neither given nor known.
     """
-    functions, weights = [], []
+    functions: list[RewardFunction] = []
+    weights: list[float] = []
     for specification in specifications:
-        read = specification.get if isinstance(specification, Mapping) else specification.__getattribute__
-        name = read("name")
-        if name not in REWARDS:
-            near = difflib.get_close_matches(str(name), NAMES, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown reward {name!r}: known are {', '.join(NAMES)}{hint}")
-        if REWARDS[name] in functions:
-            raise ValueError(f"reward {name!r} is listed twice: give it one entry and one weight")
-        functions.append(REWARDS[name])
-        weight = read("weight", 1.0) if isinstance(specification, Mapping) else read("weight")
-        weights.append(float(weight))
+        reward = typed(specification)
+        if reward.name in [function.name for function in functions]:
+            raise ValueError(f"reward {reward.name!r} is listed twice: give it one entry and one weight")
+        function = _function(reward, max_completion_length)
+        functions.append(RewardFunction(reward.name, function, NEEDS.get(reward.name, ())))
+        weights.append(float(reward.weight))
     return functions, weights
+
+
+def typed(specification: Mapping[str, Any] | Reward) -> Any:
+    """The specification as its settings model, defaults filled in; ValueError for what that refuses."""
+    if isinstance(specification, Reward):
+        return specification
+    name = specification.get("name")
+    if name not in REWARDS:
+        near = difflib.get_close_matches(str(name), NAMES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown reward {name!r}: known are {', '.join(NAMES)}{hint}")
+    return REWARDS[name].model_validate(dict(specification))
+
+
+def _function(reward: Any, max_completion_length: int | None) -> Function:
+    parameters = reward.model_dump(exclude={"name", "weight"})
+    limit = LIMITS.get(reward.name)
+    if limit and parameters[limit] is None:
+        if max_completion_length is None:
+            raise ValueError(f"reward {reward.name!r} needs {limit}, or max_completion_length")
+        parameters[limit] = max_completion_length
+    if reward.name in MADE:
+        return MADE[reward.name](**parameters)
+    return PLAIN[reward.name] if reward.name in PLAIN else _code_function(reward.name, parameters)
+
+
+def _code_function(name: str, parameters: dict[str, Any]) -> Function:
+    """The rewards for programs: the sandbox is imported only where there is code to judge."""
+    from r1kit.rewards import code
+
+    if name == "code_format":
+        return code.get_code_format_reward(**parameters)
+    return partial({"code": code.code_reward, "binary_code": code.binary_code_reward}[name], **parameters)

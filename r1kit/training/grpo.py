@@ -21,12 +21,14 @@ def train(job: program.Job) -> None:
     from r1kit.training.optimizer import build_optimizer
     from r1kit.training.resume import fit, make_config, model_arguments, small_dataset, trainer_arguments
     from r1kit.training.rollouts import RolloutTrainer
+    from r1kit.training.unjudged import UnjudgedWatch
 
     keys, model_keys, own = job.section("grpo")
     keys, keep = trainer_arguments(job, keys)
     keys.pop("include_num_input_tokens_seen")  # TRL counts prompts and completions itself
     model_init, quantization, peft = model_arguments(model_keys)
-    rewards, weights = get_rewards(own.rewards)
+    limit = keys.get("max_completion_length", GRPOConfig.max_completion_length)
+    rewards, weights = get_rewards(own.rewards, limit)
     args = make_config(
         GRPOConfig, {**keys, "model_init_kwargs": model_init, "reward_weights": weights}, "grpo.yaml"
     )
@@ -44,6 +46,8 @@ def train(job: program.Job) -> None:
     )
     trainer.build_optimizer = build_optimizer(own, args)
     trainer.rollouts_folder = job.rollouts
+    trainer.unjudged = UnjudgedWatch(args.num_generations)
+    trainer.add_callback(trainer.unjudged)
     fit(trainer, job, keep, restore=trainer.restore_rollouts)
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from r1kit.training.resume import ExactResume
+from r1kit.training.unjudged import UnjudgedWatch, leave_out_unjudged
 
 BUFFER = "rollout_buffer_{rank}.pt"
 CARRIED = ("solution", "level")
@@ -38,9 +40,14 @@ class EpochRepeatSampler(RepeatSampler):
 
 
 class RolloutTrainer(ExactResume, GRPOTrainer):
-    """GRPOTrainer that writes `rollouts_folder/step_%05d.parquet` and saves the rollouts in use."""
+    """GRPOTrainer that writes `rollouts_folder/step_%05d.parquet` and saves the rollouts in use.
+
+    Its reward functions are those of `r1kit.rewards.get_rewards`; a row that one of them could not judge is
+    left out of the gradient, and `unjudged` counts it.
+    """
 
     rollouts_folder: Path | None = None
+    unjudged: UnjudgedWatch | None = None
     _unwritten = False
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochRepeatSampler:
@@ -61,14 +68,36 @@ class RolloutTrainer(ExactResume, GRPOTrainer):
         completions: list[Any],
         completion_ids_list: list[Any],
     ) -> torch.Tensor:
-        """TRL's, and the columns that the rollout files add (TRL gathers and keeps them)."""
+        """TRL's without the rows that could not be judged, and the columns that the rollout files add.
+
+        TRL gathers the rewards and keeps the columns. Returns [N, F] over all processes, NaN where a function
+        said nothing and in the whole of an unjudged row.
+        """
         self._unwritten = self.model.training
         for column in CARRIED:
             if column in inputs[0]:
                 self._log_completion_extra(column, [example[column] for example in inputs])
         self._log_completion_extra("tokens", [len(ids) for ids in completion_ids_list])
-        self._parts = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        parts = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        columns = {name: [example[name] for example in inputs] for name in inputs[0]}
+        own = [function.applies(len(inputs), columns) for function in self.reward_funcs]
+        applies = gather(torch.tensor(own, device=parts.device).T.contiguous())
+        verifies = torch.tensor([bool(function.needs) for function in self.reward_funcs], device=parts.device)
+        self._parts, judged = leave_out_unjudged(parts, applies, verifies)
+        self._count_unjudged(judged, inputs)
         return self._parts
+
+    def _count_unjudged(self, judged: torch.Tensor, inputs: list[dict[str, Any]]) -> None:
+        """Tell the watch and the metrics; `judged` is over all processes, `inputs` are this one's rows."""
+        first = self.accelerator.process_index * len(inputs)
+        here = (~judged[first : first + len(inputs)]).nonzero().flatten().tolist()
+        example = "; ".join(f"{k}: {v!r}"[:200] for k, v in inputs[here[0]].items()) if here else ""
+        missing = int((~judged).sum())
+        if self.unjudged is not None and self.model.training:
+            self.unjudged.add(missing, len(judged), example)
+        self._metrics["train" if self.model.training else "eval"]["frac_unjudged"].append(
+            missing / len(judged)
+        )
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's, with the share of groups without signal corrected (see `share_without_signal`)."""
@@ -116,16 +145,19 @@ def share_without_signal(parts: torch.Tensor, weights: torch.Tensor, group_size:
         parts: rewards [groups * group_size, functions], NaN where a function could not judge.
         weights: of the functions, [functions].
     """
-    rewards = (parts * weights).nansum(dim=1).view(-1, group_size)
-    return (rewards.amax(dim=1) - rewards.amin(dim=1) < 1e-6).float().mean().item()
+    rewards = (parts * weights).nansum(dim=1)
+    unjudged = parts.isnan().all(dim=1)  # they are in no group's baseline
+    highest = rewards.masked_fill(unjudged, -torch.inf).view(-1, group_size).amax(dim=1)
+    lowest = rewards.masked_fill(unjudged, torch.inf).view(-1, group_size).amin(dim=1)
+    return (highest - lowest < 1e-6).float().mean().item()
 
 
 def rollout_table(step: int, logs: dict[str, Any], weights: dict[str, float]) -> Any:
     """The rollouts TRL kept in `_logs` as a DataFrame.
 
     Columns: step, prompt (text of the last user message), completion, solution, level, reward_<name> for each
-    reward function (without its `_reward` ending), reward (their weighted sum; None counts as 0), advantage,
-    tokens.
+    reward function (without its `_reward` ending), reward (their weighted sum, NaN for a row that could not
+    be judged), advantage, tokens.
     """
     import pandas
 
@@ -139,10 +171,10 @@ def rollout_table(step: int, logs: dict[str, Any], weights: dict[str, float]) ->
     for name, values in logs["rewards"].items():
         columns[f"reward_{name.removesuffix('_reward')}"] = list(values)
     table = pandas.DataFrame(columns)
-    parts = [
-        table[f"reward_{name.removesuffix('_reward')}"].fillna(0) * weight for name, weight in weights.items()
-    ]
-    table["reward"] = sum(parts)
+    parts = pandas.DataFrame(
+        {name: table[f"reward_{name.removesuffix('_reward')}"] * weight for name, weight in weights.items()}
+    )
+    table["reward"] = parts.sum(axis=1, min_count=1)
     table["advantage"] = list(logs["advantages"])
     for name, values in extra.items():
         table[name] = values
