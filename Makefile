@@ -8,7 +8,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test test-fast lint browser lock clean
+.PHONY: help setup demo lab test test-fast lint browser sandbox lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,20 +24,17 @@ lab: setup ## Open the notebooks in JupyterLab
 test: lint test-fast | browser ## Everything: lint, fast tests, notebooks end to end, browser, kills and hangs
 	@$(VENV)/bin/python -m pytest -q -m "slow or e2e"
 
-test-fast: $(VENV)/.test ## The fast tests (under two minutes)
+test-fast: $(VENV)/.test | sandbox ## The fast tests (under two minutes)
 	@$(VENV)/bin/python -m pytest -q -m "not slow and not e2e"
 
 lint: $(VENV)/.test ## ruff: rules and format
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
-browser: ## Install Chromium (Debian package) for the browser tests
-	@[ -x /usr/bin/chromium ] && exit; \
-	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
-	  echo "no Chromium: browser tests will be skipped (as root: apt-get install chromium fonts-dejavu-core)"; exit; \
-	fi; \
-	echo "installing Chromium for the browser tests (122 MB)"; export DEBIAN_FRONTEND=noninteractive; \
-	{ apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core; } >/dev/null \
-	  || echo "apt-get could not install Chromium: browser tests will be skipped"
+browser: ## Install Chromium (Debian package, 122 MB) for the browser tests
+	@bash requirements/debian.sh chromium "browser tests will be skipped" chromium fonts-dejavu-core
+
+sandbox: ## Install bubblewrap (Debian package), the strongest tier of the sandbox for model-written code
+	@bash requirements/debian.sh bwrap "the sandbox falls back to Landlock" bubblewrap
 
 lock: ## Make requirements/*.txt anew from requirements/*.in (needs uv and the registries)
 	@bash requirements/lock.sh

@@ -15,7 +15,7 @@ FLOORS = [
     {"rewards"},
     {"training", "serving", "evaluation"},
     {"pipeline"},
-    {"views"},
+    {"views", "bench"},
     {"cli", "__main__", "__init__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
