@@ -151,7 +151,8 @@ def get_soft_overlong_punishment(max_completion_len: int, soft_punish_cache: int
     16,384 was tied to nothing, and its demo, which stops at 2,048, never saw anything but 0. `grpo.yaml`
     therefore takes it from max_completion_length unless you say otherwise.
 
-    The function returned takes `completion_ids`, which it needs: characters say nothing about the limit.
+    The function returned takes `completion_ids` and raises ValueError without it: characters say nothing
+    about the limit.
 
     Raises:
         ValueError: max_completion_len below 2, or soft_punish_cache not between 1 and max_completion_len - 1
@@ -164,5 +165,16 @@ def get_soft_overlong_punishment(max_completion_len: int, soft_punish_cache: int
     return reward
 
 
-def _overlong(limit: int, cache: int, /, completion_ids: Sequence[Sequence[int]], **columns) -> list[float]:
+def _overlong(
+    limit: int,
+    cache: int,
+    /,
+    completions: list | None = None,
+    completion_ids: Sequence[Sequence[int]] | None = None,
+    **columns,
+) -> list[float]:
+    if completion_ids is None:
+        raise ValueError(
+            "soft_overlong_punishment needs completion_ids: one list of token ids for a completion"
+        )
     return [-min(1.0, max(0, len(ids) - (limit - cache)) / cache) or 0.0 for ids in completion_ids]
