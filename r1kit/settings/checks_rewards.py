@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from r1kit.settings.checks import rule
@@ -49,20 +50,27 @@ def rewards_see_the_dataset(view: View) -> Iterator[Problem]:
 
 
 @rule
-def cosine_punishes_short_wrong_answers_most(view: View) -> Iterator[Problem]:
-    """With open-r1's own default (cosine_min_value_wrong 0.0) long wrong answers lost more than short ones: a
-    model that is wrong learns to give up early, the opposite of what the reward is for."""
+def cosine_values_rise(view: View) -> Iterator[Problem]:
+    """With the defaults of open-r1's config (cosine_min_value_wrong 0.0) long wrong answers lost more than
+    short ones: a model that is wrong learns to give up early, the opposite of what the reward is for.
+    """
+    order = ("min_value_wrong", "max_value_wrong", "min_value_correct", "max_value_correct")
     for key, reward in named(view, REWARDS["cosine"]):
-        if reward.min_value_wrong > reward.max_value_wrong:
-            message = "Short wrong answers would lose less than long ones."
-            allowed = f"at most max_value_wrong, {reward.max_value_wrong}"
-            found = str(reward.min_value_wrong)
-            yield view.problem(f"{key}.min_value_wrong", message, allowed, found=found)
-        if reward.min_value_correct > reward.max_value_correct:
-            message = "Long right answers would earn more than short ones."
-            allowed = f"at most max_value_correct, {reward.max_value_correct}"
-            found = str(reward.min_value_correct)
-            yield view.problem(f"{key}.min_value_correct", message, allowed, found=found)
+        for low, high in pairwise(order):
+            value, bound = getattr(reward, low), getattr(reward, high)
+            if value > bound:
+                message = "Short wrong answers or long right ones would earn most."
+                yield view.problem(f"{key}.{low}", message, f"at most {high}, {bound}", found=str(value))
+
+
+@rule
+def one_form_is_rewarded(view: View) -> Iterator[Problem]:
+    """`<answer>` tags break R1's own form, so no completion could earn both."""
+    names = {reward.name: key for key, reward in rewards(view)}
+    other = next((name for name in ("format", "tag_count", "code_format") if name in names), None)
+    if "think_format" in names and other:
+        message = f"No completion can have both this form and that of {other}."
+        yield view.problem(f"{names['think_format']}.name", message, "one of the two")
 
 
 @rule

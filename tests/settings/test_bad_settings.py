@@ -271,7 +271,7 @@ REWARDS = [
         "{name: format, weight: 0.2}",
         "{name: cosine, min_value_correct: 1.5}",
         "rewards.1.min_value_correct",
-        "Long right answers would earn more",
+        "long right ones would earn most",
     ),
     Bad(
         "grpo",
@@ -292,6 +292,13 @@ REWARDS = [
     )._replace(
         old="{name: accuracy, weight: 1.0}\n  - {name: format, weight: 0.2}",
         new="{name: accuracy, weight: 0}",
+    ),
+    Bad(
+        "grpo",
+        "{name: accuracy, weight: 1.0}",
+        "{name: think_format}",
+        "rewards.0.name",
+        "both this form and that of format",
     ),
     Bad("grpo", "", "cosine_max_len: 1000", "cosine_max_len", "rewards: [{name: cosine, max_len: ...}]"),
     Bad("grpo", "", "code_provider: e2b", "code_provider", "{name: code, provider_type: ...}"),
