@@ -1,0 +1,194 @@
+"""Rewards for programs: the share of test cases passed, all of them passed, and the form of the answer.
+
+Public names and arguments are open-r1's (`src/open_r1/rewards.py`); programs run on this host, in
+`r1kit.sandbox`, or on Piston servers. Where they judge differently, and why:
+
+- **Trouble of ours is None, not 0.0.** Its direct E2B and Morph paths called the client with a wrong
+  argument, caught the TypeError and gave every program 0.0 (its pull request #682); so did any failure of the
+  cloud service.
+- **A row that cannot be judged is None too**: no test cases (there a ZeroDivisionError), malformed ones, a
+  language that is not judged here. The reason is logged, once for each.
+- **A case passes only if all its lines are right**; there the first correct line was enough
+  (`sandbox/compare.py`).
+- **A case over its time fails alone**; there it voided the program's other cases (`sandbox/judge.py`).
+- **The program is what the answer gives after the reasoning** (`sandbox/programs.py`); no program is 0.0.
+- **No event loop**: `asyncio.run` raised inside Jupyter. All of this is threads and blocking calls.
+- `binary_code_reward` stops at a program's first failing case; open-r1 runs all and asks for more than 0.99.
+- `get_code_format_reward` matches the whole text: with re.MULTILINE, anything after `</answer>` passed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from r1kit.data.format import THINK_OPEN
+from r1kit.rewards.completions import completion_text
+from r1kit.rewards.format import has_form
+from r1kit.rewards.shared_sandbox import configure, shared_client, shared_sandbox
+from r1kit.sandbox.cases import Problem, read_problem
+from r1kit.sandbox.judge import Job, Judgement, judge
+from r1kit.sandbox.piston import PistonClient
+from r1kit.sandbox.programs import answer_part, blocks, language_name, program
+from r1kit.sandbox.runner import Sandbox
+from r1kit.sandbox.verdicts import Verdict
+
+__all__ = ["binary_code_reward", "code_reward", "configure", "get_code_format_reward", "shared_sandbox"]
+
+_PLACES: dict[str, Callable[[], Sandbox | PistonClient]] = {"local": shared_sandbox, "piston": shared_client}
+_log = logging.getLogger(__name__)
+_logged: set[str] = set()
+
+
+def code_reward(
+    completions: list,
+    verification_info: Sequence,
+    num_parallel: int | None = None,
+    provider_type: str = "local",
+    enforce_same_language: bool = False,
+    require_reasoning: bool = False,
+    **columns,
+) -> list[float | None]:
+    """The share of its test cases that each completion's program passes: 0.0 without a program.
+
+    Args:
+        completions: TRL's completions, B strings or B conversations.
+        verification_info: B rows `{"language", "test_cases"}`, or their JSON (`sandbox/cases.py`).
+        num_parallel: programs at the same time; None means as many as the sandbox has workers.
+        provider_type: "local", or "piston" for the servers in PISTON_ENDPOINTS.
+        enforce_same_language: refuse rows of more than one language.
+        require_reasoning: no program counts before a `</think>`. For chat templates that begin the reasoning
+            themselves: a completion cut off inside it shows no sign of it.
+        columns: the dataset's other columns. A prompt in `prompts` that ends in `<think>` requires reasoning.
+
+    Returns:
+        B values in [0, 1], None where a row could not be judged.
+
+    Raises:
+        ValueError: an unknown provider, not one row for each completion, or several languages where one is
+            asked for.
+        SandboxError: nothing isolates programs on this machine.
+    """
+    judgements = judge_completions(
+        completions, verification_info, num_parallel, provider_type, enforce_same_language, require_reasoning,
+        prompts=columns.get("prompts"), all_cases=True,
+    )  # fmt: skip
+    return [found.score if isinstance(found, Judgement) else found for found in judgements]
+
+
+def binary_code_reward(
+    completions: list,
+    verification_info: Sequence,
+    num_parallel: int | None = None,
+    provider_type: str = "local",
+    enforce_same_language: bool = False,
+    require_reasoning: bool = False,
+    **columns,
+) -> list[float | None]:
+    """1.0 if a completion's program passes every test case, else 0.0; None where it could not be judged.
+
+    Arguments and errors are those of `code_reward`.
+    """
+    judgements = judge_completions(
+        completions, verification_info, num_parallel, provider_type, enforce_same_language, require_reasoning,
+        prompts=columns.get("prompts"), all_cases=False,
+    )  # fmt: skip
+    return [
+        (None if found.score is None else float(found.verdict is Verdict.OK))
+        if isinstance(found, Judgement)
+        else found
+        for found in judgements
+    ]
+
+
+def judge_completions(
+    completions: list,
+    verification_info: Sequence,
+    num_parallel: int | None = None,
+    provider_type: str = "local",
+    enforce_same_language: bool = False,
+    require_reasoning: bool = False,
+    *,
+    prompts: Sequence | None = None,
+    all_cases: bool = False,
+) -> list[Judgement | float | None]:
+    """What became of each completion: the judgement of its program, 0.0 if it has none, None if unjudgeable.
+
+    Arguments and errors are those of `code_reward`; `all_cases` is `judge`'s.
+    """
+    if provider_type not in _PLACES:
+        near = difflib.get_close_matches(str(provider_type), _PLACES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ": programs run on this host, or on Piston servers"
+        raise ValueError(f"provider_type must be {' or '.join(_PLACES)}, found {provider_type!r}{hint}")
+    if len(verification_info) != len(completions):
+        rows = f"{len(verification_info)} rows for {len(completions)} completions"
+        raise ValueError(f"verification_info has {rows}")
+    problems = [_problem(row) for row in verification_info]
+    languages = sorted({problem.language for problem in problems if problem})
+    if enforce_same_language and len(languages) > 1:
+        raise ValueError(f"verification_info must be of one language, found {', '.join(languages)}")
+    found: list[Judgement | float | None] = [None] * len(completions)
+    jobs: dict[int, Job] = {}
+    for row, (completion, problem) in enumerate(zip(completions, problems, strict=True)):
+        if problem is None:
+            continue
+        begun = require_reasoning or (prompts is not None and _begins_reasoning(prompts[row]))
+        source = program(completion_text(completion), problem.language, reasoning=begun)
+        if source is None:
+            found[row] = 0.0
+        else:
+            jobs[row] = Job(source, problem.cases, problem.language)
+    if jobs:
+        place = _PLACES[provider_type]()
+        judgements = judge(place, list(jobs.values()), all_cases=all_cases, at_once=num_parallel)
+        for row, judgement in zip(jobs, judgements, strict=True):
+            found[row] = judgement
+    return found
+
+
+def get_code_format_reward(language: str = "python") -> Callable[..., list[float]]:
+    """A reward of 1.0 for the form of `format_reward` with a program in its answer, else 0.0.
+
+    The program is a complete fenced block, not blank and labelled with the language ("```py" is Python too).
+    A dataset column `language`, B names, takes the argument's place, as in open-r1.
+
+    Raises:
+        ValueError: a language that is not judged here.
+    """
+    language_name(language)
+
+    def code_format_reward(completions: list, **columns) -> list[float]:
+        languages = columns.get("language") or [language] * len(completions)
+        return [
+            float(has_code_form(completion_text(completion), name or language))
+            for completion, name in zip(completions, languages, strict=True)
+        ]
+
+    return code_format_reward
+
+
+def has_code_form(text: str, language: str = "python") -> bool:
+    """True for one reasoning and one answer block with nothing around them, and a program in the answer."""
+    wanted = language_name(language)
+    return has_form(text) and any(
+        block.closed and block.language == wanted and block.text.strip()
+        for block in blocks(answer_part(text) or "")
+    )
+
+
+def _problem(verification_info: Any) -> Problem | None:
+    """The problem of one row, or None if it cannot be judged; each reason is logged once."""
+    try:
+        return read_problem(verification_info)
+    except ValueError as error:
+        reason = str(error)
+        if reason not in _logged and len(_logged) < 100:
+            _logged.add(reason)
+            _log.warning("a row cannot be judged: %s", reason)
+        return None
+
+
+def _begins_reasoning(prompt: str | list[dict[str, str]]) -> bool:
+    return completion_text(prompt).rstrip().endswith(THINK_OPEN)
