@@ -1,26 +1,50 @@
-"""`Sandbox`: runs one model-written program at a time per worker, and says how it ended."""
+"""`Sandbox`: a bounded number of isolated runs at once, for any thread of any process.
+
+Nothing but plain blocking calls: no event loop, no signal handler, no subreaper in the caller. So it works in
+a Jupyter kernel, in threads, under `accelerate`, and after a fork, where the child starts brokers of its own.
+"""
 
 from __future__ import annotations
 
+import os
+import queue
+import shutil
+import threading
+import time
+import weakref
+from collections import Counter
 from collections.abc import Sequence
 
-from r1kit.sandbox.verdicts import Execution, Limits
+from r1kit.sandbox import tiers
+from r1kit.sandbox.client import Broker, BrokerError
+from r1kit.sandbox.frames import Request
+from r1kit.sandbox.verdicts import GIB, MIB, Execution, Limits, Verdict
+
+MOST_WORKERS = 32
+COMPILER_LIMITS = Limits(
+    cpu_seconds=20, wall_seconds=40, memory_bytes=2 * GIB, file_bytes=64 * MIB, scratch_bytes=128 * MIB
+)
+_alive: weakref.WeakSet[Sandbox] = weakref.WeakSet()
 
 
 class SandboxError(RuntimeError):
-    """No tier of isolation works on this machine, or the sandbox was closed."""
+    """No tier of isolation works on this machine, or not the one asked for."""
 
 
 class Sandbox:
-    """A bounded number of isolated runs at once; `run` blocks, and may be called from any thread.
+    """Runs model-written programs; `run` blocks, and may be called from any number of threads.
 
-    workers: runs at the same time; None means the cores this process may use.
-    tier: "auto", or the name of one tier, which then must work. unsafe: go on where no tier works.
-    fork_server: keep a warm interpreter per worker and fork it for each run (Python only).
-    limits: of runs that do not bring their own.
+    workers: runs at the same time; None means the cores this process may use, two of them left to others.
+    tier: "auto", or the name of one tier, which then must work. unsafe: go on where none works, with resource
+    limits only. fork_server: keep a warm interpreter per worker and fork it for each Python program
+    (`forking.py` says what that gives up; the unsafe tier has none). limits: of runs that bring none.
+
+    `tier` tells which isolation is in use and why, `counts` how many runs ended how, with `retried` for runs
+    whose broker was lost and `leaked` for processes that were left over by a run and had to be ended.
 
     Raises:
         SandboxError: no tier works here (and `unsafe` was not asked for), or not the one asked for.
+        ValueError: a setting that is not allowed.
     """
 
     def __init__(
@@ -32,15 +56,32 @@ class Sandbox:
         unsafe: bool = False,
         limits: Limits | None = None,
     ) -> None:
-        raise NotImplementedError
+        if workers is not None and workers < 1:
+            raise ValueError(f"sandbox workers: found {workers}, allowed is 1 or more")
+        self.workers = workers or default_workers()
+        self.limits = limits or Limits()
+        self.counts: Counter[str] = Counter()
+        try:
+            self.tier = tiers.choose(tier, unsafe=unsafe, fork_server=fork_server)
+        except LookupError as error:
+            raise SandboxError(str(error)) from None
+        self._configuration = tiers.configuration(self.tier, fork_server)
+        self._start_afresh()
+        _alive.add(self)
 
     def run(self, source: str | bytes, stdin: bytes = b"", *, limits: Limits | None = None) -> Execution:
-        """Run a Python program. Never raises for what the program is or does."""
-        raise NotImplementedError
+        """Run a Python program with `stdin`. Never raises for what the program is or does."""
+        limits = limits or self.limits
+        payload = _text(source, limits)
+        return (
+            payload
+            if isinstance(payload, Execution)
+            else self._run(Request("python", payload, stdin, limits))[0]
+        )
 
     def run_binary(self, binary: bytes, stdin: bytes = b"", *, limits: Limits | None = None) -> Execution:
         """Run a compiled program, as `compile` returned it."""
-        raise NotImplementedError
+        return self._run(Request("binary", binary, stdin, limits or self.limits))[0]
 
     def compile(
         self,
@@ -53,16 +94,134 @@ class Sandbox:
     ) -> tuple[bytes | None, Execution]:
         """Compile inside the sandbox; the binary comes out as bytes, or None with the compiler's complaint.
 
-        Verdicts: `ok`, `error` (the program does not compile), `timeout`/`cpu`/`memory` (it could not be
-        compiled within limits), `infra` (no such compiler on this machine).
+        Verdicts: `ok`, `error` (it does not compile), `timeout`, `cpu`, `memory` and `output` (not within
+        limits, by default COMPILER_LIMITS), `infra` (no such compiler here).
         """
-        raise NotImplementedError
+        limits = limits or COMPILER_LIMITS
+        payload = _text(source, limits)
+        if isinstance(payload, Execution):
+            return None, payload
+        path = shutil.which(compiler)
+        if path is None:
+            return None, Execution(Verdict.INFRA, detail=f"no {compiler} on this machine")
+        command = (path, *flags, "-o", "program", "main" + suffix)
+        execution, product = self._run(Request("compile", payload, b"", limits, command))
+        return (product if execution.verdict is Verdict.OK else None), execution
 
     def close(self) -> None:
-        """End every process of this sandbox; runs under way end as `infra`."""
+        """End every process of this sandbox. Runs under way end as `infra`, and so do later ones."""
+        self._closed = True
+        with self._lock:
+            brokers = list(self._brokers)
+        for broker in brokers:
+            broker.hang_up()
+        for _ in range(self.workers):  # a slot comes back when its run has ended
+            broker = self._slots.get()
+            if broker is not None:
+                self._end(broker)
+        for _ in range(self.workers):
+            self._slots.put(None)
 
     def __enter__(self) -> Sandbox:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    @property
+    def broker_pids(self) -> list[int]:
+        """The processes of this sandbox, of those workers that have run something."""
+        with self._lock:
+            return [broker.pid for broker in self._brokers]
+
+    def _start_afresh(self) -> None:
+        self._closed = False
+        self._lock = threading.Lock()
+        self._brokers: set[Broker] = set()
+        self._slots: queue.LifoQueue[Broker | None] = queue.LifoQueue()
+        for _ in range(self.workers):
+            self._slots.put(None)
+
+    def _run(self, request: Request) -> tuple[Execution, bytes]:
+        broker = self._slots.get()
+        try:
+            detail = ""
+            for attempt in range(2):
+                if self._closed:
+                    detail = "the sandbox was closed"
+                    break
+                began = time.monotonic()
+                try:
+                    if broker is None:
+                        broker = self._begin()
+                    reply = broker.ask(request)
+                except BrokerError as error:
+                    detail = str(error)
+                    break
+                except (OSError, EOFError) as error:
+                    detail = f"the sandbox lost its broker twice: {error}"
+                    self.counts["retried"] += 1 - attempt
+                    broker = self._lose(broker)
+                else:
+                    self.counts[reply.execution.verdict] += 1
+                    self.counts["leaked"] += reply.leaked
+                    return reply.execution, reply.product
+            self.counts[Verdict.INFRA] += 1
+            return Execution(Verdict.INFRA, seconds=time.monotonic() - began, detail=detail), b""
+        except BaseException:  # Ctrl-C: the answer that is still to come must not be taken for the next one
+            broker = self._lose(broker)
+            raise
+        finally:
+            self._slots.put(broker)
+
+    def _begin(self) -> Broker:
+        broker = Broker(self._configuration)
+        with self._lock:
+            self._brokers.add(broker)
+        return broker
+
+    def _end(self, broker: Broker) -> None:
+        broker.close()
+        with self._lock:
+            self._brokers.discard(broker)
+
+    def _lose(self, broker: Broker | None) -> None:
+        if broker is not None:
+            broker.kill()
+            with self._lock:
+                self._brokers.discard(broker)
+
+
+def default_workers() -> int:
+    """The cores that this process may use but two, at least 2 and at most MOST_WORKERS."""
+    try:
+        from r1kit.machine.resources import cores  # counts a container's quota, but needs psutil
+
+        usable = cores()
+    except ImportError:
+        usable = len(os.sched_getaffinity(0))
+    return max(2, min(usable - 2, MOST_WORKERS))
+
+
+def _text(source: str | bytes, limits: Limits) -> bytes | Execution:
+    """The source as bytes, or why it cannot be run."""
+    try:
+        payload = source.encode() if isinstance(source, str) else source
+    except UnicodeEncodeError as error:
+        return Execution(Verdict.REFUSED, detail=f"not a text: {error.reason} at {error.start}")
+    if len(payload) > limits.source_bytes:
+        return Execution(Verdict.REFUSED, detail=f"{len(payload)} bytes, allowed are {limits.source_bytes}")
+    if b"\0" in payload:
+        return Execution(Verdict.REFUSED, detail="a NUL in the source")
+    return payload
+
+
+def _after_fork() -> None:
+    """The child must share neither a lock that another thread held nor a broker that the parent talks to."""
+    for sandbox in list(_alive):
+        for broker in sandbox._brokers:
+            broker.forget()
+        sandbox._start_afresh()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,163 @@
+"""A run in a process of its own: started, followed, ended, and nothing left of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from r1kit.sandbox import linux
+from r1kit.sandbox.enclosure import Enclosure
+from r1kit.sandbox.frames import Reply, Request
+from r1kit.sandbox.spawn import STATUS
+from r1kit.sandbox.verdicts import Execution, Verdict
+from r1kit.sandbox.watch import execution, watch
+
+PAYLOAD, PRODUCT = 3, 4  # as in boot.py
+BOOT = Path(__file__).with_name("boot.py")
+_KILL_SECONDS = 2
+
+
+class Alone:
+    """Runs requests one after the other, each in a fresh enclosure."""
+
+    def __init__(self, enclosure: Enclosure) -> None:
+        self.enclosure = enclosure
+        self.boot = BOOT.read_text()
+
+    def run(self, request: Request, owners: Mapping[int, int]) -> Reply:
+        """Run once. Whatever the program started is gone when this returns.
+
+        Raises:
+            Abandoned: nobody waits for the result; the program has been ended.
+            OSError, TimeoutError: trouble of ours.
+        """
+        compiles = request.kind == "compile"
+        folder = (
+            tempfile.mkdtemp(prefix="r1kit-compile-") if compiles and not self.enclosure.scratch else None
+        )
+        with contextlib.ExitStack() as cleanup:
+            if folder:
+                cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+            return self._run(request, owners, folder, cleanup)
+
+    def close(self) -> None:
+        """Nothing outlives a run."""
+
+    def _run(
+        self, request: Request, owners: Mapping[int, int], folder: str | None, cleanup: contextlib.ExitStack
+    ) -> Reply:
+        def kept(descriptor: int) -> int:
+            cleanup.callback(os.close, descriptor)
+            return descriptor
+
+        payload = kept(linux.memory_file(request.payload or b"\n"))
+        product = kept(linux.memory_file(sealed=False))
+        stdin = kept(linux.memory_file(request.stdin))
+        (stdout, program_stdout), (stderr, program_stderr), (status, program_status) = (
+            os.pipe(), os.pipe(), os.pipe(),
+        )  # fmt: skip
+        for descriptor in (stdout, stderr, status):
+            kept(descriptor)
+        descriptors = {
+            0: stdin,
+            1: program_stdout,
+            2: program_stderr,
+            PAYLOAD: payload,
+            STATUS: program_status,
+        }
+        if request.kind == "compile":
+            descriptors[PRODUCT] = product
+        starved_before, began = linux.oom_kills(), time.monotonic()
+        try:
+            pid = self.enclosure.start(
+                self.boot,
+                [request.kind, *self.enclosure.limits(request.limits), "--", *request.command],
+                descriptors,
+                scratch_bytes=request.limits.scratch_bytes,
+                children=request.kind == "compile",
+                folder=folder,
+            )
+        finally:
+            for descriptor in (program_stdout, program_stderr, program_status):
+                os.close(descriptor)
+        ended = kept(os.pidfd_open(pid))
+        report = _Report(status)
+        cause = "abandoned"
+        try:
+            watched = watch(stdout, stderr, ended, request.limits, owners)
+            cause = watched.cause
+        finally:
+            seconds = time.monotonic() - began
+            if cause != "ended":
+                _end(pid, report.inner(), ended)
+            statuses, used, left = linux.reap()
+        code = report.exit_code() if self.enclosure.namespaces else os.waitstatus_to_exitcode(statuses[pid])
+        starved = linux.oom_kills() > starved_before
+        if os.lseek(payload, 0, os.SEEK_CUR) == 0 and cause != "output":
+            said = report.trouble() or watched.stderr.decode("utf-8", "replace").strip()[-300:]
+            detail = f"the program did not start within {seconds:.1f} s: {said or f'exit code {code}'}"
+            return Reply(Execution(Verdict.INFRA, seconds=seconds, detail=detail))
+        result = execution(watched, code, request.limits, seconds=seconds, used=used, starved=starved)
+        made = b""
+        if request.kind == "compile" and result.verdict is Verdict.OK:
+            made = os.pread(product, os.fstat(product).st_size, 0)
+        return Reply(result, made, left if cause == "ended" else 0)
+
+
+class _Report:
+    """What bubblewrap, or a start that failed, wrote to STATUS."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor, self._text = descriptor, b""
+        os.set_blocking(descriptor, False)
+
+    def inner(self) -> int | None:
+        """The pid of the enclosure's init; None without one."""
+        return self._value("child-pid")
+
+    def exit_code(self) -> int | None:
+        """The program's exit code, or minus the signal that ended it; None if there was none."""
+        code = self._value("exit-code")
+        return code if code is None or not 128 < code <= 128 + signal.NSIG else 128 - code
+
+    def trouble(self) -> str:
+        """What kept the program from being started."""
+        return "" if self._lines() else self._text.decode("utf-8", "replace")
+
+    def _value(self, key: str) -> int | None:
+        return next((line[key] for line in self._lines() if key in line), None)
+
+    def _lines(self) -> list[dict]:
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(self._descriptor, 65536):
+                self._text += part
+        try:
+            return _json_lines(self._text)
+        except ValueError:
+            return []
+
+
+def _json_lines(text: bytes) -> list[dict]:
+    decoder, found, rest = json.JSONDecoder(), [], text.decode().strip()
+    while rest:
+        value, end = decoder.raw_decode(rest)
+        found.append(value)
+        rest = rest[end:].strip()
+    return found
+
+
+def _end(pid: int, inner: int | None, ended: int) -> None:
+    """Kill the enclosure's init first: bubblewrap then ends by itself and leaves no zombie to others."""
+    with contextlib.suppress(ProcessLookupError):
+        if inner is not None:
+            os.kill(inner, signal.SIGKILL)
+            select.select([ended], [], [], _KILL_SECONDS)
+        os.killpg(pid, signal.SIGKILL)

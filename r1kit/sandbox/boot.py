@@ -1,0 +1,80 @@
+"""The first thing that runs inside the sandbox: sets the limits, then becomes the program. Not imported.
+
+The broker passes this text to `python -c`, with arguments: what to run (python, binary or compile), the
+file descriptors of the payload and of the compiled result, the environment's scratch folder, the limits as
+`name=value` of setrlimit, and a compiler's command behind `--`. Nothing of it is left for the program to see
+but its own frame at the bottom of a traceback. Reading the payload moves its offset, and by that the broker
+knows that everything before worked: whatever fails earlier is our trouble and not the program's.
+"""
+
+import contextlib
+import os
+import resource
+import sys
+
+PAYLOAD, PRODUCT = 3, 4
+
+
+def set_limits(limits):
+    """Apply `name=soft:hard` limits, never above what is set already."""
+    for limit in limits:
+        name, _, values = limit.partition("=")
+        kind = getattr(resource, "RLIMIT_" + name)
+        ceiling = resource.getrlimit(kind)[1]
+        soft, hard = (
+            int(value) if ceiling == resource.RLIM_INFINITY else min(int(value), ceiling)
+            for value in values.split(":")
+        )
+        resource.setrlimit(kind, (soft, hard))
+
+
+def read_payload():
+    """The whole payload; its descriptor is closed."""
+    with open(PAYLOAD, "rb") as file:
+        return file.read()
+
+
+def write(path, data):
+    """Put the source beside the program, for tracebacks and for compilers."""
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+def compiled(command):
+    """Run a compiler on the payload and copy what it made into the product's descriptor."""
+    os.set_inheritable(PRODUCT, False)
+    write(command[-1], read_payload())
+    pid = os.posix_spawn(command[0], command, os.environ)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code == 0:
+        with open("program", "rb") as file:
+            while os.sendfile(PRODUCT, file.fileno(), None, 1 << 20):
+                pass
+    elif code < 0:
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def start(kind, limits, command):
+    """Returns the program's code object; a binary or a compiler never returns."""
+    set_limits(limits)
+    if kind == "binary":
+        os.lseek(PAYLOAD, 1, os.SEEK_SET)
+        os.set_inheritable(PAYLOAD, False)
+        os.execve(PAYLOAD, ["program"], os.environ)
+    if kind == "compile":
+        compiled(command)
+    source = read_payload()
+    with contextlib.suppress(OSError):  # no scratch folder: tracebacks show no source lines then
+        write("main.py", source)
+    return compile(source, "main.py", "exec", dont_inherit=True)
+
+
+at = sys.argv.index("--")
+program = start(sys.argv[1], sys.argv[2:at], sys.argv[at + 1 :])
+sys.argv[:] = ["main.py"]
+__file__ = "main.py"
+for name in [name for name in globals() if not name.startswith("__") and name != "program"]:
+    del globals()[name]
+del name
+exec(globals().pop("program"))

@@ -1,0 +1,165 @@
+"""One tier of isolation at work: starts a Python text inside of it.
+
+bubblewrap (with or without /proc): namespaces, then the system-call filter. landlock: no namespaces; files,
+network and signals given up by Landlock, and the filter refuses what Landlock leaves open. There a program
+cannot write files at all (no disk of a fixed size without a mount), and it can still learn whether a path
+exists. unsafe: rlimits only, for machines where nothing else works and somebody said so.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from r1kit.sandbox import bubblewrap, landlock, linux, seccomp
+from r1kit.sandbox.spawn import STATUS, spawn
+from r1kit.sandbox.verdicts import MIB, Limits
+
+BUBBLEWRAP, NO_PROC, LANDLOCK, UNSAFE = "bubblewrap", "bubblewrap-no-proc", "landlock", "unsafe"
+DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/full")
+STACK_BYTES = 16 * MIB  # also every thread's: 64 MB each ate the address space after 14 threads
+_HIGH = 100  # out of the way of a new process's own descriptors
+_COUNT_SECONDS = 5  # a count of this user's processes stays good for so long
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """The Python that runs the programs: its path, version, and the folders it needs besides the system's."""
+
+    path: str
+    version: str
+    roots: tuple[str, ...]
+
+
+@dataclass
+class Enclosure:
+    """A tier with its interpreter; `path` is bubblewrap's."""
+
+    tier: str
+    interpreter: Interpreter
+    path: str = ""
+
+    def __post_init__(self) -> None:
+        self._files: dict[tuple, int] = {}
+        self._tasks = (-1e9, 0)
+
+    @property
+    def namespaces(self) -> bool:
+        """True if programs have process numbers and a file tree of their own."""
+        return self.tier in (BUBBLEWRAP, NO_PROC)
+
+    @property
+    def scratch(self) -> bool:
+        """True if programs have a disk to write on."""
+        return self.namespaces
+
+    def start(
+        self,
+        script: str,
+        arguments: Sequence[str],
+        descriptors: Mapping[int, int],
+        *,
+        scratch_bytes: int,
+        children: bool = False,
+        forks: bool = False,
+        folder: str | None = None,
+    ) -> int:
+        """Start `python -c script arguments` with `descriptors` (its number: ours); returns its pid.
+
+        children: a compiler, which needs processes and all of /usr. forks: a fork server, which has no filter
+        itself. folder: where a compiler may write, in a tier without a disk of its own.
+        """
+        command = [self.interpreter.path, "-I", "-B", "-X", "utf8", "-c", script, *arguments]
+        if self.namespaces:
+            inner = {bubblewrap.ARGUMENTS: self._arguments(scratch_bytes, children, forks)}
+            if not forks:
+                inner[bubblewrap.FILTER] = self._filter(children)
+            for file in inner.values():
+                os.lseek(file, 0, os.SEEK_SET)
+            outer = bubblewrap.command(self.path, STATUS, filtered=not forks)
+            environment = {"PATH": "/usr/bin:/bin"}
+            return spawn(outer + command, environment, {**descriptors, **inner}, status_survives=True)
+        environment = {**bubblewrap.ENVIRONMENT, "HOME": "/", "TMPDIR": folder or "/tmp"}
+        ruleset = self._ruleset(children, folder) if self.tier == LANDLOCK else -1
+
+        def give_up_rights() -> None:
+            linux.no_new_privileges()
+            linux.drop_capabilities()
+            if self.tier == LANDLOCK:
+                landlock.restrict(ruleset)
+                if not forks:
+                    filter_ = seccomp.build(shared_pids=True, shared_files=True, children=children)
+                    linux.install_filter(seccomp.for_pid(filter_, os.getpid()))
+
+        try:
+            return spawn(command, environment, descriptors, folder=folder or "/", prepare=give_up_rights)
+        finally:
+            if folder is not None and ruleset >= 0:
+                os.close(ruleset)
+
+    def limits(self, limits: Limits) -> list[str]:
+        """The limits as `boot.py` sets them: `name=soft:hard`."""
+        memory, cpu = limits.memory_bytes, limits.cpu_seconds
+        values = {"AS": memory, "DATA": memory, "FSIZE": limits.file_bytes, "NOFILE": limits.open_files}
+        values |= {"NPROC": limits.processes + self._tasks_beside(), "STACK": STACK_BYTES}
+        values |= {"CORE": 0, "MEMLOCK": 0, "MSGQUEUE": 0, "SIGPENDING": 256}
+        # Time runs out twice: SIGXCPU can be ignored, SIGKILL a second later cannot.
+        return [f"{name}={value}:{value}" for name, value in values.items()] + [f"CPU={cpu}:{cpu + 1}"]
+
+    def _tasks_beside(self) -> int:
+        """Tasks that RLIMIT_NPROC counts besides the program's own.
+
+        It counts by user and user namespace since Linux 5.14; elsewhere the user's Jupyter, trainings and
+        shells are among them.
+        """
+        if self.namespaces and _kernel() >= (5, 14):
+            return 3  # bubblewrap's init, a fork server, the program
+        if time.monotonic() - self._tasks[0] > _COUNT_SECONDS:
+            self._tasks = time.monotonic(), linux.tasks_of_this_user()
+        return self._tasks[1] + 3
+
+    def _arguments(self, scratch_bytes: int, toolchain: bool, forks: bool) -> int:
+        key = ("arguments", scratch_bytes, toolchain, forks)
+        if key not in self._files:
+            self._files[key] = linux.memory_file(
+                bubblewrap.arguments(
+                    self.interpreter.path,
+                    self.interpreter.roots,
+                    scratch_bytes,
+                    proc=self.tier == BUBBLEWRAP and not forks,
+                    toolchain=toolchain,
+                    forks=forks,
+                )
+            )
+        return self._files[key]
+
+    def _filter(self, children: bool) -> int:
+        key = ("filter", children)
+        if key not in self._files:
+            self._files[key] = linux.memory_file(seccomp.build(shared_pids=False, children=children))
+        return self._files[key]
+
+    def _ruleset(self, toolchain: bool, folder: str | None) -> int:
+        if folder is not None:
+            return self._rules(toolchain, folder)
+        if ("rules",) not in self._files:
+            self._files["rules",] = self._rules(toolchain, None)
+        return self._files["rules",]
+
+    def _rules(self, toolchain: bool, folder: str | None) -> int:
+        own = [*self.interpreter.roots, self.interpreter.path]
+        system = ["/usr"] if toolchain else []
+        read = [*bubblewrap.SYSTEM, *bubblewrap.READABLE, *own, *system, *DEVICES]
+        ruleset = landlock.rules(read, write=["/dev/null"], folder=folder)
+        try:
+            return fcntl.fcntl(ruleset, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+        finally:
+            os.close(ruleset)
+
+
+def _kernel() -> tuple[int, int]:
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int("".join(filter(str.isdigit, minor)) or 0)

@@ -1,0 +1,191 @@
+"""The warm interpreter inside the sandbox that forks itself for each run. Not imported.
+
+The broker passes this text to `python -c` and talks over descriptor 3: each request comes with the standard
+streams and the payload of one run as descriptors. The server reads no payload: a forked child does, after it
+has given up the server's socket, its right to mount and the system calls of a program (`seccomp.py`), so it
+finds nothing of other runs in memory and can neither speak for the server nor signal it. What a child reports
+is the kernel's word: how the server's wait for it ended.
+"""
+
+import atexit
+import bisect
+import collections
+import contextlib
+import copy
+import ctypes
+import datetime
+import decimal
+import fractions
+import functools
+import gc
+import heapq
+import io
+import itertools
+import json
+import linecache
+import math
+import operator
+import os
+import random
+import re
+import resource
+import select
+import signal
+import socket
+import string
+import struct
+import sys
+import threading
+import traceback
+import typing
+
+WARM = (bisect, collections, copy, datetime, decimal, fractions, functools, heapq, itertools, math, operator)
+WARM += (random, re, string, typing, linecache, traceback)
+CONTROL, PAYLOAD = 3, 3
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
+CLONE_NEWNS, CLONE_NEWIPC, MS_NOSUID, MS_NODEV = 0x20000, 0x8000000, 2, 4
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def must(result):
+    """Raise OSError if a C function failed."""
+    if result:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def prctl(option, *values):
+    """prctl(2)."""
+    wide = [ctypes.c_ulong(value) if isinstance(value, int) else value for value in values]
+    must(libc.prctl(option, *wide, *[ctypes.c_ulong(0)] * (4 - len(wide))))
+
+
+def enclose(request, filter_, placeholder, capset):
+    """Everything that separates this child from the server and from other runs."""
+    prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if request["scratch"]:
+        must(libc.unshare(CLONE_NEWNS | CLONE_NEWIPC))
+        options = f"size={request['scratch']},mode=700".encode()
+        must(libc.mount(b"scratch", b"/box", b"tmpfs", ctypes.c_ulong(MS_NOSUID | MS_NODEV), options))
+        os.chdir("/box")
+    must(libc.syscall(ctypes.c_long(capset), struct.pack("Ii", 0x20080522, 0), bytes(24)))
+    for limit in request["limits"]:
+        name, _, values = limit.partition("=")
+        kind = getattr(resource, "RLIMIT_" + name)
+        ceiling = resource.getrlimit(kind)[1]
+        pair = [
+            int(v) if ceiling == resource.RLIM_INFINITY else min(int(v), ceiling) for v in values.split(":")
+        ]
+        resource.setrlimit(kind, pair)
+    program = filter_.replace(struct.pack("<I", placeholder), struct.pack("<I", os.getpid()))
+    text = ctypes.create_string_buffer(program, len(program))
+    head = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(text)))
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    prctl(PR_SET_SECCOMP, 2, ctypes.cast(head, ctypes.c_void_p))
+
+
+def standard_streams():
+    """sys.stdin, stdout and stderr as a new interpreter makes them in UTF-8 mode."""
+    stdin = io.BufferedReader(io.FileIO(0, "r", closefd=False))
+    stdout = io.BufferedWriter(io.FileIO(1, "w", closefd=False))
+    stderr = io.BufferedWriter(io.FileIO(2, "w", closefd=False))
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(stdin, "utf-8", "surrogateescape")
+    sys.stdout = sys.__stdout__ = io.TextIOWrapper(stdout, "utf-8", "surrogateescape")
+    sys.stderr = sys.__stderr__ = io.TextIOWrapper(stderr, "utf-8", "backslashreplace", line_buffering=True)
+
+
+def exit_code(stop):
+    """The exit code that the interpreter gives a SystemExit."""
+    if stop.code is None:
+        return 0
+    if isinstance(stop.code, int):
+        return stop.code & 0xFF
+    print(stop.code, file=sys.stderr)
+    return 1
+
+
+def run():
+    """Run the payload as `__main__`, to the end of its threads and exit functions; never returns."""
+    code = 1
+    try:
+        try:
+            with open(PAYLOAD, "rb") as file:
+                source = file.read()
+            # Without a scratch folder tracebacks show no source lines.
+            with contextlib.suppress(OSError), open("main.py", "wb") as file:
+                file.write(source)
+            sys.argv = ["main.py"]
+            main = type(sys)("__main__")
+            main.__dict__.update(__file__="main.py", __builtins__=__builtins__)
+            sys.modules["__main__"] = main
+            exec(compile(source, "main.py", "exec", dont_inherit=True), main.__dict__)
+            code = 0
+        except SystemExit as stop:
+            code = exit_code(stop)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        try:
+            sys.stdout.flush()
+        except OSError:
+            code = code or 120
+    finally:
+        os._exit(code)
+
+
+def child(request, descriptors, filter_, placeholder, capset):
+    """The forked process: takes its descriptors, drops its rights, becomes the program."""
+    try:
+        for target, source in enumerate(
+            descriptors
+        ):  # the last one, the payload, replaces the control socket
+            os.dup2(source, target)
+        os.closerange(PAYLOAD + 1, 256)
+        enclose(request, filter_, placeholder, capset)
+        standard_streams()
+    except BaseException as error:
+        os.write(2, f"fork server: {error!r}".encode())
+        os._exit(127)
+    run()
+
+
+def follow(control, pid):
+    """Wait for a run to end, killing it when asked to; returns the wait status and its processor seconds."""
+    ended = os.pidfd_open(pid)
+    try:
+        while True:
+            ready, _, _ = select.select([control, ended], [], [])
+            if ended in ready:
+                _, status, usage = os.wait4(pid, 0)
+                return status, usage.ru_utime + usage.ru_stime
+            if not control.recv(64):
+                os._exit(0)
+            os.kill(pid, signal.SIGKILL)
+    finally:
+        os.close(ended)
+
+
+def serve(filter_, placeholder, capset):
+    """Fork for each request until the broker hangs up."""
+    control = socket.socket(fileno=CONTROL)
+    prctl(PR_SET_DUMPABLE, 0)
+    gc.collect()
+    gc.freeze()
+    control.send(b"ready")
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 4)
+        if not message:
+            os._exit(0)
+        if message == b"kill":  # meant for a run that had ended meanwhile
+            continue
+        request = json.loads(message)
+        pid = os.fork()
+        if pid == 0:
+            child(request, descriptors, filter_, placeholder, capset)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        status, used = follow(control, pid)
+        control.send(json.dumps([status, used]).encode())
+
+
+serve(bytes.fromhex(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
