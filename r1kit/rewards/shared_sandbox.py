@@ -11,9 +11,9 @@ import os
 import threading
 from dataclasses import dataclass
 
-from r1kit.machine.resources import cores
 from r1kit.sandbox import Limits, Sandbox
 from r1kit.sandbox.piston import PistonClient, client_from_environment
+from r1kit.sandbox.runner import default_workers
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def configure(
     """Say how the shared sandbox is to be; one that is running otherwise is closed.
 
     Args:
-        workers: programs at once in this process; None means its share of the cores. LOCAL_WORLD_SIZE
-            processes share a host: eight times all cores would run programs into their time limits.
+        workers: programs at once in this process; None means its share of the sandbox's usual number.
+            LOCAL_WORLD_SIZE processes share a host: eight times all cores would make programs time out.
         tier, unsafe, fork_server: as in `Sandbox`.
         limits: of each case; None means the defaults of `Limits`.
     """
@@ -67,7 +67,7 @@ def shared_sandbox() -> Sandbox:
         if _sandbox is None:
             wanted = _settings
             _sandbox = Sandbox(
-                wanted.workers or share_of_cores(), tier=wanted.tier, unsafe=wanted.unsafe,
+                wanted.workers or share_of_workers(), tier=wanted.tier, unsafe=wanted.unsafe,
                 fork_server=wanted.fork_server, limits=wanted.limits or Limits(),
             )  # fmt: skip
         return _sandbox
@@ -96,10 +96,10 @@ def close_shared() -> None:
         _sandbox = _client = None
 
 
-def share_of_cores() -> int:
-    """Cores for each of the processes that share this host, at least one."""
+def share_of_workers() -> int:
+    """The sandbox's usual number of workers, divided by the processes that share this host; at least one."""
     processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return max(1, cores() // max(1, int(processes) if processes.isdigit() else 1))
+    return max(1, default_workers() // max(1, int(processes) if processes.isdigit() else 1))
 
 
 def _forked() -> None:

@@ -177,7 +177,7 @@ def test_settings_that_change_replace_the_sandbox(monkeypatch):
 
     shared_sandbox.close_shared()
     monkeypatch.setattr(shared_sandbox, "Sandbox", Recorded)
-    monkeypatch.setattr(shared_sandbox, "cores", lambda: 16)
+    monkeypatch.setattr(shared_sandbox, "default_workers", lambda: 16)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     before = vars(shared_sandbox._settings)
     shared_sandbox.configure(tier="landlock", unsafe=True, fork_server=False)

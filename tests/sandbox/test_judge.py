@@ -18,9 +18,9 @@ ADD = "a, b = map(int, input().split())\nprint(a + b)\n"
 CALL = (Case("[3, 4]", "7", "add"),)
 
 
-@pytest.fixture(scope="module")
-def sandbox():
-    with Sandbox(workers=2, limits=QUICK) as started:
+@pytest.fixture(scope="module", params=[False, True], ids=["spawn", "fork-server"])
+def sandbox(request):
+    with Sandbox(workers=2, fork_server=request.param, limits=QUICK) as started:
         yield started
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from r1kit.data import format as completion_format
 from r1kit.sandbox import programs
@@ -104,6 +106,31 @@ def test_a_million_characters_of_anything_take_linear_time(piece):
     program(text)
     program("</think>" + text)
     assert time.perf_counter() - started < 5  # quadratic would be minutes; half a second is usual
+
+
+PIECES = [
+    "```",
+    "````",
+    "python",
+    "py",
+    "\n",
+    "\r\n",
+    " ",
+    "    ",
+    "x = 1",
+    "<think>",
+    "</think>",
+    "<answer>",
+    "</answer>",
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=30).map("".join))
+def test_no_text_breaks_the_reader_and_every_program_comes_from_the_text(text):
+    found = program(text)
+    lines = {line.strip("`\r ") for line in text.split("\n")}
+    assert found is None or all(line.strip("`\r ") in lines for line in found.split("\n"))
 
 
 def test_the_tags_are_those_of_the_data():
