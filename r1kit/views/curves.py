@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from r1kit.views.figures import (
     BLUE,
     COLOURS,
+    GREEN,
     GREY,
     RED,
     Rows,
@@ -109,3 +110,37 @@ def compare_rewards(
     axes.set(ylabel="mean of the batch", ylim=(-0.02, 1.02))
     axes.legend()
     return described(figure, f"{title}. " + " ".join(said))
+
+
+def paid_and_true(
+    sources: Mapping[str, str | Path | Rows],
+    paid: Mapping[str, str],
+    truth: str,
+    *,
+    truth_name: str = "truth",
+) -> Figure:
+    """A panel for each run: the reward that it was paid for beside the one that nobody can fool.
+
+    Args:
+        sources: name of the run -> its metrics.jsonl.
+        paid: name of the run -> the reward it was trained on, by its name in the settings.
+        truth: the reward that tells the truth, by its name in the settings; logged in every run, if need be
+            with weight 0.
+        truth_name: what the curve of the truth is called.
+    """
+    figure, axes_list = panels(list(sources), columns=len(sources))
+    said = []
+    for axes, (name, source) in zip(axes_list, sources.items(), strict=True):
+        rows = rows_of(source)
+        curves = [(f"{truth_name}, not paid ({truth})", truth, GREEN, "-")]
+        if paid[name] == truth:
+            curves = [(f"reward and {truth_name} ({truth})", truth, GREEN, "-")]
+        else:
+            curves.insert(0, (f"reward ({paid[name]})", paid[name], RED, "--"))
+        for label, reward, colour, line in curves:
+            steps, values = series(rows, f"rewards/{reward}_reward/mean")
+            axes.plot(steps, values, color=colour, linestyle=line, marker=".", label=label)
+            said.append(course(f"{name}, {label}", steps, values))
+        axes.set(ylim=(-0.02, 1.02), ylabel="mean of the batch")
+        axes.legend(loc="center right")
+    return described(figure, " ".join(said))

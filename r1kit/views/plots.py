@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from r1kit.views.curves import compare_rewards, loss_curve, training_panel
+from r1kit.views.curves import compare_rewards, loss_curve, paid_and_true, training_panel
 from r1kit.views.figures import BLUE, COLOURS, GREY, HATCHES, RED, described, figure_alt, panels, png
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ __all__ = [
     "figure_alt",
     "length_histograms",
     "loss_curve",
+    "paid_and_true",
     "pass1_bars",
     "pass_rate_histogram",
     "png",

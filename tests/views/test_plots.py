@@ -15,6 +15,7 @@ from r1kit.views.plots import (
     compare_rewards,
     length_histograms,
     loss_curve,
+    paid_and_true,
     pass1_bars,
     pass_rate_histogram,
     training_panel,
@@ -153,3 +154,17 @@ def test_a_notebook_shows_a_figure_as_a_picture_without_pyplot():
 
     data, _ = DisplayFormatter().format(loss_curve([{"step": 1, "loss": 2.0}]))
     assert data["image/png"].startswith(b"\x89PNG")
+
+
+def test_the_paid_reward_stands_beside_the_truth_and_alone_where_it_is_the_truth():
+    rows = [
+        {"step": s, "rewards/naive_code_reward/mean": s / 4, "rewards/binary_code_reward/mean": 1 - s / 4}
+        for s in range(1, 4)
+    ]
+    figure = paid_and_true(
+        {"naive": rows, "repaired": rows}, {"naive": "naive_code", "repaired": "binary_code"}, "binary_code"
+    )
+    naive, repaired = figure.axes
+    assert [list(line.get_ydata()) for line in naive.lines] == [[0.25, 0.5, 0.75], [0.75, 0.5, 0.25]]
+    assert [list(line.get_ydata()) for line in repaired.lines] == [[0.75, 0.5, 0.25]]
+    assert "naive, reward (naive_code) from 0.25 at step 1 to 0.75 at step 3" in figure_alt(figure)
