@@ -165,7 +165,6 @@ def resolved(job_folder: Path, opened: Stage, settings: Profile, extra: dict[str
     for folder in opened.sources.values():
         artifacts = results.read_result(folder)["artifacts"]
         inputs |= {label: os.path.relpath(folder / path, job_folder) for label, path in artifacts.items()}
-    inputs |= {label: os.path.relpath(path, job_folder) for label, path in extra.items()}
     section = settings.dump().get(opened.spec.sections[0], {})
     model = section.get("model_name_or_path")
     if model in opened.sources:
@@ -175,5 +174,6 @@ def resolved(job_folder: Path, opened: Stage, settings: Profile, extra: dict[str
         )
     elif model:
         inputs["model"] = model
+    inputs |= {label: os.path.relpath(path, job_folder) for label, path in extra.items()}
     heading = {"profile": settings.name, "stage": opened.name, "run_id": opened.run.run_id}
     return heading | {"inputs": inputs} | settings.dump()

@@ -17,6 +17,7 @@ from typing import Any
 
 from r1kit.pipeline import prerequisites
 from r1kit.pipeline.stages import CHECKPOINTS, STAGES, StageSpec, stage
+from r1kit.rewards.shared_sandbox import configure_by
 from r1kit.runs import folder as runs
 from r1kit.runs import results, status
 from r1kit.runs.files import shown, write_json_atomic, write_text_atomic
@@ -169,6 +170,7 @@ def open_stage(name: str, namespace: dict[str, Any]) -> Stage:
         run, settings = prerequisites.new_run(profile_name, turned)
         print(f"new run {run.run_id}")
     os.environ.update(settings.machine.environment)
+    configure_by(settings.machine.sandbox)
     sources = {need: prerequisites.provide(run, STAGES[need], settings) for need in spec.needs}
     inputs_hash = prerequisites.inputs_hash(spec, settings)
     folder = run.stage(name)

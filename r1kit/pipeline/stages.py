@@ -73,6 +73,16 @@ STAGES: dict[str, StageSpec] = {
             },
         ),
         StageSpec(
+            "04b_rewards",
+            "What does a reward really teach?",
+            ("grpo", "sft", "data"),
+            needs=("01_data", "02_sft"),
+            knobs={
+                "MAX_STEPS": Knob(int, "grpo.programs.max_steps"),
+                "CASES": Knob(int, "grpo.programs.cases"),
+            },
+        ),
+        StageSpec(
             "05_evaluation",
             "Did it really get better, and how sure are we?",
             ("evaluation",),
@@ -96,7 +106,7 @@ class UnknownStage(ValueError):
 
 
 def stage(name: str) -> StageSpec:
-    """The stage called `name`, or by its number ("04", "4").
+    """The stage called `name`, or by its number ("04", "4", "04b").
 
     Raises:
         UnknownStage: with the allowed names and the nearest one.
@@ -104,7 +114,7 @@ def stage(name: str) -> StageSpec:
     if name in STAGES:
         return STAGES[name]
     for spec in STAGES.values():
-        if name.isdigit() and int(name) == int(spec.name[:2]):
+        if name and name.lstrip("0") == spec.name.partition("_")[0].lstrip("0"):
             return spec
     nearest = difflib.get_close_matches(name, STAGES, n=1, cutoff=0.3)
     hint = f" Did you mean {nearest[0]}?" if nearest else ""

@@ -13,9 +13,11 @@ from functools import partial
 from typing import Any
 
 from r1kit.rewards.accuracy import accuracy_reward
+from r1kit.rewards.code import binary_code_reward, code_reward, get_code_format_reward
 from r1kit.rewards.format import format_reward, tag_count_reward, think_format_reward
 from r1kit.rewards.language import get_language_consistency_reward
 from r1kit.rewards.length import get_cosine_scaled_reward, get_soft_overlong_punishment, len_reward
+from r1kit.rewards.naive import naive_accuracy_reward, naive_code_reward, naive_steps_reward
 from r1kit.rewards.style import get_repetition_penalty_reward, reasoning_steps_reward
 from r1kit.settings.rewards import REWARDS, Reward
 
@@ -28,14 +30,21 @@ PLAIN: dict[str, Function] = {
     "think_format": think_format_reward,
     "reasoning_steps": reasoning_steps_reward,
     "length": len_reward,
+    "naive_accuracy": naive_accuracy_reward,
+    "naive_steps": naive_steps_reward,
+    "naive_code": naive_code_reward,
 }
 MADE: dict[str, Callable[..., Function]] = {
     "cosine": get_cosine_scaled_reward,
     "repetition_penalty": get_repetition_penalty_reward,
     "soft_overlong_punishment": get_soft_overlong_punishment,
     "language_consistency": get_language_consistency_reward,
+    "code_format": get_code_format_reward,
 }
 """Functions that make the reward from its parameters."""
+
+TAKES: dict[str, Function] = {"code": code_reward, "binary_code": binary_code_reward}
+"""Rewards that take their parameters at every call, as open-r1's do."""
 
 NEEDS = {
     "accuracy": ("solution",),
@@ -43,6 +52,8 @@ NEEDS = {
     "cosine": ("solution",),
     "code": ("verification_info",),
     "binary_code": ("verification_info",),
+    "naive_accuracy": ("solution",),
+    "naive_code": ("solution",),
 }
 """Dataset columns that a reward compares with: rows that lack them are not its task."""
 
@@ -96,13 +107,16 @@ class RewardFunction:
 
 
 def get_rewards(
-    specifications: Iterable[Mapping[str, Any] | Reward], max_completion_length: int | None = None
+    specifications: Iterable[Mapping[str, Any] | Reward],
+    max_completion_length: int | None = None,
+    reasoning_begun: bool = False,
 ) -> tuple[list[RewardFunction], list[float]]:
     """Reward functions and their weights, in the order given.
 
     Args:
         specifications: entries of `rewards` in grpo.yaml, as mappings or typed.
         max_completion_length: the limit of generation in tokens, for rewards that shape lengths.
+        reasoning_begun: the chat template itself opens `<think>`, so that completions begin within it.
 
     Raises:
         ValueError: an unknown name (the nearest known one is named), one that occurs twice, a parameter that
@@ -114,6 +128,8 @@ def get_rewards(
         reward = typed(specification)
         if reward.name in [function.name for function in functions]:
             raise ValueError(f"reward {reward.name!r} is listed twice: give it one entry and one weight")
+        if reasoning_begun and "require_reasoning" in type(reward).model_fields:
+            reward = reward.model_copy(update={"require_reasoning": True})
         function = _function(reward, max_completion_length)
         functions.append(RewardFunction(reward.name, function, NEEDS.get(reward.name, ())))
         weights.append(float(reward.weight))
@@ -141,13 +157,6 @@ def _function(reward: Any, max_completion_length: int | None) -> Function:
         parameters[limit] = max_completion_length
     if reward.name in MADE:
         return MADE[reward.name](**parameters)
-    return PLAIN[reward.name] if reward.name in PLAIN else _code_function(reward.name, parameters)
-
-
-def _code_function(name: str, parameters: dict[str, Any]) -> Function:
-    """The rewards for programs: the sandbox is imported only where there is code to judge."""
-    from r1kit.rewards import code
-
-    if name == "code_format":
-        return code.get_code_format_reward(**parameters)
-    return partial({"code": code.code_reward, "binary_code": code.binary_code_reward}[name], **parameters)
+    if reward.name in TAKES:
+        return partial(TAKES[reward.name], **parameters)
+    return PLAIN[reward.name]

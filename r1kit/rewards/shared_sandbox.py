@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from r1kit.sandbox import Limits, Sandbox
 from r1kit.sandbox.piston import PistonClient, client_from_environment
 from r1kit.sandbox.runner import default_workers
+from r1kit.sandbox.verdicts import MIB
+from r1kit.settings.models import SandboxSettings
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,22 @@ def configure(
         if wanted != _settings:
             close_shared()
             _settings = wanted
+
+
+def configure_by(settings: SandboxSettings) -> None:
+    """`configure` with `sandbox` of machine.yaml."""
+    limits = Limits(
+        cpu_seconds=settings.cpu_seconds,
+        wall_seconds=settings.wall_seconds,
+        memory_bytes=settings.memory_mb * MIB,
+    )
+    configure(
+        workers=settings.workers,
+        tier=settings.tier,
+        unsafe=settings.unsafe,
+        fork_server=settings.fork_server,
+        limits=limits,
+    )
 
 
 def shared_sandbox() -> Sandbox:

@@ -12,7 +12,16 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 from r1kit.settings.rewards import AnyReward
 from r1kit.settings.strict import Positive, Settings
 
-STAGES = ("00_environment", "01_data", "02_sft", "03_vllm", "04_grpo", "05_evaluation", "06_pipeline")
+STAGES = (
+    "00_environment",
+    "01_data",
+    "02_sft",
+    "03_vllm",
+    "04_grpo",
+    "04b_rewards",
+    "05_evaluation",
+    "06_pipeline",
+)
 """Notebook stages in order, known to this floor because files name them."""
 
 MODEL_STAGES = ("01_data", "02_sft", "04_grpo")
@@ -30,7 +39,8 @@ class SandboxSettings(Settings):
     """Where and within which limits model-written programs run (the `code` rewards)."""
 
     workers: Positive | None = Field(
-        default=None, description="Programs at once in each training process; null: one a core."
+        default=None,
+        description="Programs at once; null: two cores less than there are, divided by the processes.",
     )
     tier: Literal["auto", "bubblewrap", "bubblewrap-no-proc", "landlock"] = Field(
         default="auto", description="`auto` takes the strongest that works on this machine."
@@ -182,6 +192,23 @@ class Collapse(Settings):
     max_steps: Positive
 
 
+class Programs(Settings):
+    """The lesson's code track (04b_rewards): stories answered by a tiny program."""
+
+    traces: Positive = Field(description="Programs the teacher writes for SFT.")
+    prompts: Positive = Field(description="Problems for GRPO.")
+    cases: int = Field(ge=2, description="Test cases of a problem, the story's own start first.")
+    slip_rate: float = Field(ge=0, lt=1, description="Share of operations with the wrong sign.")
+    hurry_rate: float = Field(
+        ge=0, lt=1, description="Share of programs with the start written into them instead of read."
+    )
+    sft_steps: Positive = Field(description="Steps of SFT on the traces.")
+    max_steps: Positive = Field(description="Steps of GRPO.")
+    num_generations: int = Field(ge=2, description="Completions of a prompt.")
+    per_device_train_batch_size: Positive = Field(description="Completions of a step.")
+    max_completion_length: Positive = Field(description="Longest completion in tokens.")
+
+
 class GrpoSettings(TrainerFile):
     """grpo.yaml: reinforcement learning with verifiable rewards."""
 
@@ -189,6 +216,7 @@ class GrpoSettings(TrainerFile):
         description="What is rewarded, in this order."
     )
     collapse: Collapse | None = Field(default=None, description="Settings of the run that fails on purpose.")
+    programs: Programs | None = Field(default=None, description="Settings of the lesson's code track.")
 
 
 FILES: dict[str, type[Settings]] = {

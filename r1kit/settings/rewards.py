@@ -105,6 +105,11 @@ class Code(Reward):
         description="`piston`: a Piston-compatible server, whose address is in PISTON_ENDPOINTS.",
     )
 
+    require_reasoning: bool = Field(
+        default=False,
+        description="No program counts before `</think>`; true by itself if the template opens `<think>`.",
+    )
+
 
 class BinaryCode(Code):
     """1 if the answer's program passes every test case."""
@@ -117,6 +122,24 @@ class CodeFormat(Reward):
 
     name: Literal["code_format"]
     language: CodeLanguage = "python"
+
+
+class NaiveAccuracy(Reward):
+    """For a lesson only: the solution occurs somewhere in the text."""
+
+    name: Literal["naive_accuracy"]
+
+
+class NaiveSteps(Reward):
+    """For a lesson only: open-r1's pattern for reasoning steps."""
+
+    name: Literal["naive_steps"]
+
+
+class NaiveCode(Reward):
+    """For a lesson only: the program, run without input, prints the solution."""
+
+    name: Literal["naive_code"]
 
 
 AnyReward = Annotated[
@@ -132,7 +155,10 @@ AnyReward = Annotated[
     | LanguageConsistency
     | Code
     | BinaryCode
-    | CodeFormat,
+    | CodeFormat
+    | NaiveAccuracy
+    | NaiveSteps
+    | NaiveCode,
     Field(discriminator="name"),
 ]
 REWARDS: dict[str, type[Reward]] = {

@@ -1,14 +1,16 @@
 """GRPO: TRL's GRPOTrainer with our rewards (`python -m r1kit.training.grpo JOB/resolved.yaml`).
 
 DeepSeek-R1 trains with Group Relative Policy Optimization on rule-based rewards (paper section 2.2). All keys
-of `grpo.yaml` are TRL's but `rewards`, `optimizer` and `collapse`. Rollouts are written as
-`rollouts/step_%05d.parquet` at every logged step.
+of `grpo.yaml` are TRL's but `rewards`, `optimizer` and the lessons' own `collapse` and `programs`. Rollouts
+are written as `rollouts/step_%05d.parquet` at every logged step.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
+from r1kit.data.format import THINK_OPEN
 from r1kit.training import program
 
 
@@ -18,6 +20,8 @@ def train(job: program.Job) -> None:
     from trl import GRPOConfig
 
     from r1kit.rewards.registry import get_rewards
+    from r1kit.rewards.shared_sandbox import configure_by
+    from r1kit.settings.models import SandboxSettings
     from r1kit.training.optimizer import build_optimizer
     from r1kit.training.resume import fit, make_config, model_arguments, small_dataset, trainer_arguments
     from r1kit.training.rollouts import RolloutTrainer
@@ -27,13 +31,14 @@ def train(job: program.Job) -> None:
     keys, keep = trainer_arguments(job, keys)
     keys.pop("include_num_input_tokens_seen")  # TRL counts prompts and completions itself
     model_init, quantization, peft = model_arguments(model_keys)
-    limit = keys.get("max_completion_length", GRPOConfig.max_completion_length)
-    rewards, weights = get_rewards(own.rewards, limit)
-    args = make_config(
-        GRPOConfig, {**keys, "model_init_kwargs": model_init, "reward_weights": weights}, "grpo.yaml"
-    )
     tokenizer = AutoTokenizer.from_pretrained(
         job.inputs.get("tokenizer", job.inputs["model"]), padding_side="left", truncation_side="left"
+    )
+    limit = keys.get("max_completion_length", GRPOConfig.max_completion_length)
+    rewards, weights = get_rewards(own.rewards, limit, opens_reasoning(tokenizer))
+    configure_by(SandboxSettings.model_validate(job.settings.get("machine", {}).get("sandbox", {})))
+    args = make_config(
+        GRPOConfig, {**keys, "model_init_kwargs": model_init, "reward_weights": weights}, "grpo.yaml"
     )
     trainer = RolloutTrainer(
         model=job.inputs["model"],
@@ -49,6 +54,15 @@ def train(job: program.Job) -> None:
     trainer.unjudged = UnjudgedWatch(args.num_generations)
     trainer.add_callback(trainer.unjudged)
     fit(trainer, job, keep, restore=trainer.restore_rollouts)
+
+
+def opens_reasoning(tokenizer: Any) -> bool:
+    """Whether the chat template ends the prompt with `<think>`, as that of R1's distilled models does."""
+    if not tokenizer.chat_template:
+        return False
+    turn = [{"role": "user", "content": "?"}]
+    prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+    return prompt.rstrip().endswith(THINK_OPEN)
 
 
 def main(arguments: list[str] | None = None) -> int:

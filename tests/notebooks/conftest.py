@@ -66,6 +66,18 @@ def short_profile(tmp_path_factory):
             "save_steps": 2,
             "logging_steps": 1,
             "collapse": {"learning_rate": 0.5, "max_steps": 2},
+            "programs": {
+                "traces": 200,
+                "prompts": 16,
+                "cases": 2,
+                "slip_rate": 0.1,
+                "hurry_rate": 0.5,
+                "sft_steps": 4,
+                "max_steps": 2,
+                "num_generations": 8,
+                "per_device_train_batch_size": 16,
+                "max_completion_length": 80,
+            },
         },
         "evaluation": {"problems_per_level": 8, "samples": 4, "expect": {}},
     }

@@ -22,7 +22,15 @@ def test_every_stage_completed(demo):
     assert summary["status"] == "completed"
     assert {name: stage["status"] for name, stage in summary["stages"].items()} == {
         name: "completed"
-        for name in ("00_environment", "01_data", "02_sft", "03_vllm", "04_grpo", "05_evaluation")
+        for name in (
+            "00_environment",
+            "01_data",
+            "02_sft",
+            "03_vllm",
+            "04_grpo",
+            "04b_rewards",
+            "05_evaluation",
+        )
     }
 
 
@@ -111,7 +119,7 @@ def test_resuming_a_finished_run_starts_nothing(demo, runs):
     before = {path: path.stat().st_mtime_ns for path in demo[2].rglob("result.json")}
     code, output = runs.run("run", "--resume", "demo-run")
     assert code == 0
-    assert output.count("unchanged") == 6
+    assert output.count("unchanged") == 7
     assert before == {path: path.stat().st_mtime_ns for path in demo[2].rglob("result.json")}
 
 

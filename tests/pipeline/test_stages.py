@@ -1,5 +1,8 @@
 """Stage names, their order, and what a stage's inputs are."""
 
+from functools import reduce
+from operator import getitem
+
 import pytest
 
 from r1kit.pipeline import prerequisites
@@ -29,6 +32,8 @@ def finish(run, name, settings):
         ("01-03", ["01_data", "02_sft", "03_vllm"]),
         ("05, 00", ["00_environment", "05_evaluation"]),
         ("04,02-04", ["02_sft", "03_vllm", "04_grpo"]),
+        ("4b", ["04b_rewards"]),
+        ("04-05", ["04_grpo", "04b_rewards", "05_evaluation"]),
     ],
 )
 def test_stages_are_selected_by_name_number_and_range(text, names):
@@ -53,8 +58,8 @@ def test_every_knob_that_is_a_setting_stands_in_the_shipped_profile():
     values = load_profile("cpu-tiny").dump()
     for spec in STAGES.values():
         for knob in filter(lambda knob: knob.setting, spec.knobs.values()):
-            section, key = knob.setting.split(".")
-            assert isinstance(values[section][key], knob.kind)
+            value = reduce(getitem, knob.setting.split("."), values)
+            assert isinstance(value, knob.kind)
 
 
 def test_a_stage_depends_on_its_settings_and_on_those_before_it():
@@ -65,7 +70,7 @@ def test_a_stage_depends_on_its_settings_and_on_those_before_it():
         for name, spec in STAGES.items()
         if prerequisites.inputs_hash(spec, before) != prerequisites.inputs_hash(spec, after)
     ]
-    assert changed == ["02_sft", "03_vllm", "04_grpo", "05_evaluation"]
+    assert changed == ["02_sft", "03_vllm", "04_grpo", "04b_rewards", "05_evaluation"]
 
 
 def test_a_result_counts_only_with_the_inputs_it_was_made_from():
