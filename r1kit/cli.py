@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. `r1kit run | status | doctor`."""
+"""The command line: parse, call, print. `r1kit run | status | doctor | bench`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+benchmarks = typer.Typer(help="Measure a part side by side with what it replaces.", no_args_is_help=True)
+app.add_typer(benchmarks, name="bench")
 
 DEFAULT_PROFILE = "cpu-tiny"
 
@@ -87,11 +90,31 @@ def doctor(profile: ProfileOption = DEFAULT_PROFILE, as_json: JsonOption = False
     from dataclasses import asdict
 
     from r1kit.machine import doctor as checks
+    from r1kit.sandbox import report
     from r1kit.settings import load_profile
 
-    found = checks.check(load_profile(profile))
+    settings = load_profile(profile)
+    found = [*checks.check(settings), report.check(settings)]
     print(json.dumps([asdict(check) for check in found], indent=1) if as_json else checks.render(found))
     raise typer.Exit(1 if any(check.level == "fail" for check in found) else 0)
+
+
+@benchmarks.command("rewards")
+def bench_rewards(as_json: JsonOption = False) -> None:
+    """The accuracy reward beside math-verify called one answer after the other."""
+    from r1kit.bench import rewards
+
+    found = rewards.bench()
+    print(json.dumps(found, indent=1) if as_json else rewards.render(found))
+
+
+@benchmarks.command("sandbox")
+def bench_sandbox(as_json: JsonOption = False) -> None:
+    """Runs per second in each tier of the sandbox, beside bare Python's."""
+    from r1kit.bench import sandbox
+
+    found = sandbox.bench()
+    print(json.dumps(found, indent=1) if as_json else sandbox.render(found))
 
 
 def main() -> None:

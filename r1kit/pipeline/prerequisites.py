@@ -18,6 +18,7 @@ from r1kit.runs import folder as runs
 from r1kit.runs import results
 from r1kit.runs.files import read_json
 from r1kit.runs.launch import supervise
+from r1kit.sandbox import report
 from r1kit.settings import Problem, Profile, SettingsError, load_profile, settings_hash
 from r1kit.settings.profile import CONFIG_ROOT
 
@@ -48,7 +49,7 @@ def new_run(profile: str, overrides: dict[str, Any], run_id: str | None = None) 
         overrides=overrides,
         devices=[{"device": device, "reason": reason}],
     )
-    run.update_manifest(profile_source=source_of(settings))
+    run.update_manifest(profile_source=source_of(settings), sandbox=report.record(settings.machine.sandbox))
     return run, settings
 
 
