@@ -81,7 +81,7 @@ class Alone:
                 self.boot,
                 [request.kind, *self.enclosure.limits(request.limits), "--", *request.command],
                 descriptors,
-                scratch_bytes=request.limits.scratch_bytes,
+                limits=request.limits,
                 children=request.kind == "compile",
                 folder=folder,
             )
@@ -98,7 +98,7 @@ class Alone:
             seconds = time.monotonic() - began
             if cause != "ended":
                 _end(pid, report.inner(), ended)
-            statuses, used, left = linux.reap()
+            statuses, used, left = linux.reap(report.inner())
         code = report.exit_code() if self.enclosure.namespaces else os.waitstatus_to_exitcode(statuses[pid])
         starved = linux.oom_kills() > starved_before
         if os.lseek(payload, 0, os.SEEK_CUR) == 0 and cause != "output":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,30 +63,42 @@ class Enclosure:
         arguments: Sequence[str],
         descriptors: Mapping[int, int],
         *,
-        scratch_bytes: int,
+        limits: Limits,
         children: bool = False,
         forks: bool = False,
         folder: str | None = None,
     ) -> int:
         """Start `python -c script arguments` with `descriptors` (its number: ours); returns its pid.
 
+        limits: set for everything that is started, bubblewrap included: its init runs as the program's user,
+        and a program that found a way into it (/proc/1/mem is open to it) would find no limit there. The
+        number of processes is left to `boot.py`, for it counts by user namespace. A fork server has no limits
+        and sets those of its children.
         children: a compiler, which needs processes and all of /usr. forks: a fork server, which has no filter
         itself. folder: where a compiler may write, in a tier without a disk of its own.
         """
         command = [self.interpreter.path, "-I", "-B", "-X", "utf8", "-c", script, *arguments]
         if self.namespaces:
-            inner = {bubblewrap.ARGUMENTS: self._arguments(scratch_bytes, children, forks)}
+            inner = {bubblewrap.ARGUMENTS: self._arguments(limits.scratch_bytes, children, forks)}
             if not forks:
                 inner[bubblewrap.FILTER] = self._filter(children)
             for file in inner.values():
                 os.lseek(file, 0, os.SEEK_SET)
             outer = bubblewrap.command(self.path, STATUS, filtered=not forks)
             environment = {"PATH": "/usr/bin:/bin"}
-            return spawn(outer + command, environment, {**descriptors, **inner}, status_survives=True)
+            return spawn(
+                outer + command,
+                environment,
+                {**descriptors, **inner},
+                prepare=lambda: None if forks else _set_limits(self.limits(limits)),
+                status_survives=True,
+            )
         environment = {**bubblewrap.ENVIRONMENT, "HOME": "/", "TMPDIR": folder or "/tmp"}
         ruleset = self._ruleset(children, folder) if self.tier == LANDLOCK else -1
 
         def give_up_rights() -> None:
+            if not forks:
+                _set_limits(self.limits(limits))
             linux.no_new_privileges()
             linux.drop_capabilities()
             if self.tier == LANDLOCK:
@@ -101,7 +114,7 @@ class Enclosure:
                 os.close(ruleset)
 
     def limits(self, limits: Limits) -> list[str]:
-        """The limits as `boot.py` sets them: `name=soft:hard`."""
+        """The limits of one process as `name=soft:hard`, names as in setrlimit(2) without RLIMIT_."""
         memory, cpu = limits.memory_bytes, limits.cpu_seconds
         values = {"AS": memory, "DATA": memory, "FSIZE": limits.file_bytes, "NOFILE": limits.open_files}
         values |= {"NPROC": limits.processes + self._tasks_beside(), "STACK": STACK_BYTES}
@@ -158,6 +171,19 @@ class Enclosure:
             return fcntl.fcntl(ruleset, fcntl.F_DUPFD_CLOEXEC, _HIGH)
         finally:
             os.close(ruleset)
+
+
+def _set_limits(limits: list[str]) -> None:
+    for limit in limits:
+        name, _, values = limit.partition("=")
+        if name != "NPROC":
+            kind = getattr(resource, "RLIMIT_" + name)
+            ceiling = resource.getrlimit(kind)[1]
+            pair = [
+                int(v) if ceiling == resource.RLIM_INFINITY else min(int(v), ceiling)
+                for v in values.split(":")
+            ]
+            resource.setrlimit(kind, pair)
 
 
 def _kernel() -> tuple[int, int]:

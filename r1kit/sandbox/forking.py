@@ -27,7 +27,7 @@ from r1kit.sandbox.alone import Alone
 from r1kit.sandbox.enclosure import Enclosure
 from r1kit.sandbox.frames import Reply, Request
 from r1kit.sandbox.spawn import STATUS
-from r1kit.sandbox.verdicts import MIB, Execution, Verdict
+from r1kit.sandbox.verdicts import MIB, Execution, Limits, Verdict
 from r1kit.sandbox.watch import execution, watch
 
 SERVER = Path(__file__).with_name("fork_server.py")
@@ -110,7 +110,7 @@ class Forking:
                 self.script,
                 arguments,
                 {0: null, 1: null, 2: errors, _CONTROL: theirs.fileno(), STATUS: errors},
-                scratch_bytes=MIB,
+                limits=Limits(scratch_bytes=MIB),
                 forks=True,
             )
             theirs.close()

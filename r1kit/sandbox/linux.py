@@ -138,10 +138,11 @@ def _parent(pid: int) -> int:
     return 0
 
 
-def reap(seconds: float = 10.0) -> tuple[dict[int, int], float, int]:
+def reap(expected: int | None = None, seconds: float = 10.0) -> tuple[dict[int, int], float, int]:
     """Kill and wait for everything under this process, adopted orphans included.
 
-    Returns the wait status by pid, the processor seconds of all of them, and how many had to be killed.
+    Returns the wait status by pid, the processor seconds of all of them, and how many besides `expected` had
+    to be killed.
 
     Raises:
         TimeoutError: something could not be ended (stuck in the kernel).
@@ -153,12 +154,12 @@ def reap(seconds: float = 10.0) -> tuple[dict[int, int], float, int]:
         try:
             pid, status, usage = os.wait4(-1, os.WNOHANG)
         except ChildProcessError:
-            return statuses, used, len(killed)
+            return statuses, used, len(killed - {expected})
         if pid:
             statuses[pid] = status
             used += usage.ru_utime + usage.ru_stime
             continue
-        # bubblewrap's init ends a moment after bubblewrap: let it, before counting it as left over.
+        # bubblewrap's init ends a moment after bubblewrap, on its own: killing is for what does not.
         if pause > 0.005:
             for child in children():
                 with contextlib.suppress(ProcessLookupError, PermissionError):

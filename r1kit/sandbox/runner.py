@@ -116,9 +116,7 @@ class Sandbox:
         for broker in brokers:
             broker.hang_up()
         for _ in range(self.workers):  # a slot comes back when its run has ended
-            broker = self._slots.get()
-            if broker is not None:
-                self._end(broker)
+            self._end(self._slots.get())
         for _ in range(self.workers):
             self._slots.put(None)
 
@@ -144,13 +142,12 @@ class Sandbox:
 
     def _run(self, request: Request) -> tuple[Execution, bytes]:
         broker = self._slots.get()
+        detail, began = "", time.monotonic()
         try:
-            detail = ""
             for attempt in range(2):
                 if self._closed:
                     detail = "the sandbox was closed"
                     break
-                began = time.monotonic()
                 try:
                     if broker is None:
                         broker = self._begin()
@@ -161,7 +158,7 @@ class Sandbox:
                 except (OSError, EOFError) as error:
                     detail = f"the sandbox lost its broker twice: {error}"
                     self.counts["retried"] += 1 - attempt
-                    broker = self._lose(broker)
+                    broker = self._end(broker)
                 else:
                     self.counts[reply.execution.verdict] += 1
                     self.counts["leaked"] += reply.leaked
@@ -169,7 +166,7 @@ class Sandbox:
             self.counts[Verdict.INFRA] += 1
             return Execution(Verdict.INFRA, seconds=time.monotonic() - began, detail=detail), b""
         except BaseException:  # Ctrl-C: the answer that is still to come must not be taken for the next one
-            broker = self._lose(broker)
+            broker = self._end(broker)
             raise
         finally:
             self._slots.put(broker)
@@ -180,14 +177,9 @@ class Sandbox:
             self._brokers.add(broker)
         return broker
 
-    def _end(self, broker: Broker) -> None:
-        broker.close()
-        with self._lock:
-            self._brokers.discard(broker)
-
-    def _lose(self, broker: Broker | None) -> None:
+    def _end(self, broker: Broker | None) -> None:
         if broker is not None:
-            broker.kill()
+            broker.close()
             with self._lock:
                 self._brokers.discard(broker)
 

@@ -29,8 +29,9 @@ def spawn(
 ) -> int:
     """Start `command` in a session of its own; it has only `descriptors` (its number: ours) and ends with us.
 
-    prepare: called in the new process when nothing but closing other descriptors is left to do. What fails
-    before the program has replaced us is written to descriptor STATUS, which the program itself gets only if `status_survives`.
+    prepare: called in the new process when nothing but closing other descriptors is left to do. An error
+    before the program has replaced us is written to descriptor STATUS, which the program itself gets only if
+    `status_survives`.
     Only for a process without other threads.
     """
     parent = os.getpid()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
+LEAST_MEMORY = 64 * MIB  # Python takes 20 MB of address space before it runs a line
 
 
 class Verdict(StrEnum):
@@ -45,6 +46,10 @@ class Limits:
         for name, value in vars(self).items():
             if not value > 0:
                 raise ValueError(f"limits: {name} must be greater than 0, found {value!r}")
+        if self.memory_bytes < LEAST_MEMORY:
+            raise ValueError(
+                f"limits: memory_bytes must be at least {LEAST_MEMORY}, found {self.memory_bytes}"
+            )
 
 
 @dataclass(frozen=True)

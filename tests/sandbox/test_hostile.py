@@ -1,0 +1,81 @@
+"""The hostile programs, in every tier that this machine has, as root and as an ordinary user."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from r1kit.sandbox import Sandbox, tiers
+from tests.sandbox.hostile import TABLE, Surroundings, run, run_all
+
+REPOSITORY = Path(__file__).parents[2]
+SYSTEM_PYTHON = "/usr/bin/python3"  # an ordinary user cannot enter the folder of root's virtual environment
+NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+
+
+@pytest.fixture(scope="module")
+def enclosed():
+    best = next((tier for tier in tiers.probe() if tier.available), None)
+    if best is None:
+        pytest.skip("no tier works here")
+    with Surroundings() as surroundings, Sandbox(1) as sandbox:
+        yield sandbox, surroundings
+        assert surroundings.damage() == []
+        assert sandbox.counts["leaked"] == 0
+
+
+def test_the_table_has_all_programs_of_the_list():
+    assert len({row.name for row in TABLE}) == len(TABLE) >= 62
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if row.quick], ids=lambda row: row.name)
+def test_is_contained(enclosed, row):
+    sandbox, surroundings = enclosed
+    assert run(sandbox, surroundings, row) == ""
+
+
+def skip_without(tier, fork_server):
+    found = tiers.try_tier(tier, fork_server=fork_server)
+    if not found.available:
+        pytest.skip(f"{tier}: {found.reason}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["spawn", "fork"])
+@pytest.mark.parametrize("tier", tiers.NAMES)
+def test_all_are_contained(tier, mode):
+    skip_without(tier, mode == "fork")
+    assert run_all(tier, mode == "fork") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["spawn", "fork"])
+@pytest.mark.parametrize("tier", tiers.NAMES)
+def test_all_are_contained_for_an_ordinary_user(tier, mode):
+    if os.geteuid() != 0:
+        pytest.skip("this is an ordinary user already")
+    if not (shutil.which("setpriv") and Path(SYSTEM_PYTHON).exists()):
+        pytest.skip("needs setpriv and the system's python3")
+    if subprocess.run([*NOBODY, "test", "-r", str(REPOSITORY / "r1kit" / "__init__.py")]).returncode:
+        pytest.skip("an ordinary user cannot read this checkout")
+    skip_without(tier, mode == "fork")
+    command = [*NOBODY, SYSTEM_PYTHON, "-B", "-m", "tests.sandbox.hostile", tier, mode]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []
+
+
+def test_the_sandbox_needs_only_the_standard_library():
+    code = (
+        "import sys, r1kit.sandbox\n"
+        "ours = {name.split('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)\n"
+        "print(sorted(name for name in ours if not name.startswith('_')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "['r1kit']"
