@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 _lock = threading.Lock()  # guards the lists below, never held while a child works
 _idle: list[Child] = []
 _busy: set[Child] = set()
+_places = threading.BoundedSemaphore(MOST_WORKERS)  # however many threads judge at once
 _verdicts: dict[tuple[str, str], float] = {}
 _unjudgeable: dict[str, None] = {}
 
@@ -135,20 +136,27 @@ def most_workers() -> int:
 
 
 def warm_up(workers: int | None = None) -> None:
-    """Start the processes now, so that no batch waits for them."""
-    children = [_taken() for _ in range(workers or most_workers())]
-    for child in children:
-        _returned(child, sound=True)
+    """Start processes now, at most 4 in all, so that no batch waits for them."""
+    while len(children()) < min(workers or most_workers(), MOST_WORKERS):
+        child = Child()
+        with _lock:
+            _idle.append(child)
 
 
 def stop() -> None:
-    """End the processes that are not at work; the next pair starts a new one. Verdicts are forgotten."""
+    """End the processes that are not at work, and forget the verdicts; the next pair starts a new process."""
+    forget()
     with _lock:
         ended, _idle[:] = _idle[:], []
-        _verdicts.clear()
-        _unjudgeable.clear()
     for child in ended:
         child.end()
+
+
+def forget() -> None:
+    """Forget all verdicts."""
+    with _lock:
+        _verdicts.clear()
+        _unjudgeable.clear()
 
 
 def children() -> list[int]:
@@ -191,23 +199,31 @@ def _remembered(pair: tuple[str, str], said: bytes) -> float | None:
 
 
 def _taken() -> Child:
-    """An idle child that lives, or a new one; its alone until `_returned`."""
+    """An idle child that lives, or a new one; the caller's alone until `_returned`."""
+    _places.acquire()
     while True:
         with _lock:
             child = _idle.pop() if _idle else None
             if child is not None:
                 _busy.add(child)
         if child is None:
-            child = Child()
+            try:
+                child = Child()
+            except BaseException:
+                _places.release()
+                raise
             with _lock:
                 _busy.add(child)
             return child
         if child.process.poll() is None:
             return child
-        _returned(child, sound=False)
+        with _lock:
+            _busy.discard(child)
+        child.end()
 
 
 def _returned(child: Child, sound: bool) -> None:
+    _places.release()
     with _lock:
         _busy.discard(child)
         if sound:
@@ -218,8 +234,8 @@ def _returned(child: Child, sound: bool) -> None:
 
 def _forked() -> None:
     """In a fork: the children are the parent's, and a lock held by another thread would never be released."""
-    global _lock
-    _lock = threading.Lock()
+    global _lock, _places
+    _lock, _places = threading.Lock(), threading.BoundedSemaphore(MOST_WORKERS)
     for child in (*_idle, *_busy):
         child.forget()
     _idle.clear()

@@ -78,7 +78,7 @@ def test_listing_candidates_in_one_box_earns_nothing(candidates):
 )
 @pytest.mark.parametrize("wrong", [completion(r"\boxed{6}"), "</think>\nso \\boxed{6}.", completion("6")])
 def test_appending_the_right_answer_to_a_wrong_one_raises_nothing(wrong, tail):
-    r"""`</think>\boxed{6}<answer>5</answer>` earned 1.0 here until 2026-11-24: a block hid the boxes before it."""
+    r"""`</think>\boxed{6}<answer>5</answer>` earned 1.0 until 2026-11-24: a block hid earlier boxes."""
     assert reward(wrong + tail) == 0.0
 
 

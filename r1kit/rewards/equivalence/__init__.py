@@ -7,19 +7,19 @@ process, where `ask` raises `Undecided`, and in the verifier's processes.
 
 The rules, with math-verify 0.9.0's verdict where ours differs and the incident (all tried on 2026-11-24):
 
-- **Numbers** are compared as exact rationals. If one is a decimal with six or more digits after the
-  point, and the other isn't shorter, six equal decimals are enough (1/3 = 0.333333) if the two also
-  differ by less than 1 part in 100,000. There 0.0000001 equals 0, and everything smaller than 0.0000005
-  equals everything else.
+- **Numbers** are compared as exact rationals. If one is a decimal with six or more digits after the point,
+  and the other needs as many, six equal decimals are enough (1/3 = 0.333333) if the two also differ by less
+  than 1 part in 100,000. There six decimals are always enough: 0.0000001 was equal to 0.0000004.
 - **Percent**: a percent sign may be read both ways, 50% = 0.5 and 50% = 50, because golds are written
-  both ways; 0.5 and 50 differ. There 15% = 15 but 12.5% differs from 12.5.
+  both ways; 0.5 and 50 differ. There 15% = 15, but 12.5% differs from 12.5
+  and -15% from -15.
 - **Units** count if both sides name one: "5 cm" was equal to "5 m", "12:30 am" to "12:30 pm". A missing
   unit, and words for things counted ("10 apples"), don't matter. Other units aren't converted. There one
   letter after a digit is a unit as well, so that the expression "5t" was equal to 5: here it is a
   product.
 - **Notation**: "1 000" and "1\,000" are 1000 (there 1 * 0 = 0: a gold of 0 rewarded them), 1.5e3 is 1500
   (there 1.5 * e * 3), "1 1/2" is 3/2 (there 1), 0.\overline{3} is 1/3 (there unreadable), "5." is 5. Two
-  numbers with nothing between them are refused (there a product).
+  numbers with nothing between them are refused.
 - **Intervals and tuples** need the same brackets and the same order. A bare list "1, 2" may stand for a
   tuple in order, or for a set in any order. A set isn't a tuple: there \{1,2\} was equal to (1,2), and
   to (2,1) if gold was the set but not if it was the answer. `x > 3` equals (3, \infty) either way round:
