@@ -129,6 +129,7 @@ def paid_and_true(
         truth_name: what the curve of the truth is called.
     """
     figure, axes_list = panels(list(sources), columns=len(sources))
+    figure.set_size_inches(max(7.0, 4.5 * len(sources)), 3.8)  # the legends stand below
     said = []
     for axes, (name, source) in zip(axes_list, sources.items(), strict=True):
         rows = rows_of(source)
@@ -142,5 +143,5 @@ def paid_and_true(
             axes.plot(steps, values, color=colour, linestyle=line, marker=".", label=label)
             said.append(course(f"{name}, {label}", steps, values))
         axes.set(ylim=(-0.02, 1.02), ylabel="mean of the batch")
-        axes.legend(loc="center right")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24))
     return described(figure, " ".join(said))
