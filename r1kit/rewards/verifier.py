@@ -120,7 +120,10 @@ def verify_all(pairs: Sequence[tuple[str, str]], workers: int | None = None) -> 
     """
     pending = [pair for pair in dict.fromkeys(pairs) if pair not in _verdicts and pair[0] not in _unjudgeable]
     found: dict[tuple[str, str], float | None] = {}
-    wanted = min(workers or most_workers(), 1 + len(pending) // PAIRS_PER_WORKER)
+    with _lock:
+        running = len(_idle)
+    wanted = max(1 + len(pending) // PAIRS_PER_WORKER, min(running, len(pending)))
+    wanted = min(workers or most_workers(), wanted)
     if wanted > 1:
         with ThreadPoolExecutor(wanted, thread_name_prefix="verifier") as threads:
             found.update(zip(pending, threads.map(_judged, pending), strict=True))

@@ -17,8 +17,8 @@ from r1kit.rewards.equivalence.terms import written
 
 PIECES = r"""
     5 6 0 12 1,000 . , ; - + * / ^ _ = < ( ) [ ] { } \{ \} \frac \sqrt \pi \infty \le \cup \pm \in \text{cm}
-    \text{or} or % \% $ ^\circ x y a e i : ! & \\ \begin{pmatrix} \end{pmatrix} \left \right \overline{3} \boxed{
-    \boxed{5} <answer> </answer> </think> yes 1e5 10^{99} | ~ \, −
+    \text{or} or % \% $ ^\circ x y a e i : ! & \\ \begin{pmatrix} \end{pmatrix} \left \right \overline{3}
+    \boxed{ \boxed{5} <answer> </answer> </think> yes 1e5 10^{99} | ~ \, −
 """
 LATEX = st.lists(st.sampled_from(PIECES.split()), max_size=12).map("".join)
 ANY_TEXT = st.one_of(st.text(max_size=60), LATEX)
@@ -98,7 +98,7 @@ def number(rng: random.Random) -> Fraction:
 
 
 def spelled(value: Fraction, rng: random.Random) -> str:
-    """The value as an integer, a decimal, a fraction, a mixed number, a percentage, in one spelling or other."""
+    """The value as an integer, a decimal, a fraction, a mixed number or a percentage."""
     sign, size = "-" if value < 0 else "", abs(value)
     above, below = size.numerator, size.denominator
     times = rng.randint(1, 4)
