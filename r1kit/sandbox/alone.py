@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from r1kit.sandbox import linux
+from r1kit.sandbox.bubblewrap import BOX
 from r1kit.sandbox.enclosure import Enclosure
 from r1kit.sandbox.frames import Reply, Request
 from r1kit.sandbox.spawn import STATUS
@@ -92,7 +93,10 @@ class Alone:
         report = _Report(status)
         cause = "abandoned"
         try:
-            watched = watch(stdout, stderr, ended, request.limits, owners)
+            watched = watch(
+                stdout, stderr, ended, request.limits, owners,
+                lambda: _files(report.inner()) > request.limits.scratch_files,
+            )  # fmt: skip
             cause = watched.cause
         finally:
             seconds = time.monotonic() - began
@@ -143,6 +147,15 @@ class _Report:
             return _json_lines(self._text)
         except ValueError:
             return []
+
+
+def _files(inner: int | None) -> int:
+    """How many files are on the scratch disk of the enclosure with this init: bubblewrap sets no limit."""
+    try:
+        disk = os.statvfs(f"/proc/{inner}/root{BOX}")
+    except OSError:  # no such disk, or it is not there yet, or no longer
+        return 0
+    return disk.f_files - disk.f_ffree
 
 
 def _json_lines(text: bytes) -> list[dict]:

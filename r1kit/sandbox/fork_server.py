@@ -64,7 +64,7 @@ def enclose(request, filter_, placeholder, capset):
     prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if request["scratch"]:
         must(libc.unshare(CLONE_NEWNS | CLONE_NEWIPC))
-        options = f"size={request['scratch']},nr_inodes=4096,mode=700".encode()
+        options = f"size={request['scratch']},nr_inodes={request['files']},mode=700".encode()
         must(libc.mount(b"scratch", b"/box", b"tmpfs", ctypes.c_ulong(MS_NOSUID | MS_NODEV), options))
         os.chdir("/box")
     must(libc.syscall(ctypes.c_long(capset), struct.pack("Ii", 0x20080522, 0), bytes(24)))

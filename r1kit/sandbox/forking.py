@@ -77,6 +77,7 @@ class Forking:
                 cleanup.callback(os.close, descriptor)
             scratch = request.limits.scratch_bytes if self.enclosure.scratch else 0
             order = {"limits": self.enclosure.limits(request.limits), "scratch": scratch}
+            order["files"] = request.limits.scratch_files
             starved_before, began = linux.oom_kills(), time.monotonic()
             try:
                 streams = [stdin, program_stdout, program_stderr, payload]

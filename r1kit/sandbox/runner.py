@@ -10,7 +10,6 @@ import os
 import queue
 import shutil
 import threading
-import time
 import weakref
 from collections import Counter
 from collections.abc import Sequence
@@ -39,8 +38,9 @@ class Sandbox:
     limits only. fork_server: keep a warm interpreter per worker and fork it for each Python program
     (`forking.py` says what that gives up; the unsafe tier has none). limits: of runs that bring none.
 
-    `tier` tells which isolation is in use and why, `counts` how many runs ended how, with `retried` for runs
-    whose broker was lost and `leaked` for processes that were left over by a run and had to be ended.
+    `tier` tells which isolation is in use and why. `counts` tells how many runs ended how, how many were
+    tried once more because of trouble of ours (`retried`), and how many processes were left over by a run and
+    had to be ended (`leaked`).
 
     Raises:
         SandboxError: no tier works here (and `unsafe` was not asked for), or not the one asked for.
@@ -142,29 +142,27 @@ class Sandbox:
 
     def _run(self, request: Request) -> tuple[Execution, bytes]:
         broker = self._slots.get()
-        detail, began = "", time.monotonic()
+        execution, product = Execution(Verdict.INFRA, detail="the sandbox was closed"), b""
         try:
             for attempt in range(2):
                 if self._closed:
-                    detail = "the sandbox was closed"
                     break
                 try:
                     if broker is None:
                         broker = self._begin()
                     reply = broker.ask(request)
-                except BrokerError as error:
-                    detail = str(error)
-                    break
-                except (OSError, EOFError) as error:
-                    detail = f"the sandbox lost its broker twice: {error}"
-                    self.counts["retried"] += 1 - attempt
-                    broker = self._end(broker)
-                else:
-                    self.counts[reply.execution.verdict] += 1
+                    execution, product = reply.execution, reply.product
                     self.counts["leaked"] += reply.leaked
-                    return reply.execution, reply.product
-            self.counts[Verdict.INFRA] += 1
-            return Execution(Verdict.INFRA, seconds=time.monotonic() - began, detail=detail), b""
+                except BrokerError as error:
+                    execution = Execution(Verdict.INFRA, detail=str(error))
+                except (OSError, EOFError) as error:
+                    execution = Execution(Verdict.INFRA, detail=f"the sandbox lost its broker: {error}")
+                    broker = self._end(broker)
+                if execution.verdict is not Verdict.INFRA:
+                    break
+                self.counts["retried"] += 1 - attempt
+            self.counts[execution.verdict] += 1
+            return execution, product
         except BaseException:  # Ctrl-C: the answer that is still to come must not be taken for the next one
             broker = self._end(broker)
             raise

@@ -37,6 +37,7 @@ class Limits:
     processes: int = 64  # threads for a program; processes and threads for a compiler
     file_bytes: int = 8 * MIB  # the largest file it may write
     scratch_bytes: int = 16 * MIB  # all that it may write, where the tier has a scratch disk of its own
+    scratch_files: int = 4096  # files there, with an eye kept on it: their names are the kernel's memory
     open_files: int = 64
     output_bytes: int = 64 * KIB
     error_bytes: int = 16 * KIB

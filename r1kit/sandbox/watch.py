@@ -7,10 +7,12 @@ import os
 import select
 import signal as signals
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from r1kit.sandbox.verdicts import Execution, Limits, Verdict
+
+_CHECK_SECONDS = 0.25
 
 
 class Abandoned(Exception):
@@ -19,20 +21,28 @@ class Abandoned(Exception):
 
 @dataclass
 class Watched:
-    """What came out of a run: cause is "ended", "timeout" or "output"."""
+    """What came out of a run: cause is "ended", "timeout", "output" or "files"."""
 
     cause: str
     stdout: bytes
     stderr: bytes
 
 
-def watch(stdout: int, stderr: int, ended: int, limits: Limits, owners: Mapping[int, int]) -> Watched:
+def watch(
+    stdout: int,
+    stderr: int,
+    ended: int,
+    limits: Limits,
+    owners: Mapping[int, int],
+    too_many_files: Callable[[], bool] = lambda: False,
+) -> Watched:
     """Read both outputs until `ended` is readable, a limit is passed or the wall clock runs out.
 
     One poll loop for everything. The run is over when its process is, not at the end of its outputs: somebody
     else may hold the pipes open.
 
-    owners: the poll events, by descriptor, that mean that nobody waits for the result.
+    owners: the poll events, by descriptor, that mean that nobody waits for the result. too_many_files: asked
+    four times a second.
 
     Raises:
         Abandoned: one of those events came.
@@ -49,13 +59,17 @@ def watch(stdout: int, stderr: int, ended: int, limits: Limits, owners: Mapping[
         **owners,
     }.items():
         poll.register(descriptor, events)
+    check = time.monotonic() + _CHECK_SECONDS
     deadline = time.monotonic() + limits.wall_seconds
     cause = ""
     while not cause:
-        left = deadline - time.monotonic()
-        events = poll.poll(max(left, 0) * 1000)
-        if not events and left <= 0:
+        now = time.monotonic()
+        events = poll.poll(max(min(deadline, check) - now, 0) * 1000)
+        if not events and now >= deadline:
             cause = "timeout"
+        if now >= check:
+            check = now + _CHECK_SECONDS
+            cause = cause or ("files" if too_many_files() else "")
         for descriptor, event in events:
             if descriptor == ended:
                 cause = cause or "ended"
@@ -99,6 +113,8 @@ def _verdict(
 ) -> tuple[Verdict, str]:
     if watched.cause == "timeout":
         return Verdict.TIMEOUT, f"still running after {limits.wall_seconds:g} s"
+    if watched.cause == "files":
+        return Verdict.OUTPUT, f"more than {limits.scratch_files} files"
     if watched.cause == "output":
         over_errors = len(watched.stderr) >= limits.error_bytes
         name, most = ("stderr", limits.error_bytes) if over_errors else ("stdout", limits.output_bytes)

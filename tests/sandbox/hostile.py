@@ -167,11 +167,11 @@ print(total)""", most=LIMITS.scratch_bytes + (1 << 20)),
 count = 0
 for folder in ('/tmp', '/dev/shm', '/box', '/'):
     try:
-        for count in range(count, 100_000):
+        for count in range(count, 300_000):
             open(f'{folder}/{count}', 'wb').close()
     except OSError:
         pass
-print(count)""", "ok cpu", most=20_000, quick=False),
+print(count)""", "ok output", most=LIMITS.scratch_files, quick=False),
     P("signal its parent, init and everybody", """
 for pid in (os.getppid(), 1, -1, -told['victim'], told['victim'], told['owner']):
     for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM):

@@ -1,0 +1,102 @@
+"""The tiers of isolation are found by trying, and say why they work or do not."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from r1kit.sandbox import Sandbox, Verdict, broker, tiers
+from r1kit.sandbox.client import BrokerError
+
+
+@pytest.fixture
+def untried(monkeypatch):
+    """Nothing remembered of earlier probes."""
+    monkeypatch.setattr(tiers, "_found", {})
+
+
+def test_the_probe_names_every_tier_with_a_reason(untried):
+    found = tiers.probe()
+    assert [tier.name for tier in found] == ["bubblewrap", "bubblewrap-no-proc", "landlock"]
+    for tier in found:
+        assert tier.reason
+        assert bool(tier.interpreter) == tier.available
+        if tier.available:
+            assert f"at {tier.interpreter} as " in tier.reason
+
+
+def test_the_strongest_that_works_is_chosen(monkeypatch):
+    working = {"bubblewrap-no-proc", "landlock"}
+    monkeypatch.setattr(tiers, "try_tier", lambda name, **_: tiers.Tier(name, name in working, "because"))
+    assert tiers.choose().name == "bubblewrap-no-proc"
+    assert tiers.choose("landlock").name == "landlock"
+    with pytest.raises(LookupError, match="bubblewrap: because"):
+        tiers.choose("bubblewrap")
+
+
+def test_unsafe_is_only_for_where_nothing_works(monkeypatch):
+    if any(tier.available for tier in tiers.probe()):
+        assert tiers.choose(unsafe=True).name != "unsafe"
+    monkeypatch.setattr(tiers, "try_tier", lambda name, **_: tiers.Tier(name, False, "not here"))
+    tier = tiers.choose(unsafe=True)
+    assert (tier.name, tier.available) == ("unsafe", True)
+    assert "no isolation but resource limits, as asked for" in tier.reason
+    with Sandbox(1, unsafe=True, fork_server=True) as sandbox:
+        assert sandbox.run("import os; os.fork(); print(1)").stdout.startswith(b"1\n")
+        assert sandbox.run("bytearray(1 << 40)").verdict is Verdict.MEMORY
+
+
+def test_a_tier_in_which_a_program_gets_out_is_not_used(untried, monkeypatch):
+    """A kernel with a broken Landlock, a bubblewrap that shares the network: what counts is what happens."""
+    leaky = tiers._PROBE.replace("print(json.dumps(wrong))", "print(json.dumps(['read a file of the host']))")
+    monkeypatch.setattr(tiers, "_PROBE", leaky)
+    if not tiers.landlock.version():
+        pytest.skip("no Landlock here")
+    tier = tiers.try_tier("landlock")
+    assert not tier.available
+    assert "read a file of the host" in tier.reason
+
+
+def test_without_bubblewrap_the_next_tier_serves(untried, monkeypatch):
+    monkeypatch.setattr(tiers.bubblewrap, "executable", lambda: None)
+    found = {tier.name: tier for tier in tiers.probe()}
+    assert found["bubblewrap"].reason == "bubblewrap is not installed"
+    if found["landlock"].available:
+        assert tiers.choose().name == "landlock"
+
+
+def test_a_bubblewrap_that_fails_says_what_it_said(untried, monkeypatch):
+    """As where AppArmor, docker's seccomp profile or a sysctl forbids user namespaces."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to the broker's spare user
+        fake = Path(folder, "bwrap")
+        fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+        fake.chmod(0o755)
+        fake.parent.chmod(0o755)
+        monkeypatch.setattr(tiers.bubblewrap, "executable", lambda: str(fake))
+        tier = tiers.try_tier("bubblewrap")
+    assert not tier.available
+    assert "No permissions to create new namespace" in tier.reason
+
+
+def test_a_processor_without_a_filter_is_told(untried, monkeypatch):
+    monkeypatch.setattr(tiers.seccomp.platform, "machine", lambda: "riscv64")
+    assert all("no system-call filter" in tier.reason for tier in tiers.probe())
+
+
+def test_root_uses_a_python_that_a_spare_user_can_reach():
+    """Root's virtual environments lie in a home that is closed to others; every run failed there."""
+    if os.geteuid() != 0 or not os.path.exists("/usr/bin/python3"):
+        pytest.skip("for root, with the system's python3")
+    with Sandbox(1) as sandbox:
+        interpreter, uid = sandbox.tier.interpreter, sandbox.tier.reason.rpartition("uid ")[2]
+        assert int(uid) in broker.linux.SPARE_UIDS
+        assert os.stat(interpreter).st_mode & 0o005
+        assert sandbox.run("import sys; print(sys.executable)").stdout.decode().strip() == interpreter
+
+
+def test_no_python_within_reach_is_told(untried, monkeypatch):
+    configuration = tiers.configuration(tiers.Tier("landlock", True, ""), False)
+    nowhere = type(configuration)("landlock", "", ("/nowhere/python3",))
+    with pytest.raises(BrokerError, match=r"no Python that .* can start \(tried /nowhere/python3\)"):
+        tiers.Broker(nowhere)
