@@ -31,7 +31,7 @@ FAMILIAR = (
     r"2^{1/3}",
     r"\sqrt[3]{5}",
 )
-"""Read at the start: math-verify's parser learns its grammar as it reads, up to 0.3 s at a first of its kind."""
+"""Read at the start: the parser learns its grammar as it reads, up to 0.3 s at the first of a kind."""
 
 
 class OutOfTime(BaseException):

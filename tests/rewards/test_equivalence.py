@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from r1kit.rewards.equivalence import Refused, Undecided, Unread, equal, read
+from r1kit.rewards.equivalence import Refused, Undecided, Unread, equal, parts, read
 from r1kit.rewards.equivalence.comparison import written
 from r1kit.rewards.equivalence.expression import read_terms
 from r1kit.rewards.equivalence.terms import Meaningless, TooLarge, Unknown, rational
@@ -149,6 +149,23 @@ def test_numbers_of_two_thousand_digits_are_compared_and_larger_powers_only_as_w
     assert not same("9" * 1999, "9" * 1998 + "8")
     assert same("10^{10^{10}}", "10^{10^{10}}")
     assert not same("10^{10^{10}}", "9^{10^{10}}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [r"6 \to 5", r"5 \to 6", r"\cancel{6} 5", "5 ? 6", r"5 \mid 6", r"5 \text{ or 6}",
+     r"5 \text{ cm } 6 \text{ cm}", r"\begin{cases}5\\6\end{cases}", r"\fbox{5} 6", "5 * * 6", r"5 \vee 6"],
+)  # fmt: skip
+def test_notation_that_math_verify_would_skip_is_refused(text):
+    """It skips what it doesn't know: one of two candidates counted, the last one mostly."""
+    assert isinstance(read(text), Refused)
+
+
+@pytest.mark.parametrize(
+    "text", [r"\lim_{x \to 0} \frac{\sin x}{x}", "|x+1|", r"\cot x \text{ cm}", r"x \in \mathbb{R}", "n!"]
+)
+def test_notation_that_math_verify_knows_may_be_asked(text):
+    assert any(isinstance(part, Unread) for part in parts(read(text)))
 
 
 def test_infinity_is_a_value_but_has_no_arithmetic():

@@ -14,9 +14,9 @@ The rules, with math-verify 0.9.0's verdict where ours differs and the incident 
   both ways; 0.5 and 50 differ. There 15% = 15, but 12.5% differs from 12.5
   and -15% from -15.
 - **Units** count if both sides name one: "5 cm" was equal to "5 m", "12:30 am" to "12:30 pm". A missing
-  unit, and words for things counted ("10 apples"), don't matter. Other units aren't converted. There one
-  letter after a digit is a unit as well, so that the expression "5t" was equal to 5: here it is a
-  product.
+  unit, and words for things counted ("10 apples"), don't matter, but "5 million" is 5,000,000 (there 5).
+  Other units aren't converted. There one letter after a digit is a unit as well, so that the expression
+  "5t" was equal to 5: here it is a product.
 - **Notation**: "1 000" and "1\,000" are 1000 (there 1 * 0 = 0: a gold of 0 rewarded them), 1.5e3 is 1500
   (there 1.5 * e * 3), "1 1/2" is 3/2 (there 1), 0.\overline{3} is 1/3 (there unreadable), "5." is 5. Two
   numbers with nothing between them are refused.
@@ -35,6 +35,7 @@ The rules, with math-verify 0.9.0's verdict where ours differs and the incident 
   letters are factors. Single letters, the choices of a test, may stand in brackets or before a full
   stop.
 - **Ratios** a:b equal a/b; a:b:c keeps its order (there 1:2:3 and 1:3:2 were both 1/6).
+- **Unknown notation** is refused instead of sent to math-verify, which skips it (`asking.py`).
 - **Large numbers** are equal if written alike; a power with more than about 2000 digits is never
   computed.
 """

@@ -27,7 +27,7 @@ from r1kit.rewards.equivalence.terms import (
 
 _DEEPEST = 40
 _TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|\\[A-Za-z]+|[A-Za-z](?:_(?:\w|\{\w+\}))?|[-+*/^!(){}])")
-_GREEK = "alpha beta gamma delta epsilon theta lambda mu rho sigma tau phi omega pi infty"
+_GREEK = "alpha beta gamma delta epsilon theta lambda mu rho sigma tau phi omega pi infty ell"
 _LETTERS = frozenset("\\" + name for name in _GREEK.split())
 
 

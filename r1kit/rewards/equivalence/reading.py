@@ -10,8 +10,9 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
+from r1kit.rewards.equivalence.asking import askable
 from r1kit.rewards.equivalence.expression import read_terms
-from r1kit.rewards.equivalence.forms import Items, Quantity, Refused, Unread, Words, several
+from r1kit.rewards.equivalence.forms import Items, Quantity, Refused, Unread, Words, parts, several
 from r1kit.rewards.equivalence.relations import RELATIONS, interval
 from r1kit.rewards.equivalence.terms import INFINITE, Meaningless, TooLarge, Unknown, constant, frozen
 from r1kit.rewards.equivalence.text import (
@@ -29,6 +30,7 @@ from r1kit.rewards.equivalence.units import unit_of
 _DEEPEST = 6  # lists in lists
 _MATRIX = re.compile(r"\\begin\{([bp]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}")
 _SET_BUILDER = re.compile(r"[A-Za-z](?:\\in\\mathbb\{?R\}?)?\s*(?:\||:)(.*)")
+_TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _OVERLINE = re.compile(r"(-?)(\d*)\.(\d*)\\(?:overline|bar|dot)(?:\{(\d+)\}|(\d))")
 _BASED = re.compile(r"(-?[0-9A-F]+)_(?:\{(\d+)\}|(\d))")
 _INFINITIES = [frozen({(1, ((INFINITE, 1),)): Fraction(sign)}) for sign in (1, -1)]
@@ -42,7 +44,10 @@ def read(text: str) -> object:
     text = normalised(text)
     if not text:
         return Refused("nothing there, or braces that do not match")
-    return _read(text, 0)
+    form = _read(text, 0)
+    if any(isinstance(part, Unread) and not askable(part.text) for part in parts(form)):
+        return Refused("notation that math-verify would skip")
+    return form
 
 
 def _read(text: str, depth: int) -> object:
@@ -60,9 +65,9 @@ def _read(text: str, depth: int) -> object:
         cells = [[_read(cell, depth + 1) for cell in row.split("&")] for row in rows]
         return several("rows", [several("row", row) for row in cells])
     for separator, kind in ((",", "list"), ("\\cup", "union")):
-        parts = split_top(text, separator)
-        if len(parts) > 1:
-            return several(kind, [_read(part, depth + 1) for part in parts])
+        pieces = split_top(text, separator)
+        if len(pieces) > 1:
+            return several(kind, [_read(piece, depth + 1) for piece in pieces])
     bracketed = _bracketed(text, depth)
     if bracketed is not None:
         return bracketed
@@ -87,18 +92,18 @@ def _bracketed(text: str, depth: int) -> object | None:
             return form if isinstance(form, Items) and form.name else Unread(text)
         return several("set", [_read(part, depth + 1) for part in split_top(inner, ",")])
     if text[0] in "([" and text[-1] in ")]" and closes(text, 0) == len(text) - 1:
-        parts = split_top(text[1:-1], ",")
-        if len(parts) < 2:
+        pieces = split_top(text[1:-1], ",")
+        if len(pieces) < 2:
             return None
-        form = several(text[0] + text[-1], [_read(part, depth + 1) for part in parts])
-        pair = isinstance(form, Items) and len(parts) == 2
+        form = several(text[0] + text[-1], [_read(piece, depth + 1) for piece in pieces])
+        pair = isinstance(form, Items) and len(pieces) == 2
         return interval(text[0], *form.items, text[-1]) if pair else form
     return None
 
 
 def _scalar(text: str) -> object:
     """One value with its unit, or words."""
-    words = plain_words(text)
+    words = plain_words(_TEXT.sub(r"\1", text))
     if words is not None:
         return Words(words)
     body, unit = unit_of(text)

@@ -31,7 +31,7 @@ _ORDER = re.compile(r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))")
 _NAME = re.compile(
     r"""[A-Za-z](?:_(?:\w|\{\w+\})|\^\{-1\}|'|\^\\prime)*(?:\([A-Za-z](?:,\s*[A-Za-z])*\))?  # f^{-1}(x)
     | \([A-Za-z](?:,\s*[A-Za-z])+\)  # (x, y)
-    | (?:m\s*)?\\angle\s*[A-Z]{1,3} | \\overline\{[A-Z]{2}\} | \\[a-z]+ | \\text\{[A-Za-z ]+\}
+    | (?:m\s*)?\\angle\s*[A-Z]{1,3} | \\overline\{[A-Z]{2}\} | \\(?!pi|infty)[a-z]+ | \\text\{[A-Za-z ]+\}
     | [A-Z][A-Za-z]{1,11} | [a-z]{4,12}""",
     re.VERBOSE,
 )
@@ -42,6 +42,14 @@ def interval(left: str, low: object, high: object, right: str, name: str = "") -
     left = "(" if low == _infinite(-1) else left
     right = ")" if high == _infinite(1) else right
     return Items(left + right, (low, high), name)
+
+
+def _approximation(text: str, read: Read) -> object | None:
+    r"""`\pi \approx 3.14` says \pi, and `x \approx 3.14` says 3.14."""
+    sides = [side.strip() for side in text.split("\\approx")]
+    if len(sides) != 2:
+        return None if len(sides) == 1 else Refused("a chain of approximations")
+    return read(sides[1] if not sides[0] or _NAME.fullmatch(sides[0]) else sides[0])
 
 
 def _membership(text: str, read: Read) -> object | None:
@@ -134,6 +142,8 @@ def _ratio(text: str, read: Read) -> object | None:
     parts = split_top(body, ":")
     if len(parts) < 2:
         return None
+    if not all(part.strip() for part in parts):
+        return Refused("a ratio without a side")
     form = several("ratio", [read(part) for part in parts])
     if not isinstance(form, Items) or not all(isinstance(i, Quantity) and not i.unit for i in form.items):
         return Unread(text)
@@ -148,4 +158,4 @@ def _infinite(sign: int) -> Quantity:
     return Quantity(frozen({(1, ((INFINITE, 1),)): Fraction(sign)}))
 
 
-RELATIONS = (_membership, _inequality, _equation, _plus_minus, _ratio)
+RELATIONS = (_approximation, _membership, _inequality, _equation, _plus_minus, _ratio)

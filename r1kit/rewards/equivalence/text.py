@@ -97,7 +97,9 @@ def is_prose(text: str) -> bool:
 
 
 def plain_words(text: str) -> str | None:
-    """Words folded to lower case; None for anything that is rather an expression."""
+    """Words folded to lower case, a date's number included; None for what is rather an expression."""
+    if re.fullmatch(r"[A-Z][a-z]{2,} \d{1,2}", text):
+        return text.lower()
     if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", text):
         return None
     words = text.lower().split()
@@ -115,8 +117,9 @@ def without_wrapping(text: str) -> str:
     while True:
         text = text.strip()
         inner = ""
-        if text.startswith("\\text{") and closes(text, 5) == len(text) - 1:
-            inner = text[6:-1]
+        command = re.match(r"\\(?:text|boxed|fbox)(?=\{)", text)
+        if command and closes(text, command.end()) == len(text) - 1:
+            inner = text[command.end() + 1 : -1]
         elif text[:1] in ("{", "(") and closes(text, 0) == len(text) - 1 and text[-1] in "})":
             inner = text[1:-1] if text[0] == "{" or len(split_top(text[1:-1], ",")) == 1 else ""
         if not inner.strip():

@@ -22,6 +22,8 @@ _SPELLINGS = {
     "unit": "unit units", "square": "square sq", "cubic": "cubic cu", "per": "per",
 }  # fmt: skip
 _UNIT_OF = {word: unit for unit, words in _SPELLINGS.items() for word in words.split()}
+_MULTIPLES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+_MULTIPLE = re.compile(rf"(.*[\d)}}])\s*(\\text\{{\s*)?({'|'.join(_MULTIPLES)})(?![A-Za-z])\s*(.*)")
 _TEXT_UNIT = re.compile(r"(.*[\d)}a-z])\s*\\text\{([^{}]*)\}(?:\^\{?([23])\}?)?", re.DOTALL)
 _BARE_UNIT = re.compile(r"(.*?[\d)}])(\s*)([A-Za-z][A-Za-z./ ]*?)(?:\^\{?([23])\}?)?")
 _CIRCLE = re.compile(r"(.*\S)\s*\^(?:\{\s*\\circ\s*\}|\\circ)\s*([CF]|\\text\{\s*[CF]\s*\})?")
@@ -37,6 +39,10 @@ def unit_of(text: str) -> tuple[str, str]:
 
     A bare letter after a space is marked with `*`: "5 m" may also be a product.
     """
+    multiple = _MULTIPLE.fullmatch(text)
+    if multiple:
+        rest = re.sub(r"\\text\{\s*\}", "", (multiple[2] or "") + multiple[4])
+        text = f"{multiple[1]}*{_MULTIPLES[multiple[3]]} {rest}".strip()
     if text[:1] in _MONEY or text[-1:] in _MONEY or text[:2] in ("-$",):
         sign = next(s for s in _MONEY if s in text)
         return text.replace(sign, "", 1).strip(), _MONEY[sign]
