@@ -60,7 +60,7 @@ def normalised(text: str) -> str:
         return text
     if _CONTROL.search(text):
         return ""
-    text = text.translate(_CHARACTERS)
+    text = re.sub(r"\s+", " ", text.translate(_CHARACTERS))
     for opening, closing in (("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
         if len(text) > 2 * len(opening) and text.startswith(opening) and text.endswith(closing):
             inner = text[len(opening) : -len(closing)]
