@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from r1kit.rewards.equivalence import Refused, Undecided, Unread, equal, parts, read
-from r1kit.rewards.equivalence.comparison import written
+from r1kit.rewards.equivalence.asking import written
 from r1kit.rewards.equivalence.expression import read_terms
 from r1kit.rewards.equivalence.terms import Meaningless, TooLarge, Unknown, rational
 

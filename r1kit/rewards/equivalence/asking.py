@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from r1kit.rewards.equivalence import terms as exact
+from r1kit.rewards.equivalence.forms import Equation, Quantity, Unread, Words
 from r1kit.rewards.equivalence.text import ROW_END
 
 _KNOWN = """
@@ -39,3 +41,25 @@ def askable(text: str) -> bool:
     if set(_COMMAND.findall(text)) - _COMMANDS or re.search(r"\\to(?![A-Za-z])|(?<!\^)(?<!\^\{)\\circ", text):
         return False
     return "\\text" not in _LAST_TEXT.sub("", text)
+
+
+def written(form: object) -> str:
+    """A form as LaTeX for math-verify."""
+    if isinstance(form, Unread):
+        return form.text
+    if isinstance(form, Words):
+        return rf"\text{{{form.text}}}"
+    if isinstance(form, Quantity):
+        return exact.written(dict(form.terms)) + ("\\%" if form.unit == "%" else "")
+    if isinstance(form, Equation):
+        if form.name:
+            return f"{form.name}={written(form.value)}"
+        return f"{exact.written(dict(form.difference))}=0"
+    if form.kind == "rows":
+        rows = r"\\".join("&".join(map(written, row.items)) for row in form.items)
+        return rf"\begin{{pmatrix}}{rows}\end{{pmatrix}}"
+    if form.kind[0] in "([":
+        return form.kind[0] + ",".join(map(written, form.items)) + form.kind[-1]
+    if form.kind == "set":
+        return r"\{" + ",".join(map(written, form.items)) + r"\}"
+    return {"union": r"\cup ", "ratio": ":"}.get(form.kind, ",").join(map(written, form.items))

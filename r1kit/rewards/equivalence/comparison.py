@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from r1kit.rewards.equivalence import terms as exact
+from r1kit.rewards.equivalence.asking import written
 from r1kit.rewards.equivalence.expression import read_terms
 from r1kit.rewards.equivalence.forms import Equation, Items, Quantity, Refused, Unread, Words
 from r1kit.rewards.equivalence.units import unit_name
@@ -196,25 +197,3 @@ def _values(gold: Quantity, answer: Quantity) -> bool:
 def _terminates_early(value: Fraction) -> bool:
     """True if fewer than six decimals write the value exactly."""
     return (value * 10**5).denominator == 1
-
-
-def written(form: object) -> str:
-    """A form as LaTeX for math-verify."""
-    if isinstance(form, Unread):
-        return form.text
-    if isinstance(form, Words):
-        return rf"\text{{{form.text}}}"
-    if isinstance(form, Quantity):
-        return exact.written(dict(form.terms)) + ("\\%" if form.unit == "%" else "")
-    if isinstance(form, Equation):
-        if form.name:
-            return f"{form.name}={written(form.value)}"
-        return f"{exact.written(dict(form.difference))}=0"
-    if form.kind == "rows":
-        rows = r"\\".join("&".join(map(written, row.items)) for row in form.items)
-        return rf"\begin{{pmatrix}}{rows}\end{{pmatrix}}"
-    if form.kind[0] in "([":
-        return form.kind[0] + ",".join(map(written, form.items)) + form.kind[-1]
-    if form.kind == "set":
-        return r"\{" + ",".join(map(written, form.items)) + r"\}"
-    return {"union": r"\cup ", "ratio": ":"}.get(form.kind, ",").join(map(written, form.items))
