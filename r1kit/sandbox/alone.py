@@ -27,11 +27,10 @@ _KILL_SECONDS = 2
 
 
 class Alone:
-    """Runs requests one after the other, each in a fresh enclosure."""
+    """Runs requests one after the other, each in a fresh enclosure. boot: the text of BOOT."""
 
-    def __init__(self, enclosure: Enclosure) -> None:
-        self.enclosure = enclosure
-        self.boot = BOOT.read_text()
+    def __init__(self, enclosure: Enclosure, boot: str) -> None:
+        self.enclosure, self.boot = enclosure, boot
 
     def run(self, request: Request, owners: Mapping[int, int]) -> Reply:
         """Run once. Whatever the program started is gone when this returns.
@@ -76,11 +75,12 @@ class Alone:
         }
         if request.kind == "compile":
             descriptors[PRODUCT] = product
+        packages = ":".join(self.enclosure.interpreter.packages)
         starved_before, began = linux.oom_kills(), time.monotonic()
         try:
             pid = self.enclosure.start(
                 self.boot,
-                [request.kind, *self.enclosure.limits(request.limits), "--", *request.command],
+                [request.kind, packages, *self.enclosure.limits(request.limits), "--", *request.command],
                 descriptors,
                 limits=request.limits,
                 children=request.kind == "compile",

@@ -1,12 +1,13 @@
 """The first thing that runs inside the sandbox: sets the limits, then becomes the program. Not imported.
 
-The broker passes this text to `python -c`, with arguments: what to run (python, binary or compile), the
-file descriptors of the payload and of the compiled result, the environment's scratch folder, the limits as
-`name=value` of setrlimit, and a compiler's command behind `--`. Nothing of it is left for the program to see
-but its own frame at the bottom of a traceback. Reading the payload moves its offset, and by that the broker
-knows that everything before worked: whatever fails earlier is our trouble and not the program's.
+The broker passes this text to `python -S -c`, with arguments: what to run (python, binary or compile), the
+folders of packages joined by colons, the limits as `name=soft:hard`, and a compiler's command behind `--`.
+The payload is descriptor 3, and what a compiler makes goes to descriptor 4. Nothing of it is left for the
+program to see but its own frame at the bottom of a traceback. Reading the payload moves its offset, and by
+that the broker knows that everything before worked: what fails earlier is our trouble and not the program's.
 """
 
+import builtins
 import os
 import resource
 import sys
@@ -25,6 +26,16 @@ def set_limits(limits):
             for value in values.split(":")
         )
         resource.setrlimit(kind, (soft, hard))
+
+
+def complete(packages):
+    """What the module `site` would have done: with it, a start takes 40% longer."""
+    import _sitebuiltins
+
+    builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)")
+    builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D (i.e. EOF)")
+    builtins.help = _sitebuiltins._Helper()
+    sys.path += filter(None, packages.split(":"))
 
 
 def read_payload():
@@ -54,7 +65,7 @@ def compiled(command):
     os._exit(code)
 
 
-def start(kind, limits, command):
+def start(kind, packages, limits, command):
     """Returns the program's code object; a binary or a compiler never returns."""
     set_limits(limits)
     if kind == "binary":
@@ -63,6 +74,7 @@ def start(kind, limits, command):
         os.execve(PAYLOAD, ["program"], os.environ)
     if kind == "compile":
         compiled(command)
+    complete(packages)
     source = read_payload()
     try:  # noqa: SIM105 (contextlib takes 2 ms to import)
         write("main.py", source)
@@ -72,7 +84,7 @@ def start(kind, limits, command):
 
 
 at = sys.argv.index("--")
-program = start(sys.argv[1], sys.argv[2:at], sys.argv[at + 1 :])
+program = start(sys.argv[1], sys.argv[2], sys.argv[3:at], sys.argv[at + 1 :])
 sys.argv[:] = ["main.py"]
 __file__ = "main.py"
 for name in [name for name in globals() if not name.startswith("__") and name != "program"]:

@@ -15,38 +15,36 @@ import select
 import socket
 
 from r1kit.sandbox import linux
-from r1kit.sandbox.alone import Alone
+from r1kit.sandbox.alone import BOOT, Alone
 from r1kit.sandbox.enclosure import UNSAFE, Enclosure, Interpreter
-from r1kit.sandbox.forking import Forking
+from r1kit.sandbox.forking import SERVER, Forking
 from r1kit.sandbox.frames import Reply, receive, receive_request, send, send_reply
 from r1kit.sandbox.spawn import STATUS, spawn
 from r1kit.sandbox.verdicts import Execution, Verdict
 from r1kit.sandbox.watch import Abandoned
 
-_ASK = "import json, os, sys; v = sys.version_info; print(json.dumps([os.path.realpath(sys.executable), \
-f'{v[0]}.{v[1]}.{v[2]}', sys.base_prefix, sys.base_exec_prefix]))"
+_ASK = (
+    "import json, os, site, sys; v = sys.version_info; print(json.dumps([os.path.realpath(sys.executable), \
+v[:3], site.getsitepackages(), sys.base_prefix, sys.base_exec_prefix]))"
+)
+OLDEST = (3, 9)  # with what boot.py and fork_server.py use
 _OOM_SCORE = 500  # if memory runs out, a program goes before the training
 
 
 def main(descriptor: int, parent: int) -> None:
     """Serve runs over the socket `descriptor` until `parent` hangs up or ends."""
+    os.set_inheritable(descriptor, False)  # a program that had it could ask for runs
     connection = socket.socket(fileno=descriptor)
-    owner = os.pidfd_open(parent)
-    if os.getppid() != parent:
+    try:
+        owner = os.pidfd_open(parent)
+        if os.getppid() != parent:
+            return
+        worker = _prepare(connection)
+    except (LookupError, OSError) as error:
+        send(connection, {"error": str(error)})
         return
     owners = {connection.fileno(): select.POLLRDHUP, owner: select.POLLIN}
-    configuration, _ = receive(connection)
-    linux.become_subreaper()
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write(str(_OOM_SCORE))
-    worker = None
     try:
-        user = linux.become_spare_user()
-        interpreter = find_interpreter(configuration["interpreters"], user)
-        enclosure = Enclosure(configuration["tier"], interpreter, configuration["bubblewrap"])
-        forks = configuration["fork_server"] and enclosure.tier != UNSAFE
-        worker = Forking(enclosure) if forks else Alone(enclosure)
-        send(connection, {"user": user, "interpreter": interpreter.path, "version": interpreter.version})
         while True:
             _wait(connection, owner)
             request = receive_request(connection)
@@ -56,14 +54,27 @@ def main(descriptor: int, parent: int) -> None:
                 detail = f"{type(error).__name__}: {error}"
                 reply = Reply(Execution(Verdict.INFRA, detail=detail))
             send_reply(connection, reply)
-    except LookupError as error:
-        send(connection, {"error": str(error)})
     except (Abandoned, EOFError, ConnectionError):
         pass  # the other side is gone, and that is how a broker's life ends
     finally:
-        if worker is not None:
-            worker.close()
+        worker.close()
         linux.reap()
+
+
+def _prepare(connection: socket.socket) -> Alone | Forking:
+    """Give up what a broker must not have, and find out what it needs."""
+    configuration, _ = receive(connection)
+    boot, server = BOOT.read_text(), SERVER.read_text()  # perhaps from a home that is closed to others
+    linux.become_subreaper()
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(_OOM_SCORE))
+    user = linux.become_spare_user()
+    interpreter = find_interpreter(configuration["interpreters"], user)
+    enclosure = Enclosure(configuration["tier"], interpreter, configuration["bubblewrap"])
+    forks = configuration["fork_server"] and enclosure.tier != UNSAFE
+    worker = Forking(enclosure, boot, server) if forks else Alone(enclosure, boot)
+    send(connection, {"user": user, "interpreter": interpreter.path, "version": interpreter.version})
+    return worker
 
 
 def find_interpreter(candidates: list[str], user: str) -> Interpreter:
@@ -77,16 +88,21 @@ def find_interpreter(candidates: list[str], user: str) -> Interpreter:
     for path in candidates:
         answer = _output([path, "-I", "-S", "-c", _ASK])
         with contextlib.suppress(ValueError):
-            real, version, *prefixes = json.loads(answer)
+            real, version, packages, *prefixes = json.loads(answer)
+            if tuple(version) < OLDEST:
+                continue
+            packages = [folder for folder in packages if os.path.isdir(folder)]
             folders = [os.path.join(prefix, name) for prefix in prefixes for name in ("lib", "lib64")]
+            folders += packages
             roots = [
                 folder
                 for folder in dict.fromkeys(map(os.path.realpath, folders))
-                if os.path.isdir(folder) and folder not in ("/usr/lib", "/usr/lib64")
+                if os.path.isdir(folder) and not f"{folder}/".startswith(("/usr/lib/", "/usr/lib64/"))
             ]
-            return Interpreter(real, version, tuple(roots))
+            return Interpreter(real, ".".join(map(str, version)), tuple(roots), tuple(packages))
+    oldest, tried = ".".join(map(str, OLDEST)), ", ".join(candidates)
     raise LookupError(
-        f"no Python that {user} can start (tried {', '.join(candidates)}): install the system's python3, "
+        f"no Python from {oldest} on that {user} can start (tried {tried}): install the system's python3, "
         "or start r1kit as an ordinary user"
     )
 

@@ -28,11 +28,13 @@ _COUNT_SECONDS = 5  # a count of this user's processes stays good for so long
 
 @dataclass(frozen=True)
 class Interpreter:
-    """The Python that runs the programs: its path, version, and the folders it needs besides the system's."""
+    """The Python that runs the programs: its path and version, the folders it needs besides the system's, and
+    those of installed packages."""
 
     path: str
     version: str
     roots: tuple[str, ...]
+    packages: tuple[str, ...] = ()
 
 
 @dataclass
@@ -68,7 +70,7 @@ class Enclosure:
         forks: bool = False,
         folder: str | None = None,
     ) -> int:
-        """Start `python -c script arguments` with `descriptors` (its number: ours); returns its pid.
+        """Start `python -S -c script arguments` with `descriptors` (its number: ours); returns its pid.
 
         limits: set for everything that is started, bubblewrap included: its init runs as the program's user,
         and a program that found a way into it (/proc/1/mem is open to it) would find no limit there. The
@@ -77,7 +79,7 @@ class Enclosure:
         children: a compiler, which needs processes and all of /usr. forks: a fork server, which has no filter
         itself. folder: where a compiler may write, in a tier without a disk of its own.
         """
-        command = [self.interpreter.path, "-I", "-B", "-X", "utf8", "-c", script, *arguments]
+        command = [self.interpreter.path, "-I", "-S", "-B", "-X", "utf8", "-c", script, *arguments]
         if self.namespaces:
             inner = {bubblewrap.ARGUMENTS: self._arguments(limits.scratch_bytes, children, forks)}
             if not forks:

@@ -1,14 +1,16 @@
 """The warm interpreter inside the sandbox that forks itself for each run. Not imported.
 
-The broker passes this text to `python -c` and talks over descriptor 3: each request comes with the standard
-streams and the payload of one run as descriptors. The server reads no payload: a forked child does, after it
-has given up the server's socket, its right to mount and the system calls of a program (`seccomp.py`), so it
-finds nothing of other runs in memory and can neither speak for the server nor signal it. What a child reports
-is the kernel's word: how the server's wait for it ended.
+The broker passes this text to `python -S -c` and talks over descriptor 3: each request comes with the
+standard streams and the payload of one run as descriptors. The server reads no payload: a forked child does,
+after it has given up the server's socket, its right to mount and the system calls of a program. So it finds
+nothing of other runs in memory and can neither speak for the server nor signal it. What is reported of a
+child is the kernel's word: how the server's wait for it ended.
 """
 
+import _sitebuiltins
 import atexit
 import bisect
+import builtins
 import collections
 import contextlib
 import copy
@@ -57,6 +59,14 @@ def prctl(option, *values):
     """prctl(2)."""
     wide = [ctypes.c_ulong(value) if isinstance(value, int) else value for value in values]
     must(libc.prctl(option, *wide, *[ctypes.c_ulong(0)] * (4 - len(wide))))
+
+
+def complete(packages):
+    """As in boot.py: what the module `site` would have done."""
+    builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)")
+    builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D (i.e. EOF)")
+    builtins.help = _sitebuiltins._Helper()
+    sys.path += filter(None, packages.split(":"))
 
 
 def enclose(request, filter_, placeholder, capset):
@@ -188,4 +198,5 @@ def serve(filter_, placeholder, capset):
         control.send(json.dumps([status, used]).encode())
 
 
+complete(sys.argv[4])
 serve(bytes.fromhex(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -37,12 +37,14 @@ _CONTROL = 3
 
 
 class Forking:
-    """Runs Python programs in children of a fork server, everything else alone."""
+    """Runs Python programs in children of a fork server, everything else alone.
 
-    def __init__(self, enclosure: Enclosure) -> None:
-        self.enclosure = enclosure
-        self.alone = Alone(enclosure)
-        self.script = SERVER.read_text()
+    boot, server: the texts of BOOT and SERVER.
+    """
+
+    def __init__(self, enclosure: Enclosure, boot: str, server: str) -> None:
+        self.enclosure, self.server = enclosure, server
+        self.alone = Alone(enclosure, boot)
         self._control: socket.socket | None = None
         self._runs = 0
 
@@ -106,9 +108,10 @@ class Forking:
         # Runs of one server share its process numbers in any tier.
         filter_ = seccomp.build(shared_pids=True, shared_files=not self.enclosure.namespaces)
         arguments = [filter_.hex(), str(seccomp.PID_PLACEHOLDER), str(linux.CAPSET[platform.machine()])]
+        arguments += [":".join(self.enclosure.interpreter.packages)]
         try:
             self.enclosure.start(
-                self.script,
+                self.server,
                 arguments,
                 {0: null, 1: null, 2: errors, _CONTROL: theirs.fileno(), STATUS: errors},
                 limits=Limits(scratch_bytes=MIB),

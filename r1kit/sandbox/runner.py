@@ -152,7 +152,7 @@ class Sandbox:
                         broker = self._begin()
                     reply = broker.ask(request)
                     execution, product = reply.execution, reply.product
-                    self.counts["leaked"] += reply.leaked
+                    self._count("leaked", reply.leaked)
                 except BrokerError as error:
                     execution = Execution(Verdict.INFRA, detail=str(error))
                 except (OSError, EOFError) as error:
@@ -160,14 +160,18 @@ class Sandbox:
                     broker = self._end(broker)
                 if execution.verdict is not Verdict.INFRA:
                     break
-                self.counts["retried"] += 1 - attempt
-            self.counts[execution.verdict] += 1
+                self._count("retried", 1 - attempt)
+            self._count(execution.verdict)
             return execution, product
         except BaseException:  # Ctrl-C: the answer that is still to come must not be taken for the next one
             broker = self._end(broker)
             raise
         finally:
             self._slots.put(broker)
+
+    def _count(self, what: str, number: int = 1) -> None:
+        with self._lock:
+            self.counts[what] += number
 
     def _begin(self) -> Broker:
         broker = Broker(self._configuration)

@@ -148,3 +148,12 @@ def _try(name: str, fork_server: bool) -> Tier:
     runs = f"Python {broker.hello['version']} at {broker.hello['interpreter']} as {broker.hello['user']}"
     reason = f"{how}; {runs}{'; fork server' if fork_server else ''}"
     return Tier(name, True, reason, broker.hello["interpreter"], path)
+
+
+def _after_fork() -> None:
+    """Another thread may have held the lock when this process was forked."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,6 +1,9 @@
 """The tiers of isolation are found by trying, and say why they work or do not."""
 
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -95,8 +98,34 @@ def test_root_uses_a_python_that_a_spare_user_can_reach():
         assert sandbox.run("import sys; print(sys.executable)").stdout.decode().strip() == interpreter
 
 
+@pytest.mark.parametrize("fork_server", [False, True])
+def test_a_checkout_in_a_closed_home_works(tmp_path, fork_server):
+    """The broker is not root any more when it starts programs, and could not read its own files then."""
+    package = Path(tiers.__file__).parents[1]
+    tmp_path.chmod(0o700)
+    (tmp_path / "r1kit").mkdir()
+    shutil.copy(package / "__init__.py", tmp_path / "r1kit")
+    shutil.copytree(package / "sandbox", tmp_path / "r1kit" / "sandbox")
+    code = (
+        "from r1kit.sandbox import Sandbox\n"
+        f"with Sandbox(1, fork_server={fork_server}) as sandbox: print(sandbox.run('print(5)'))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert r"stdout=b'5\n'" in done.stdout
+
+
 def test_no_python_within_reach_is_told(untried, monkeypatch):
     configuration = tiers.configuration(tiers.Tier("landlock", True, ""), False)
     nowhere = type(configuration)("landlock", "", ("/nowhere/python3",))
-    with pytest.raises(BrokerError, match=r"no Python that .* can start \(tried /nowhere/python3\)"):
+    with pytest.raises(
+        BrokerError, match=r"no Python from 3.9 on that .* can start \(tried /nowhere/python3\)"
+    ):
         tiers.Broker(nowhere)
