@@ -105,7 +105,7 @@ def bench_rewards(as_json: JsonOption = False) -> None:
     from r1kit.bench import rewards
 
     found = rewards.bench()
-    print(json.dumps(found, indent=1) if as_json else rewards.render(found))
+    print(json.dumps(found, indent=1) if as_json else rewards.table(found))
 
 
 @benchmarks.command("sandbox")
@@ -114,7 +114,7 @@ def bench_sandbox(as_json: JsonOption = False) -> None:
     from r1kit.bench import sandbox
 
     found = sandbox.bench()
-    print(json.dumps(found, indent=1) if as_json else sandbox.render(found))
+    print(json.dumps(found, indent=1) if as_json else sandbox.table(found))
 
 
 def main() -> None:

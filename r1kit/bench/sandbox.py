@@ -90,7 +90,3 @@ def _boxed(sandbox: Sandbox) -> None:
 def _check(output: bytes) -> None:
     if output != EXPECTED:
         raise RuntimeError(f"expected {EXPECTED!r}, found {output!r}")
-
-
-if __name__ == "__main__":
-    print(table(bench()))

@@ -1,0 +1,41 @@
+"""The benchmarks run, compare like with like, and print both sides."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from r1kit.bench import answer_pairs, rewards, sandbox
+from r1kit.rewards.equivalence.text import LONGEST_ANSWER
+
+
+def test_half_of_the_answers_are_plain_numbers_and_groups_share_a_gold():
+    pairs = answer_pairs.grouped(800, 3)
+    plain = sum(gold.lstrip("-").isdigit() for gold, _ in pairs) / len(pairs)
+    assert 0.4 < plain < 0.6
+    assert all(len({gold for gold, _ in pairs[i : i + 8]}) == 1 for i in range(0, 800, 8))
+    assert len(set(answer_pairs.distinct(500, 3))) == 500
+    assert max(len(text) for pair in pairs for text in pair) < LONGEST_ANSWER
+
+
+@pytest.mark.slow
+def test_rewards_are_measured_beside_math_verify_with_the_same_verdicts():
+    found = rewards.bench(completions=48)
+    for row in found.values():
+        assert row["differing"] == []
+        assert row["ratio"] == pytest.approx(row["ours_per_second"] / row["math_verify_per_second"])
+        assert 0 < row["right"] < 48
+    text = rewards.table(json.loads(json.dumps(found)))
+    assert "grouped: 48 completions" in text
+    assert "distinct: 48 completions, 100% distinct" in text
+
+
+@pytest.mark.slow
+def test_the_sandbox_is_measured_beside_bare_python():
+    rows = sandbox.bench(seconds=0.3, workers=1)
+    assert rows[0]["way"].startswith("bare ")
+    assert rows[0]["ratio"] == 1.0
+    assert {row["way"].removesuffix(", fork server") for row in rows[1:]}
+    assert all(row["runs_per_second"] > 0 for row in rows)
+    assert sandbox.table(rows).count("\n") == len(rows)
