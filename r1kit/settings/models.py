@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr
 
+from r1kit.settings.hub_data import BenchmarkSettings, HubDataSettings
+from r1kit.settings.planning import AcceleratorName, PlanSettings
 from r1kit.settings.rewards import AnyReward
 from r1kit.settings.strict import Positive, Settings
 
@@ -71,6 +73,12 @@ class MachineSettings(Settings):
     sandbox: SandboxSettings = Field(
         default_factory=SandboxSettings, description="Where the programs run that models write."
     )
+    accelerator: AcceleratorName | None = Field(
+        default=None, description="Row of the device table that `r1kit plan` counts with."
+    )
+    plan: PlanSettings = Field(
+        default_factory=PlanSettings, description="What `r1kit plan` assumes on this machine."
+    )
     expected_minutes: dict[Literal[STAGES], Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="Minutes per stage, measured on the reference machine."
     )
@@ -82,7 +90,8 @@ class MachineSettings(Settings):
 class DataSettings(Settings):
     """data.yaml: the embedded world of story problems and its teacher."""
 
-    source: Literal["stories"] = Field(description="Where problems come from.")
+    # `hub` is read with HubDataSettings (model_for); it stands here for the list of what is allowed.
+    source: Literal["stories", "hub"] = Field(description="Where problems come from.")
     seed: int = Field(ge=0, description="Seed of all problems and of the teacher's slips.")
     base_documents: Positive = Field(description="Plain-text documents the base model is trained on.")
     traces: Positive = Field(description="Traces the teacher writes for SFT, before verification.")
@@ -229,3 +238,13 @@ FILES: dict[str, type[Settings]] = {
 }
 OPTIONAL_FILES = ("base",)
 TRAINER_SECTIONS = ("base", "sft", "grpo")
+
+
+def model_for(section: str, data: Any) -> type[Settings]:
+    """The model of a file as its content chooses it: `source` in data.yaml, `benchmarks` in evaluation.yaml."""
+    if isinstance(data, dict):
+        if section == "data" and data.get("source") == "hub":
+            return HubDataSettings
+        if section == "evaluation" and "benchmarks" in data:
+            return BenchmarkSettings
+    return FILES[section]

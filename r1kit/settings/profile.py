@@ -12,6 +12,7 @@ from typing import Any
 from r1kit.settings.accelerate_file import validate_accelerate
 from r1kit.settings.checks import check
 from r1kit.settings.errors import Problem, SettingsError, display_path, nearest_name
+from r1kit.settings.hub_data import BenchmarkSettings, HubDataSettings
 from r1kit.settings.models import (
     FILES,
     OPTIONAL_FILES,
@@ -39,11 +40,11 @@ class Profile:
     name: str
     folder: Path
     machine: MachineSettings
-    data: DataSettings
+    data: DataSettings | HubDataSettings
     base: BaseSettings | None
     sft: SftSettings
     grpo: GrpoSettings
-    evaluation: EvaluationSettings
+    evaluation: EvaluationSettings | BenchmarkSettings
     accelerate: dict[str, Any]
     overrides: dict[str, Any] = field(default_factory=dict)
 

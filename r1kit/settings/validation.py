@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 
 from r1kit.settings import trl_keys
 from r1kit.settings.errors import Problem, describe, nearest_name
-from r1kit.settings.models import FILES, TRAINER_SECTIONS, TrainerFile
+from r1kit.settings.models import FILES, TRAINER_SECTIONS, TrainerFile, model_for
 from r1kit.settings.trl_hints import BOUNDS, NEVER_EMPTY, REFUSED, RENAMED
 from r1kit.settings.type_words import (
     annotation_at,
@@ -85,7 +85,7 @@ def validate(section: str, data: Any, source: Source) -> tuple[Any, list[Problem
         found = "an empty file" if data is None else describe(data)
         allowed = "a mapping of keys to values: key: value"
         return None, [Problem(source.file, "", found=found, allowed=allowed)], {()}
-    model = model_of(section)
+    model = model_of(section) if section in TRAINER_SECTIONS else model_for(section, data)
     try:
         model.model_validate(data)
     except ValidationError as error:
@@ -95,7 +95,7 @@ def validate(section: str, data: Any, source: Source) -> tuple[Any, list[Problem
 
 
 def _typed(section: str, data: dict[str, Any]) -> Any:
-    own = FILES[section]
+    own = model_for(section, data)
     if not issubclass(own, TrainerFile):
         return own.model_validate(data)
     settings = own.model_validate({key: value for key, value in data.items() if key in own.model_fields})
