@@ -29,7 +29,7 @@ class HubDataset(Settings):
     config: str = Field(default="default", description="The dataset's configuration, on the hub a `subset`.")
     split: str = "train"
     revision: str | None = Field(default=None, description="A commit; null takes the newest.")
-    weight: float = Field(default=1.0, gt=0, description="Share of its rows that is taken; 2 takes all twice.")
+    weight: float = Field(default=1.0, gt=0, description="Share of its rows taken; 2 takes all twice.")
     most: Positive | None = Field(default=None, description="Rows taken at most.")
 
 

@@ -101,10 +101,11 @@ KNOWN_MODELS: dict[str, ModelShape] = {
     "Qwen/Qwen2.5-Math-1.5B": replace(QWEN_1_5B, max_position_embeddings=4096, rope_theta=1e4),
     "Qwen/Qwen2.5-0.5B": QWEN_0_5B,
     "Qwen/Qwen2.5-0.5B-Instruct": replace(QWEN_0_5B, eos_token="<|im_end|>"),
-    "Qwen/Qwen3-4B": ModelShape(
-        2560, 9728, 36, 32, 8, 151936, 40960, True, 128, qk_norm=True, rope_theta=1e6,
-        eos_token="<|im_end|>", turn_end="<|im_end|>",
-    ),  # fmt: skip
+    "Qwen/Qwen3-4B": replace(
+        ModelShape(2560, 9728, 36, 32, 8, 151936, 40960, True, 128, qk_norm=True, rope_theta=1e6),
+        eos_token="<|im_end|>",
+        turn_end="<|im_end|>",
+    ),
     "meta-llama/Llama-3.1-8B": ModelShape(
         4096, 14336, 32, 32, 8, 128256, 131072, rope_theta=5e5, eos_token="<|end_of_text|>"
     ),

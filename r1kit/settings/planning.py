@@ -1,4 +1,4 @@
-"""What `r1kit plan` is told in machine.yaml, because it cannot be computed: what was measured, what is claimed."""
+"""What `r1kit plan` is told in machine.yaml because it cannot be computed: measurements, claims."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Claims(Settings):
-    """Figures that somebody published for this profile; the plan says which of them follow from the others."""
+    """Figures published for this profile; the plan says which of them follow from the others."""
 
     source: str = Field(description="Who says so.")
     step_seconds: float = Field(gt=0, description="Of an SFT step with packing.")

@@ -1,8 +1,8 @@
 """Tokens, steps, seconds and hours of SFT and GRPO, with the least that the hardware allows beside each.
 
-SFT: slots x FLOPs over the share of the peak that is planned with. GRPO: a decoding step reads the weights and
-the cache of every running sequence, so generation is bound by bandwidth; the learner computes on rows padded
-to the longest completion, because TRL's synchronous trainer pads and never trims them.
+SFT: slots x FLOPs over the share of the peak that is planned with. GRPO: a decoding step reads the weights
+and the cache of every running sequence, so generation is bound by bandwidth; the learner computes on rows
+padded to the longest completion, because TRL's synchronous trainer pads and never trims them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass
 
 from r1kit.machine import flops
-from r1kit.machine.peaks import Device
 from r1kit.machine.plan.inputs import Generation, Training
 from r1kit.machine.plan.lengths import Lengths, Packing, packed_fill, packing_gain, padded_fill
 

@@ -1,4 +1,4 @@
-"""From a profile to what the formulas need: model shape, devices, batches, precision. Nothing is downloaded."""
+"""From a profile to what the formulas need: model shape, devices, batches, precision. No download."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ Engine = Literal["single", "ddp", "deepspeed", "fsdp"]
 STORIES = (
     (42, 455), (48, 1068), (54, 603), (60, 165), (66, 297), (72, 41), (78, 260), (84, 111),
 )  # fmt: skip
+# The longest prompt and answer among them.
+STORY_PROMPT, STORY_ANSWER = 36, 46
 # Rows and mean tokens of Mixture-of-Thoughts: the sizes on its card (3.87, 1.60, 1.59 GB) at 3.49 bytes a
 # token, which is 7.06 GB over the 2.02 billion tokens that the guide packed.
 MIXTURE = {"code": (83_070, 13_400), "math": (93_733, 4_900), "science": (172_514, 2_600)}
@@ -144,7 +146,7 @@ def training_of(profile: Profile, section: Section) -> Training:
         devices=devices,
         engine=engine,
         zero=zero if engine == "deepspeed" else 3 if engine == "fsdp" else 0,
-        weight_bytes=2 if half or engine == "deepspeed" and profile.machine.device != "cpu" else 4,
+        weight_bytes=2 if half or (engine == "deepspeed" and profile.machine.device != "cpu") else 4,
         compute_bytes=2 if computes_in_half(profile, section) else 4,
         optimizer=getattr(profile, section).optimizer,
         rows=given(profile, section, "per_device_train_batch_size"),
@@ -196,8 +198,11 @@ def off_policy(profile: Profile) -> bool:
 
 
 def longest_sample(profile: Profile) -> int:
-    """Tokens of the longest prompt with the longest completion; TRL pads a generation batch to its longest."""
-    return profile.data.max_prompt_length + given(profile, "grpo", "max_completion_length")
+    """Tokens of the longest prompt with the longest completion: TRL pads a generation batch to its longest."""
+    limit = given(profile, "grpo", "max_completion_length")
+    if profile.data.source == "stories":
+        return STORY_PROMPT + min(limit, STORY_ANSWER)
+    return profile.data.max_prompt_length + limit
 
 
 def generation_of(profile: Profile) -> Generation:
@@ -228,9 +233,9 @@ def generation_of(profile: Profile) -> Generation:
         memory_share=share,
         weight_bytes=4 if profile.machine.device == "cpu" else 2,
         completions=completions,
-        # Measured on cpu-tiny, 2026-11-24: prompts of 31 tokens, the longest answer of a batch 46.
+        # Prompts of cpu-tiny take 31 tokens on average, 2026-11-24.
         prompt=31 if stories else profile.data.max_prompt_length // 2,
-        longest=min(limit, 46) if stories else limit,
+        longest=min(limit, STORY_ANSWER) if stories else limit,
         mean=mean,
         limit=limit,
     )

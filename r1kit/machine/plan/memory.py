@@ -4,9 +4,9 @@ States: bf16 weights 2, gradients 2, and 12 for Adam's two moments and the float
 parameter; ZeRO-1/2/3 divides the last, the last two, all three by the devices (arXiv 1910.02054). 7.6 billion
 parameters with ZeRO-2 on 8 devices: 2 N + 14 N / 8 = 28.6 GB.
 
-Activations follow what autograd keeps in transformers' Qwen2 (bf16, SwiGLU, RMSNorm in float32); the method is
-arXiv 2205.05198's, its numbers are for another layer. Logits follow TRL 1.16, which never stores all of them:
-a tile of 4,096 tokens by 32,768 words, and float32 sums for the gradients of the head and its input.
+Activations follow what autograd keeps in transformers' Qwen2 (bf16, SwiGLU, RMSNorm in float32); the method
+is arXiv 2205.05198's, its numbers are for another layer. Logits follow TRL 1.16, which never stores all of
+them: a tile of 4,096 tokens by 32,768 words, and float32 sums for the gradients of the head and its input.
 Measured peaks lie above such sums because allocators leave gaps: `margin`.
 """
 
@@ -154,7 +154,7 @@ class ServerMemory:
 
 
 def server_memory(generation: Generation, training: Training, device: Device) -> ServerMemory:
-    """What generation takes: vLLM fills its share of the device with cache; `generate` grows it as it goes."""
+    """What generation takes: vLLM fills its share of the device with cache; `generate` grows it."""
     model, split = training.model, generation.tensor_parallel
     per_token = model.cache_bytes_per_token * generation.weight_bytes / 2 / split
     sequences = generation.completions * split / max(1, generation.devices)

@@ -53,9 +53,7 @@ def changes(training: Training) -> Iterator[Change]:
             yield Change((key,), cost, replace(training, zero=stage))
     if training.engine == "ddp":
         sharded = replace(training, engine="deepspeed", zero=2, weight_bytes=2)
-        yield Change(
-            ("accelerate.distributed_type=DEEPSPEED",), "ZeRO-2: gradients are scattered", sharded
-        )
+        yield Change(("accelerate.distributed_type=DEEPSPEED",), "ZeRO-2: gradients are scattered", sharded)
     if not training.adapter:
         model = training.model
         sums = model.hidden_size * 9 + model.intermediate_size * 3
