@@ -48,7 +48,7 @@ class HubPrompts(HubDataset):
         default="answer",
         description="OpenR1-Math's `solution` is prose, which parses to wrong golds; `answer` is the answer.",
     )
-    pass_rate: tuple[float, float] | None = Field(
+    pass_rate: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(
         default=None, description="Keep prompts that a checkpoint solves this often, [least, most]."
     )
 

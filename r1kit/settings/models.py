@@ -241,7 +241,7 @@ TRAINER_SECTIONS = ("base", "sft", "grpo")
 
 
 def model_for(section: str, data: Any) -> type[Settings]:
-    """The model of a file as its content chooses it: `source` of data.yaml, `benchmarks` of evaluation.yaml."""
+    """The model that a file's content chooses: `source` in data.yaml, `benchmarks` in evaluation.yaml."""
     if isinstance(data, dict):
         if section == "data" and data.get("source") == "hub":
             return HubDataSettings

@@ -30,7 +30,7 @@ def audit(claims: Claims, training: Training, sft: SftHours, documents: int) -> 
     hours = sft.steps * step / 3600
     ratio = unpacked / step
     batch = training.rows * training.accumulation * training.devices
-    epoch_steps = -(-documents // batch)
+    epoch_steps = documents // batch
     days = epoch_steps * unpacked / 86400
     recipe_days = days * claims.epochs_of_the_recipe
     recipe_steps = epoch_steps * claims.epochs_of_the_recipe

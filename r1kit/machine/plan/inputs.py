@@ -135,6 +135,9 @@ def training_of(profile: Profile, section: Section) -> Training:
     model = model_of(profile, section)
     kind, devices = profile.accelerate["distributed_type"], profile.accelerate.get("num_processes", 1)
     engine: Engine = {"DEEPSPEED": "deepspeed", "FSDP": "fsdp", "NO": "single"}.get(kind, "ddp")
+    server = getattr(profile.machine, "server", None)
+    if section == "grpo" and server is not None:
+        devices -= len(server.devices)  # SFT has the whole node, GRPO what does not serve
     zero = (profile.accelerate.get("deepspeed_config") or {}).get("zero_stage", 0)
     half = given(profile, section, "dtype") in ("bfloat16", "float16")
     row = given(profile, "sft", "max_length") if section == "sft" else longest_sample(profile)
@@ -198,7 +201,7 @@ def off_policy(profile: Profile) -> bool:
 
 
 def longest_sample(profile: Profile) -> int:
-    """Tokens of the longest prompt with the longest completion: TRL pads a generation batch to its longest."""
+    """Tokens of the longest prompt with the longest completion: TRL pads a batch to its longest."""
     limit = given(profile, "grpo", "max_completion_length")
     if profile.data.source == "stories":
         return STORY_PROMPT + min(limit, STORY_ANSWER)
@@ -219,6 +222,7 @@ def generation_of(profile: Profile) -> Generation:
     if server is not None:
         mode, tensor_parallel = "server", server.tensor_parallel_size
         devices, share = (len(server.devices) or server.replicas * tensor_parallel), server.memory or 0.9
+        processes -= len(server.devices)
     elif given(profile, "grpo", "use_vllm"):
         mode = "colocate"
         devices, tensor_parallel = processes, given(profile, "grpo", "vllm_tensor_parallel_size") or 1
