@@ -73,6 +73,9 @@ class MachineSettings(Settings):
     sandbox: SandboxSettings = Field(
         default_factory=SandboxSettings, description="Where the programs run that models write."
     )
+    image: str | None = Field(
+        default=None, description="Container image the profile is made for; its tag names the releases."
+    )
     accelerator: AcceleratorName | None = Field(
         default=None, description="Row of the device table that `r1kit plan` counts with."
     )

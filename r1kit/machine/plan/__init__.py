@@ -18,14 +18,13 @@ from r1kit.machine.plan.inputs import (
     device_of,
     generation_of,
     given,
-    trace_count,
-    trace_lengths,
     training_of,
 )
-from r1kit.machine.plan.lengths import Lengths
 from r1kit.machine.plan.memory import Memory, ServerMemory, server_memory, training_memory
 from r1kit.machine.plan.remedies import nearest
-from r1kit.settings import Profile
+from r1kit.settings import Problem, Profile, SettingsError
+from r1kit.settings.lengths import Lengths
+from r1kit.settings.trace_lengths import trace_count, trace_lengths
 
 CHECKPOINT_BYTES = {"deepspeed": 14, "fsdp": 14, "ddp": 12, "single": 12}
 """Bytes a parameter on disk: bf16 weights and DeepSpeed's float32 states, or float32 weights and moments."""
@@ -174,8 +173,15 @@ def make_plan(profile: Profile, *, lengths: Lengths | None = None, gflops: float
         assumed.decode_share or device.decode_share,
         device.forward_seconds * slower,
     )
-    lengths = lengths or trace_lengths(profile)
-    documents, generation = trace_count(profile), generation_of(profile)
+    data = profile.data.model_dump()
+    lengths = lengths or trace_lengths(data)
+    if lengths is None:
+        message = "Nothing is known of the lengths of these traces."
+        problem = Problem(
+            f"{profile.folder}/data.yaml", "traces_from", allowed="--lengths FILE", message=message
+        )
+        raise SettingsError([problem])
+    documents, generation = trace_count(data), generation_of(profile)
     trainings = {"sft": training_of(profile, "sft"), "grpo": training_of(profile, "grpo")}
     server = server_memory(generation, trainings["grpo"], device)
     beside = server.total if generation.mode != "server" else 0.0

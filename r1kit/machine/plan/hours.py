@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from r1kit.machine import flops
 from r1kit.machine.plan.inputs import Generation, Training
-from r1kit.machine.plan.lengths import Lengths, Packing, packed_fill, packing_gain, padded_fill
+from r1kit.settings.lengths import Lengths, Packing, packed_fill, packing_gain, padded_fill
 
 
 @dataclass(frozen=True)

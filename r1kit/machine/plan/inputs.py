@@ -8,26 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from r1kit.machine.peaks import DEVICES, Device
-from r1kit.machine.plan.lengths import Lengths, from_counts, log_normal
 from r1kit.settings import Problem, Profile, SettingsError, trl_keys
 from r1kit.settings.known_models import KNOWN_MODELS, ModelShape, shape_from_config
 from r1kit.settings.models import STAGE_OF_SECTION
+from r1kit.settings.trace_lengths import STORY_ANSWER, STORY_PROMPT
 
 Section = Literal["sft", "grpo"]
 Engine = Literal["single", "ddp", "deepspeed", "fsdp"]
-
-# 3,000 verified traces of cpu-tiny with their prompts, by its tokenizer, 2026-11-24.
-STORIES = (
-    (42, 455), (48, 1068), (54, 603), (60, 165), (66, 297), (72, 41), (78, 260), (84, 111),
-)  # fmt: skip
-# The longest prompt and answer among them.
-STORY_PROMPT, STORY_ANSWER = 36, 46
-# Rows and mean tokens of Mixture-of-Thoughts: the sizes on its card (3.87, 1.60, 1.59 GB) at 3.49 bytes a
-# token, which is 7.06 GB over the 2.02 billion tokens that the guide packed.
-MIXTURE = {"code": (83_070, 13_400), "math": (93_733, 4_900), "science": (172_514, 2_600)}
-# A fifth of CodeForces-CoTs exceeds 20,000 tokens (open-r1's third update): a log-normal of that mean does so
-# with a spread of about 0.7. Taken for all three; a measured histogram would be better.
-SPREAD = 0.7
 
 
 @dataclass(frozen=True)
@@ -243,30 +230,3 @@ def generation_of(profile: Profile) -> Generation:
         mean=mean,
         limit=limit,
     )
-
-
-def trace_lengths(profile: Profile) -> Lengths:
-    """The length histogram of the SFT data, prompt included."""
-    if profile.data.source == "stories":
-        return from_counts(STORIES, "3,000 traces of cpu-tiny, measured 2026-11-24")
-    parts = []
-    for source in profile.data.traces_from:
-        if source.dataset == "open-r1/Mixture-of-Thoughts":
-            names = MIXTURE if source.config == "all" else {source.config: MIXTURE.get(source.config)}
-            parts += [(n * source.weight, mean) for n, mean in filter(None, names.values())]
-        else:
-            # open-r1's card: about 100,000 traces; their mean is that of Mixture-of-Thoughts' code part.
-            parts.append((100_000 * source.weight, MIXTURE["code"][1]))
-    return log_normal(parts, SPREAD, f"published means, log-normal with spread {SPREAD}: an assumption")
-
-
-def trace_count(profile: Profile) -> int:
-    """Traces of one epoch of SFT."""
-    if profile.data.source == "stories":
-        return round(profile.data.traces * 0.74)  # rejection sampling kept 10,333 of 14,000, 2026-11-24
-    total = 0.0
-    for source in profile.data.traces_from:
-        rows = {**MIXTURE, "all": (sum(n for n, _ in MIXTURE.values()), 0)}
-        known = rows.get(source.config, (100_000, 0))[0]
-        total += min(known * source.weight, source.most or float("inf"))
-    return round(total)

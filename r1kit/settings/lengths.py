@@ -8,9 +8,14 @@ histogram of long traces gives (`claims.py`).
 from __future__ import annotations
 
 import bisect
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+
+from r1kit.settings.errors import Problem, SettingsError
 
 SAMPLE = 2000
 """Documents that packing is tried on: enough for a fill within 1%, packed in a hundredth of a second."""
@@ -76,16 +81,28 @@ def from_counts(pairs: Iterable[Sequence[float]], source: str) -> Lengths:
     return Lengths(tuple(ordered), tuple(counts[n] / total for n in ordered), source)
 
 
+def read_lengths(path: str | Path) -> Lengths:
+    """A measured histogram from a JSON file: [[tokens, documents], ...].
+
+    Raises SettingsError if the file is not one.
+    """
+    try:
+        return from_counts(json.loads(Path(path).read_text(encoding="utf-8")), str(path))
+    except (OSError, ValueError, TypeError) as error:
+        form = "a JSON list of [tokens, documents]"
+        raise SettingsError([Problem("--lengths", str(path), found=str(error), allowed=form)]) from error
+
+
 def log_normal(parts: Sequence[tuple[float, float]], spread: float, source: str) -> Lengths:
     """A mixture of log-normals, each (documents, mean tokens), all with the same `spread` (sigma of the log).
 
     It stands in where only means are published; a measured histogram replaces it.
     """
-    pairs = []
+    pairs, normal = [], NormalDist()
     for documents, mean in parts:
         centre = math.log(mean) - spread**2 / 2
         points = [(i + 0.5) / 200 for i in range(200)]
-        raw = [math.exp(centre + spread * _normal_quantile(p)) for p in points]
+        raw = [math.exp(centre + spread * normal.inv_cdf(p)) for p in points]
         scale = mean * len(raw) / sum(raw)  # the cut tails would otherwise lower the mean
         pairs += [(max(1, round(n * scale)), documents / len(raw)) for n in raw]
     return from_counts(pairs, source)
@@ -146,9 +163,3 @@ def packing_gain(lengths: Lengths, row: int, rows: int, strategy: str = "bfd") -
     packed = 1.0 if strategy in ("wrapped", "bfd_split") else packed_fill(kept, row)
     dropped = 0.0 if strategy in ("wrapped", "bfd_split") else lengths.dropped(row)
     return Packing(padded, packed, packed / padded, 1 / padded, dropped)
-
-
-def _normal_quantile(p: float) -> float:
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf(p)
