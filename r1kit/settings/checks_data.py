@@ -80,6 +80,9 @@ def rewards_know_the_form_of_the_traces(view: View) -> Iterator[Problem]:
         wrong, form, right = ANSWER_TAGS, r"<think>...</think>, then the solution with \boxed", "think_format"
     else:
         return
+    names = {reward["name"] for reward in view["grpo.rewards"]}
+    if "think_format" in names and names & set(ANSWER_TAGS):
+        return  # one_form_is_rewarded speaks of it
     for position, reward in enumerate(view["grpo.rewards"]):
         if reward["name"] in wrong:
             message = f"The traces of data.yaml teach {form}; this reward would always be 0 or nearly so."
@@ -100,6 +103,10 @@ def the_form_is_taught_or_told(view: View) -> Iterator[Problem]:
 
 def dropped_tokens(view: View) -> float:
     """Share of the traces' tokens that `max_length` cuts away; NotKnown where no token is."""
+    if view["data.source"] == "hub":
+        view["data.traces_from"]  # NotKnown where an entry is wrong
+    elif not view.given("data.traces"):
+        raise NotKnown("data.traces")
     packing = view["sft.packing"]
     if packing and view["sft.packing_strategy"] in ("wrapped", "bfd_split"):
         raise NotKnown("sft.packing_strategy")
@@ -114,7 +121,7 @@ def truncation_leaves_the_answers(view: View) -> Iterator[Problem]:
     """A trace cut before its answer teaches to think without end. TRL cuts silently, and its packing (bfd)
     drops what it cuts.
     """
-    if view["data.source"] in ("hub", "stories") and (share := dropped_tokens(view)) > 0.2:
+    if (share := dropped_tokens(view)) > 0.2:
         message = f"About {share:.0%} of the traces' tokens lie past max_length and are dropped."
         yield view.problem("sft.max_length", message, "a length that holds nearly all traces, such as 32768")
 
@@ -132,7 +139,7 @@ def benchmarks_are_sampled_enough(view: View) -> Iterator[Problem]:
     """AIME has 30 problems: one sample of each has a standard error of 6 to 9 points."""
     for name in ("aime24", "aime25"):
         samples = view["evaluation.benchmarks"].get(name)
-        if samples is not None and samples < 16:
+        if isinstance(samples, int) and samples < 16:
             message = (
                 f"{samples} sample{'s' if samples != 1 else ''} of 30 problems cannot tell models apart."
             )

@@ -28,7 +28,7 @@ def variables(view: View) -> dict[str, str]:
 
 def uses_vllm(view: View) -> bool:
     """Whether GRPO generates with vLLM."""
-    return bool(view["grpo.use_vllm"]) or view.given("machine.server.port")
+    return bool(view["grpo.use_vllm"]) or (view.has("machine") and bool(view.values["machine"].get("server")))
 
 
 @rule

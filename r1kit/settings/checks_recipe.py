@@ -147,7 +147,7 @@ def least_rate_is_said(view: View) -> Iterator[Problem]:
     for section in TRAINER_SECTIONS:
         if view.has(section) and view[f"{section}.lr_scheduler_type"] == "cosine_with_min_lr":
             keywords = view[f"{section}.lr_scheduler_kwargs"] or {}
-            if not {"min_lr", "min_lr_rate"} & set(keywords):
+            if isinstance(keywords, dict) and not {"min_lr", "min_lr_rate"} & set(keywords):
                 message = "cosine_with_min_lr needs its least rate."
                 yield view.problem(f"{section}.lr_scheduler_kwargs", message, "{min_lr_rate: 0.1}")
 

@@ -150,7 +150,6 @@ RENAMED: dict[str, tuple[str, str]] = {
     "chat_template": ("", "Write chat_template_path in sft.yaml: a .jinja file or a model of the hub."),
     "benchmarks": ("", "Benchmarks are set in evaluation.yaml."),
     "callbacks": ("", "The programs bring their own callbacks."),
-    "do_eval": ("", "The stage 05_evaluation evaluates."),
     "push_to_hub_model_id": ("hub_model_id", "transformers renamed it to hub_model_id."),
     "save_safetensors": ("", "transformers removed it; weights are always safetensors."),
 }

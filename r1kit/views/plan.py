@@ -98,8 +98,8 @@ def _grpo(plan: Plan) -> list[str]:
         f"full bandwidth and peak {duration(grpo.roofline_seconds)} a step",
         f"  generate {duration(grpo.generate_seconds)}, learn {duration(grpo.learn_seconds)}, sync "
         f"{duration(grpo.sync_seconds)}; {grpo.completions_per_step} completions, "
-        f"{grpo.tokens_per_step:,} tokens a step, {grpo.padding_fill:.0%} of the learner's slots hold tokens, "
-        f"its MFU {grpo.learner_mfu:.1%}",
+        f"{grpo.tokens_per_step:,} tokens a step; {grpo.padding_fill:.0%} of the learner's slots hold "
+        f"tokens, its MFU is {grpo.learner_mfu:.1%}",
     ]
 
 

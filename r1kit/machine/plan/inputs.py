@@ -13,6 +13,9 @@ from r1kit.settings.known_models import KNOWN_MODELS, ModelShape, shape_from_con
 from r1kit.settings.models import STAGE_OF_SECTION
 from r1kit.settings.trace_lengths import STORY_ANSWER, STORY_PROMPT
 
+VLLM_SHARE = 0.92
+"""vLLM's own gpu_memory_utilization (0.31)."""
+
 Section = Literal["sft", "grpo"]
 Engine = Literal["single", "ddp", "deepspeed", "fsdp"]
 
@@ -122,9 +125,8 @@ def training_of(profile: Profile, section: Section) -> Training:
     model = model_of(profile, section)
     kind, devices = profile.accelerate["distributed_type"], profile.accelerate.get("num_processes", 1)
     engine: Engine = {"DEEPSPEED": "deepspeed", "FSDP": "fsdp", "NO": "single"}.get(kind, "ddp")
-    server = getattr(profile.machine, "server", None)
-    if section == "grpo" and server is not None:
-        devices -= len(server.devices)  # SFT has the whole node, GRPO what does not serve
+    if section == "grpo":
+        devices = grpo_devices(profile)
     zero = (profile.accelerate.get("deepspeed_config") or {}).get("zero_stage", 0)
     half = given(profile, section, "dtype") in ("bfloat16", "float16")
     row = given(profile, "sft", "max_length") if section == "sft" else longest_sample(profile)
@@ -187,6 +189,12 @@ def off_policy(profile: Profile) -> bool:
     )
 
 
+def grpo_devices(profile: Profile) -> int:
+    """Devices that GRPO trains on: SFT has the whole node, GRPO what does not serve."""
+    layout = getattr(profile.machine, "layout", None)
+    return len(layout.train) if layout else profile.accelerate.get("num_processes", 1)
+
+
 def longest_sample(profile: Profile) -> int:
     """Tokens of the longest prompt with the longest completion: TRL pads a batch to its longest."""
     limit = given(profile, "grpo", "max_completion_length")
@@ -198,7 +206,7 @@ def longest_sample(profile: Profile) -> int:
 def generation_of(profile: Profile) -> Generation:
     """How GRPO's completions are made, and how many between two updates."""
     per_device = given(profile, "grpo", "per_device_train_batch_size")
-    processes = profile.accelerate.get("num_processes", 1)
+    processes = grpo_devices(profile)
     steps = given(profile, "grpo", "steps_per_generation") or given(
         profile, "grpo", "gradient_accumulation_steps"
     )
@@ -208,8 +216,8 @@ def generation_of(profile: Profile) -> Generation:
     server = getattr(profile.machine, "server", None)
     if server is not None:
         mode, tensor_parallel = "server", server.tensor_parallel_size
-        devices, share = (len(server.devices) or server.replicas * tensor_parallel), server.memory or 0.9
-        processes -= len(server.devices)
+        devices = server.replicas * tensor_parallel
+        share = server.gpu_memory_utilization or VLLM_SHARE
     elif given(profile, "grpo", "use_vllm"):
         mode = "colocate"
         devices, tensor_parallel = processes, given(profile, "grpo", "vllm_tensor_parallel_size") or 1
