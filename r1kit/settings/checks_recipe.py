@@ -15,9 +15,9 @@ FORMS = ("format", "tag_count", "think_format", "code_format", "reasoning_steps"
 ANSWERS = ("accuracy", "code", "binary_code")
 PUBLISHED = {
     # open-r1's SFT recipes lie between 1e-5 and 4e-5.
-    "sft": (2e-6, 1e-4, "open-r1's 7B recipes: 1e-5 to 4e-5"),
+    "sft": (2e-6, 1e-4, "4e-5; open-r1's 7B recipes: 1e-5 to 4e-5"),
     # open-r1's 7B GRPO runs 1e-6, R1-Zero 3e-6; the demo with 2e-5 collapsed (issues 255, 373, 407).
-    "grpo": (1e-7, 6e-6, "published runs: 1e-6 to 3e-6"),
+    "grpo": (1e-7, 6e-6, "1e-6; published 7B runs: 1e-6 to 3e-6"),
 }
 ADAPTERS = 10
 """LoRA takes about ten times the rate of full training (arXiv 2106.09685 and common practice)."""

@@ -35,7 +35,7 @@ class Problem:
     def as_finding(self) -> dict[str, str]:
         """The problem for `r1kit doctor --settings-only --json`: every field is text."""
         allowed = f"allowed: {self.allowed}" if self.allowed else ""
-        fix = f"did you mean `{self.nearest}`?" if self.nearest else ""
+        fix = f"write `{self.nearest}`" if self.nearest else ""
         return {
             "rule": self.rule or "settings",
             "severity": self.severity,

@@ -111,6 +111,9 @@ KNOWN_MODELS: dict[str, ModelShape] = {
     ),
 }
 
+LONGER = {"Qwen/Qwen2.5-Math-7B": "open-r1/Qwen2.5-Math-7B-RoPE-300k"}
+"""The same weights with room for longer texts."""
+
 
 def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
     """The shape in a config.json (or in base.yaml's architecture with its `vocab_size`).

@@ -82,7 +82,10 @@ REFUSED: dict[str, str] = {
 RENAMED: dict[str, tuple[str, str]] = {
     "max_seq_length": ("max_length", "TRL renamed it to max_length."),
     "max_prompt_length": ("", "TRL removed it; the bound on prompts is max_prompt_length in data.yaml."),
-    "vllm_server_url": ("vllm_server_base_url", "TRL calls it vllm_server_base_url."),
+    "vllm_server_url": (
+        "vllm_server_base_url",
+        "TRL calls it vllm_server_base_url, an address without /v1, beside vllm_mode: server.",
+    ),
     "vllm_device": (
         "vllm_mode",
         "TRL removed it; vLLM runs beside (server) or inside (colocate) the trainer.",

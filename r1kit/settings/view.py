@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from r1kit.settings import trl_keys
 from r1kit.settings.errors import Problem, describe
-from r1kit.settings.known_models import KNOWN_MODELS
+from r1kit.settings.known_models import KNOWN_MODELS, LONGER
 from r1kit.settings.models import STAGE_OF_SECTION, TRAINER_SECTIONS, model_for
 from r1kit.settings.validation import Source
 from r1kit.settings.yaml import KeyPath
@@ -117,7 +117,9 @@ class View:
         ):
             return self.context(earlier[model])
         if str(model) in KNOWN_MODELS:
-            return KNOWN_MODELS[str(model)].max_position_embeddings, f"max_position_embeddings of {model}"
+            longer = f"; {LONGER[model]} has more" if model in LONGER else ""
+            length = KNOWN_MODELS[str(model)].max_position_embeddings
+            return length, f"max_position_embeddings of {model}{longer}"
         config = Path(str(model)).expanduser() / "config.json"
         try:
             length = json.loads(config.read_text(encoding="utf-8"))["max_position_embeddings"]
