@@ -50,7 +50,8 @@ def run(
     if resume:
         found, settings = reopen_run(resume, profile, changes)
     else:
-        found, settings = new_run(profile or DEFAULT_PROFILE, changes, run_id or None)
+        asked = names or select("all")
+        found, settings = new_run(profile or DEFAULT_PROFILE, changes, run_id or None, stages=asked)
     names = names or found.manifest.get("stages") or select("all")
     outcome = run_stages(found, names, settings, Progress(sys.stderr if as_json else None))
     summary, unexpected = summarise(found), surprises(found, settings)
