@@ -73,6 +73,12 @@ class MachineSettings(Settings):
     sandbox: SandboxSettings = Field(
         default_factory=SandboxSettings, description="Where the programs run that models write."
     )
+    expected_minutes: dict[Literal[STAGES], Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="Minutes per stage, measured on the reference machine."
+    )
+    reference_gflops: float | None = Field(
+        default=None, gt=0, description="What `machine.speed.measure_gflops` says on the reference machine."
+    )
     image: str | None = Field(
         default=None, description="Container image the profile is made for; its tag names the releases."
     )
@@ -81,12 +87,6 @@ class MachineSettings(Settings):
     )
     plan: PlanSettings = Field(
         default_factory=PlanSettings, description="What `r1kit plan` assumes on this machine."
-    )
-    expected_minutes: dict[Literal[STAGES], Annotated[float, Field(ge=0)]] = Field(
-        default_factory=dict, description="Minutes per stage, measured on the reference machine."
-    )
-    reference_gflops: float | None = Field(
-        default=None, gt=0, description="What `machine.speed.measure_gflops` says on the reference machine."
     )
 
 
