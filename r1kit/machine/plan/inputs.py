@@ -218,6 +218,9 @@ def generation_of(profile: Profile) -> Generation:
         mode, tensor_parallel = "server", server.tensor_parallel_size
         devices = server.replicas * tensor_parallel
         share = server.gpu_memory_utilization or VLLM_SHARE
+    elif given(profile, "grpo", "use_vllm") and given(profile, "grpo", "vllm_mode") == "server":
+        # A server that somebody else starts, elsewhere: taken as one device with vLLM's own share.
+        mode, devices, tensor_parallel, share = "server", 1, 1, VLLM_SHARE
     elif given(profile, "grpo", "use_vllm"):
         mode = "colocate"
         devices, tensor_parallel = processes, given(profile, "grpo", "vllm_tensor_parallel_size") or 1
