@@ -91,11 +91,16 @@ def doctor(
     settings_only: Annotated[
         bool, typer.Option("--settings-only", help="Check the files alone, not this machine.")
     ] = False,
+    packing: Annotated[
+        bool, typer.Option("--packing", help="Prove here that packed traces do not see each other.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a profile, and this machine against it: found, wanted, what to do."""
     if settings_only:
         raise typer.Exit(_examine(profile, as_json))
+    if packing:
+        raise typer.Exit(_prove_packing(profile))
     from dataclasses import asdict
 
     from r1kit.machine import doctor as checks
@@ -139,6 +144,24 @@ def _examine(profile: str, as_json: bool) -> int:
             print(f"[{problem.severity.upper()}] {problem.rule}: {problem}\n")
         print(f"{profile}: {errors} errors, {len(problems) - errors} warnings")
     return 2 if errors else 0
+
+
+def _prove_packing(profile: str) -> int:
+    """Run the packing self-test with the profile's attention on the device at hand; 1 if it fails."""
+    from r1kit.machine import detect_device
+    from r1kit.settings import load_profile
+    from r1kit.training.block_diagonal import prove
+
+    settings = load_profile(profile)
+    device, _ = detect_device()
+    attention = settings.sft.model.get("attn_implementation") or "sdpa"
+    try:
+        proof = prove(attention, device, "float32" if device == "cpu" else "bfloat16")
+    except (ImportError, ValueError) as error:
+        print(f"{attention} cannot be used on this machine: {error}")
+        return 1
+    print(proof)
+    return 0 if proof.holds else 1
 
 
 @app.command()
