@@ -21,6 +21,7 @@ from r1kit.runs.files import read_json
 from r1kit.runs.launch import supervise
 from r1kit.sandbox import report
 from r1kit.settings import Problem, Profile, SettingsError, load_profile, settings_hash
+from r1kit.settings.errors import display_path
 from r1kit.settings.profile import CONFIG_ROOT
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def refuse_what_cannot_run_yet(settings: Profile, stages: Sequence[str]) -> None
             "Not yet: loading datasets of the hub is issue 7. Until then such a profile can be examined: "
             f"r1kit doctor --profile {settings.name}, r1kit plan --profile {settings.name}."
         )
-        file = f"{settings.folder}/data.yaml"
+        file = display_path(settings.folder / "data.yaml")
         raise SettingsError([Problem(file, "source", found="hub", allowed="stories", message=message)])
 
 

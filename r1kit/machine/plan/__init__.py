@@ -23,6 +23,7 @@ from r1kit.machine.plan.inputs import (
 from r1kit.machine.plan.memory import Memory, ServerMemory, server_memory, training_memory
 from r1kit.machine.plan.remedies import nearest
 from r1kit.settings import Problem, Profile, SettingsError
+from r1kit.settings.errors import display_path
 from r1kit.settings.lengths import Lengths
 from r1kit.settings.trace_lengths import trace_count, trace_lengths
 
@@ -178,7 +179,10 @@ def make_plan(profile: Profile, *, lengths: Lengths | None = None, gflops: float
     if lengths is None:
         message = "Nothing is known of the lengths of these traces."
         problem = Problem(
-            f"{profile.folder}/data.yaml", "traces_from", allowed="--lengths FILE", message=message
+            display_path(profile.folder / "data.yaml"),
+            "traces_from",
+            allowed="--lengths FILE",
+            message=message,
         )
         raise SettingsError([problem])
     documents, generation = trace_count(data), generation_of(profile)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from r1kit.machine.peaks import DEVICES, Device
 from r1kit.settings import Problem, Profile, SettingsError, trl_keys
+from r1kit.settings.errors import display_path
 from r1kit.settings.known_models import KNOWN_MODELS, ModelShape, shape_from_config
 from r1kit.settings.models import STAGE_OF_SECTION
 from r1kit.settings.trace_lengths import STORY_ANSWER, STORY_PROMPT
@@ -90,7 +91,11 @@ def device_of(profile: Profile) -> Device:
     if name is None:
         message = "The plan counts with a row of the device table; machine.yaml does not say which."
         problem = Problem(
-            f"{profile.folder}/machine.yaml", "accelerator", "nothing", ", ".join(DEVICES), message=message
+            display_path(profile.folder / "machine.yaml"),
+            "accelerator",
+            "nothing",
+            ", ".join(DEVICES),
+            message=message,
         )
         raise SettingsError([problem])
     return DEVICES[name]
@@ -115,7 +120,7 @@ def model_of(profile: Profile, section: str) -> ModelShape:
     except (OSError, ValueError, KeyError) as error:
         allowed = f"a stage, a model folder, or one of {', '.join(KNOWN_MODELS)}"
         message = f"The plan needs the model's shape, and nothing here says it ({type(error).__name__})."
-        file = f"{profile.folder}/{section}.yaml"
+        file = display_path(profile.folder / f"{section}.yaml")
         problem = Problem(file, "model_name_or_path", str(name), allowed, message=message)
         raise SettingsError([problem]) from error
 
