@@ -158,6 +158,11 @@ UNWISE: list[tuple[str, str, dict[str, Any]]] = [
 ]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def rules_are_registered() -> None:
+    examine_profile("cpu-tiny")
+
+
 def findings(rule: str, overrides: dict[str, Any]) -> tuple[str, list]:
     profile, _, name = rule.rpartition("/")
     return name, examine_profile(profile or "mi350x-8", overrides)

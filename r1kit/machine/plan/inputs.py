@@ -61,7 +61,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Generation:
-    """How completions are made: in the training process, by vLLM in it (colocate), or by a server."""
+    """How completions are made: in the training process, by vLLM in it (colocate), or by a server.
+
+    `cache_bytes` is the cache of a replica where machine.yaml states it instead of a share of the memory.
+    """
 
     mode: Literal["in-process", "colocate", "server"]
     devices: int
@@ -73,6 +76,7 @@ class Generation:
     longest: int
     mean: float
     limit: int
+    cache_bytes: float | None = None
 
 
 def given(profile: Profile, section: str, key: str) -> Any:
@@ -232,7 +236,7 @@ def generation_of(profile: Profile) -> Generation:
         share = given(profile, "grpo", "vllm_gpu_memory_utilization")
     else:
         mode, devices, tensor_parallel, share = "in-process", processes, 1, 0.0
-    stories = profile.data.source == "stories"
+    stories, gib = profile.data.source == "stories", getattr(server, "kv_cache_gib", None)
     return Generation(
         mode=mode,
         devices=devices,
@@ -245,4 +249,5 @@ def generation_of(profile: Profile) -> Generation:
         longest=min(limit, STORY_ANSWER) if stories else limit,
         mean=mean,
         limit=limit,
+        cache_bytes=gib * 2**30 if gib else None,
     )

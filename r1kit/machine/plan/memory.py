@@ -165,4 +165,6 @@ def server_memory(generation: Generation, training: Training, device: Device) ->
     # Graphs, buffers and the driver's context; vLLM counts them inside its share (an assumption: 4 GiB).
     margin = 4 * 2**30
     cache = max(0.0, generation.memory_share * device.memory - weights - margin)
+    if generation.cache_bytes is not None:
+        cache = generation.cache_bytes / split
     return ServerMemory(weights, cache, margin, int(cache / per_token), wanted)
