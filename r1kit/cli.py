@@ -109,6 +109,11 @@ def doctor(
 
     settings = load_profile(profile)
     found = [*checks.check(settings), report.check(settings)]
+    for warning in settings.warnings:
+        where = f"{warning.where} {warning.key}: {warning.found}. {warning.message}"
+        found.append(
+            checks.Check(warning.rule, False, where, warning.allowed, "or leave it knowingly", "warn")
+        )
     print(json.dumps([asdict(check) for check in found], indent=1) if as_json else checks.render(found))
     raise typer.Exit(1 if any(check.level == "fail" for check in found) else 0)
 

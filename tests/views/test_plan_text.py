@@ -112,6 +112,13 @@ def test_warnings_alone_do_not_fail_and_a_clean_profile_has_no_findings(
     assert json.loads(capsys.readouterr().out) == {"findings": []}
 
 
+def test_the_whole_doctor_names_the_warnings_too(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    call(monkeypatch, "doctor", "--profile", "mi350x-8-seed")
+    shown = capsys.readouterr().out
+    assert "[WARN] packed_traces_stay_whole: found " in shown
+    assert "sft.yaml" in shown
+
+
 def test_an_unknown_profile_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     assert call(monkeypatch, "doctor", "--profile", "mi350-8", "--settings-only", "--json") == 2
     assert "mi350x-8" in capsys.readouterr().err
