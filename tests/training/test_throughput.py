@@ -18,6 +18,7 @@ def test_the_guides_rate_is_9_1_percent_causal_and_9_6_with_full_attention():
     assert found["mfu/full_attention"] == pytest.approx(0.096, abs=0.0005)
 
 
+@pytest.mark.slow
 def test_full_attention_is_what_trl_counts():
     """TRL's own function on the same shape, so that the two conventions keep their names."""
     from transformers import Qwen2Config
