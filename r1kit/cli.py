@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. `r1kit run | status | doctor | bench`."""
+"""The command line: parse, call, print. `r1kit run | status | doctor | plan | bench`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def run(
     if resume:
         found, settings = reopen_run(resume, profile, changes)
     else:
-        found, settings = new_run(profile or DEFAULT_PROFILE, changes, run_id or None)
+        asked = names or select("all")
+        found, settings = new_run(profile or DEFAULT_PROFILE, changes, run_id or None, stages=asked)
     names = names or found.manifest.get("stages") or select("all")
     outcome = run_stages(found, names, settings, Progress(sys.stderr if as_json else None))
     summary, unexpected = summarise(found), surprises(found, settings)
@@ -85,8 +86,21 @@ def status(
 
 
 @app.command()
-def doctor(profile: ProfileOption = DEFAULT_PROFILE, as_json: JsonOption = False) -> None:
-    """Check this machine against a profile: found, wanted, what to do."""
+def doctor(
+    profile: ProfileOption = DEFAULT_PROFILE,
+    settings_only: Annotated[
+        bool, typer.Option("--settings-only", help="Check the files alone, not this machine.")
+    ] = False,
+    packing: Annotated[
+        bool, typer.Option("--packing", help="Prove here that packed traces do not see each other.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a profile, and this machine against it: found, wanted, what to do."""
+    if settings_only:
+        raise typer.Exit(_examine(profile, as_json))
+    if packing:
+        raise typer.Exit(_prove_packing(profile))
     from dataclasses import asdict
 
     from r1kit.machine import doctor as checks
@@ -95,6 +109,11 @@ def doctor(profile: ProfileOption = DEFAULT_PROFILE, as_json: JsonOption = False
 
     settings = load_profile(profile)
     found = [*checks.check(settings), report.check(settings)]
+    for warning in settings.warnings:
+        where = f"{warning.where} {warning.key}: {warning.found}. {warning.message}"
+        found.append(
+            checks.Check(warning.rule, False, where, warning.allowed, "or leave it knowingly", "warn")
+        )
     print(json.dumps([asdict(check) for check in found], indent=1) if as_json else checks.render(found))
     raise typer.Exit(1 if any(check.level == "fail" for check in found) else 0)
 
@@ -115,6 +134,70 @@ def bench_sandbox(as_json: JsonOption = False) -> None:
 
     found = sandbox.bench()
     print(json.dumps(found, indent=1) if as_json else sandbox.table(found))
+
+
+def _examine(profile: str, as_json: bool) -> int:
+    """Print what is wrong with a profile's files; 2 if there is an error."""
+    from r1kit.settings import examine_profile
+
+    problems = examine_profile(profile)
+    errors = sum(problem.severity == "error" for problem in problems)
+    if as_json:
+        print(json.dumps({"findings": [problem.as_finding() for problem in problems]}, indent=1))
+    else:
+        for problem in problems:
+            print(f"[{problem.severity.upper()}] {problem.rule}: {problem}\n")
+        print(f"{profile}: {errors} errors, {len(problems) - errors} warnings")
+    return 2 if errors else 0
+
+
+def _prove_packing(profile: str) -> int:
+    """Run the packing self-test with the profile's attention on the device at hand; 1 if it fails."""
+    from r1kit.machine import detect_device
+    from r1kit.settings import load_profile
+    from r1kit.training.block_diagonal import prove
+
+    settings = load_profile(profile)
+    device, _ = detect_device()
+    attention = settings.sft.model.get("attn_implementation") or "sdpa"
+    try:
+        proof = prove(attention, device, "float32" if device == "cpu" else "bfloat16")
+    except (ImportError, ValueError) as error:
+        print(f"{attention} cannot be used on this machine: {error}")
+        return 1
+    print(proof)
+    return 0 if proof.holds else 1
+
+
+@app.command()
+def plan(
+    profile: ProfileOption = DEFAULT_PROFILE,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A setting: sft.max_length=16384")] = None,
+    against: Annotated[str, typer.Option(help="A run: print what was predicted beside what it did.")] = "",
+    lengths: Annotated[
+        str, typer.Option(help="A JSON file with the traces' lengths: [[tokens, documents], ...]")
+    ] = "",
+    gflops: Annotated[float, typer.Option(help="A CPU's matrix speed, in place of the profile's.")] = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Memory, hours and disk of a profile before anything starts: what fits, and what to change."""
+    from r1kit.machine.plan import make_plan
+    from r1kit.settings import load_profile, parse_overrides
+    from r1kit.settings.lengths import read_lengths
+    from r1kit.views.plan import compare, measured, render, render_comparison
+
+    settings = load_profile(profile, parse_overrides(set_ or []))
+    made = make_plan(settings, lengths=read_lengths(lengths) if lengths else None, gflops=gflops or None)
+    if against:
+        from r1kit.runs.folder import open_run
+
+        found = measured(open_run(against).path)
+        rows, reference = compare(made, found), settings.machine.reference_gflops
+        shown = json.dumps({"profile": settings.name, "run": against, "rows": rows}, indent=1)
+        table = render_comparison(settings.name, against, rows, found.get("gflops"), reference)
+        print(shown if as_json else table)
+        return
+    print(json.dumps(made.as_dict(), indent=1) if as_json else render(made))
 
 
 def main() -> None:

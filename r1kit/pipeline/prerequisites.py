@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from r1kit.runs.files import read_json
 from r1kit.runs.launch import supervise
 from r1kit.sandbox import report
 from r1kit.settings import Problem, Profile, SettingsError, load_profile, settings_hash
+from r1kit.settings.errors import display_path
 from r1kit.settings.profile import CONFIG_ROOT
 
 if TYPE_CHECKING:
@@ -29,14 +31,20 @@ if TYPE_CHECKING:
 OF_THIS_ATTEMPT = {"notebook.ipynb", "status.json"}
 
 
-def new_run(profile: str, overrides: dict[str, Any], run_id: str | None = None) -> tuple[runs.Run, Profile]:
+def new_run(
+    profile: str, overrides: dict[str, Any], run_id: str | None = None, stages: Sequence[str] = ()
+) -> tuple[runs.Run, Profile]:
     """Check the settings, then create a run folder whose manifest records them and the device.
+
+    Args:
+        stages: what will be run, so that a profile which cannot run them yet is refused now.
 
     Raises:
         SettingsError: before anything is created.
         RunError: `run_id` is malformed or taken.
     """
     settings = load_profile(profile, overrides)
+    refuse_what_cannot_run_yet(settings, stages)
     device, reason = detect_device()
     trainers = {"base": settings.base, "sft": settings.sft, "grpo": settings.grpo}
     seeds = {"data": settings.data.seed, "evaluation": settings.evaluation.seed}
@@ -79,6 +87,21 @@ def reopen_run(run_id: str, profile: str, overrides: dict[str, Any]) -> tuple[ru
         )
     run.update_manifest(overrides=overrides)
     return run, settings
+
+
+def refuse_what_cannot_run_yet(settings: Profile, stages: Sequence[str]) -> None:
+    """Real data is read, checked and planned with, but not loaded yet (issue 7).
+
+    Raises:
+        SettingsError: the profile has real data and a stage needs it; 00_environment does not.
+    """
+    if settings.data.source == "hub" and any(name != "00_environment" for name in stages):
+        message = (
+            "Not yet: loading datasets of the hub is issue 7. Until then such a profile can be examined: "
+            f"r1kit doctor --profile {settings.name}, r1kit plan --profile {settings.name}."
+        )
+        file = display_path(settings.folder / "data.yaml")
+        raise SettingsError([Problem(file, "source", found="hub", allowed="stories", message=message)])
 
 
 def source_of(settings: Profile) -> str:

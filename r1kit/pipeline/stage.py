@@ -166,8 +166,9 @@ def open_stage(name: str, namespace: dict[str, Any]) -> Stage:
 
     if run_id:
         run, settings = prerequisites.reopen_run(run_id, profile_name, turned)
+        prerequisites.refuse_what_cannot_run_yet(settings, [name])
     else:
-        run, settings = prerequisites.new_run(profile_name, turned)
+        run, settings = prerequisites.new_run(profile_name, turned, stages=[name])
         print(f"new run {run.run_id}")
     os.environ.update(settings.machine.environment)
     configure_by(settings.machine.sandbox)

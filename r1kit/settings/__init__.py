@@ -2,13 +2,21 @@
 
 from r1kit.settings.errors import Problem, SettingsError, nearest_name
 from r1kit.settings.overrides import parse_override, parse_overrides
-from r1kit.settings.profile import Profile, load_profile, profile_names, settings_hash, split_trl
+from r1kit.settings.profile import (
+    Profile,
+    examine_profile,
+    load_profile,
+    profile_names,
+    settings_hash,
+    split_trl,
+)
 from r1kit.settings.yaml import yaml_dump, yaml_load
 
 __all__ = [
     "Problem",
     "Profile",
     "SettingsError",
+    "examine_profile",
     "load_profile",
     "nearest_name",
     "parse_override",

@@ -1,36 +1,52 @@
 """Rules across settings: what each file allows alone, but trainer, model or lesson do not allow together.
 
 Each rule is a small function that takes a View and yields Problems; its docstring says what goes wrong
-without it.
-No stage starts while a rule is violated.
+without it. No stage starts while a rule is violated; advice is printed and stops nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Literal
 
 from r1kit.settings.errors import Problem
 from r1kit.settings.view import NotKnown, View
 
 Rule = Callable[[View], Iterator[Problem]]
-RULES: list[Rule] = []
+Severity = Literal["error", "warning"]
+RULES: dict[str, tuple[Rule, Severity]] = {}
 
 
 def rule(function: Rule) -> Rule:
-    """Register a rule."""
-    RULES.append(function)
+    """Register a rule: what violates it cannot work, or silently does something else."""
+    RULES[function.__name__] = (function, "error")
+    return function
+
+
+def advice(function: Rule) -> Rule:
+    """Register a rule whose violation runs, but is likely not what anybody wants: a warning."""
+    RULES[function.__name__] = (function, "warning")
     return function
 
 
 def check(view: View) -> list[Problem]:
     """All problems of all rules. A rule that needs a value which is missing or wrong is silent."""
-    from r1kit.settings import checks_model, checks_rewards, checks_trainer  # noqa: F401 - they register rules
+    from r1kit.settings import (  # noqa: F401 - they register rules
+        checks_data,
+        checks_environment,
+        checks_model,
+        checks_recipe,
+        checks_rewards,
+        checks_scale,
+        checks_trainer,
+    )
 
     problems = []
-    for function in RULES:
+    for name, (function, severity) in RULES.items():
         try:
             for problem in function(view):
-                problems.append(problem)
+                problems.append(replace(problem, rule=name, severity=severity))
         except NotKnown:
             continue
     return problems

@@ -7,12 +7,15 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One wrong setting. Every field is text ready to print; empty means there is nothing to say."""
+    """One wrong setting. Every field is text ready to print; empty means there is nothing to say.
+
+    `rule` names what found it; a warning is worth reading but stops nothing.
+    """
 
     file: str
     key: str
@@ -21,11 +24,27 @@ class Problem:
     nearest: str = ""
     message: str = ""
     line: int | None = None
+    rule: str = ""
+    severity: Literal["error", "warning"] = "error"
 
     @property
     def where(self) -> str:
         """`configs/cpu-tiny/sft.yaml:4`."""
         return f"{self.file}:{self.line}" if self.line else self.file
+
+    def as_finding(self) -> dict[str, str]:
+        """The problem for `r1kit doctor --settings-only --json`: every field is text."""
+        allowed = f"allowed: {self.allowed}" if self.allowed else ""
+        fix = f"write `{self.nearest}`" if self.nearest else ""
+        return {
+            "rule": self.rule or "settings",
+            "severity": self.severity,
+            "file": self.file,
+            "key": self.key,
+            "found": self.found,
+            "message": self.message or f"{self.found or 'nothing'} is not allowed here.",
+            "fix": "; ".join(part for part in (fix, allowed) if part) or self.message,
+        }
 
     def __str__(self) -> str:
         lines = [f"{self.where}  {self.key}".rstrip()]

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr
 
+from r1kit.settings.hub_data import BenchmarkSettings, HubDataSettings
+from r1kit.settings.planning import AcceleratorName, PlanSettings
 from r1kit.settings.rewards import AnyReward
 from r1kit.settings.strict import Positive, Settings
 
@@ -77,12 +79,22 @@ class MachineSettings(Settings):
     reference_gflops: float | None = Field(
         default=None, gt=0, description="What `machine.speed.measure_gflops` says on the reference machine."
     )
+    image: str | None = Field(
+        default=None, description="Container image the profile is made for; its tag names the releases."
+    )
+    accelerator: AcceleratorName | None = Field(
+        default=None, description="Row of the device table that `r1kit plan` counts with."
+    )
+    plan: PlanSettings = Field(
+        default_factory=PlanSettings, description="What `r1kit plan` assumes on this machine."
+    )
 
 
 class DataSettings(Settings):
     """data.yaml: the embedded world of story problems and its teacher."""
 
-    source: Literal["stories"] = Field(description="Where problems come from.")
+    # `hub` is read with HubDataSettings (model_for); it stands here for the list of what is allowed.
+    source: Literal["stories", "hub"] = Field(description="Where problems come from.")
     seed: int = Field(ge=0, description="Seed of all problems and of the teacher's slips.")
     base_documents: Positive = Field(description="Plain-text documents the base model is trained on.")
     traces: Positive = Field(description="Traces the teacher writes for SFT, before verification.")
@@ -229,3 +241,13 @@ FILES: dict[str, type[Settings]] = {
 }
 OPTIONAL_FILES = ("base",)
 TRAINER_SECTIONS = ("base", "sft", "grpo")
+
+
+def model_for(section: str, data: Any) -> type[Settings]:
+    """The model that a file's content chooses: `source` in data.yaml, `benchmarks` in evaluation.yaml."""
+    if isinstance(data, dict):
+        if section == "data" and data.get("source") == "hub":
+            return HubDataSettings
+        if section == "evaluation" and "benchmarks" in data:
+            return BenchmarkSettings
+    return FILES[section]

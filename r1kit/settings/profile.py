@@ -12,6 +12,7 @@ from typing import Any
 from r1kit.settings.accelerate_file import validate_accelerate
 from r1kit.settings.checks import check
 from r1kit.settings.errors import Problem, SettingsError, display_path, nearest_name
+from r1kit.settings.hub_data import BenchmarkSettings, HubDataSettings
 from r1kit.settings.models import (
     FILES,
     OPTIONAL_FILES,
@@ -39,13 +40,14 @@ class Profile:
     name: str
     folder: Path
     machine: MachineSettings
-    data: DataSettings
+    data: DataSettings | HubDataSettings
     base: BaseSettings | None
     sft: SftSettings
     grpo: GrpoSettings
-    evaluation: EvaluationSettings
+    evaluation: EvaluationSettings | BenchmarkSettings
     accelerate: dict[str, Any]
     overrides: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[Problem, ...] = field(default=(), compare=False)
 
     def dump(self) -> dict[str, Any]:
         """All sections but accelerate as plain mappings, for resolved.yaml; `base` only if there is one."""
@@ -82,9 +84,32 @@ def load_profile(
     Raises:
         SettingsError: with all problems of all files.
     """
-    folder = _find_folder(name_or_path, config_root)
+    profile, problems = _judge(_find_folder(name_or_path, config_root), overrides or {})
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if errors or profile is None:
+        count = f"{len(errors)} problem{'s' if len(errors) != 1 else ''}"
+        raise SettingsError(errors, f"{count} in profile {_find_folder(name_or_path, config_root).name}")
+    return profile
+
+
+def examine_profile(
+    name_or_path: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    config_root: str | Path | None = None,
+) -> list[Problem]:
+    """All problems of a profile, errors before warnings, as a list: for the doctor. Raises nothing for them.
+
+    Raises:
+        SettingsError: there is no such profile.
+    """
+    _, problems = _judge(_find_folder(name_or_path, config_root), overrides or {})
+    return sorted(problems, key=lambda problem: problem.severity != "error")
+
+
+def _judge(folder: Path, overrides: Mapping[str, Any]) -> tuple[Profile | None, list[Problem]]:
+    """The profile (None if a file is not valid by itself) and everything that is wrong with it."""
     values, sources, problems = _read(folder)
-    problems += apply_overrides(values, sources, overrides or {})
+    problems += apply_overrides(values, sources, overrides)
     typed: dict[str, Any] = {}
     wrong: dict[str, set[KeyPath]] = {}
     for section, value in values.items():
@@ -92,11 +117,13 @@ def load_profile(
         typed[section], found, wrong[section] = judge(section, value, sources[section])
         problems += found
     problems += check(View(values, sources, wrong, folder))
-    if problems:
-        count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-        raise SettingsError(problems, f"{count} in profile {folder.name}")
+    if any(problem.severity == "error" for problem in problems):
+        return None, problems
     typed.setdefault("base", None)
-    return Profile(name=folder.name, folder=folder, **typed, overrides=dict(overrides or {}))
+    profile = Profile(
+        name=folder.name, folder=folder, **typed, overrides=dict(overrides), warnings=tuple(problems)
+    )
+    return profile, problems
 
 
 def split_trl(section: str, mapping: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Any]:
@@ -162,7 +189,13 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Source], list[Problem
                 message = f"The file is missing; a profile is a folder with {files}."
                 problems.append(
                     Problem(
-                        name, "", found="no such file", allowed="a file", nearest=nearest, message=message
+                        name,
+                        "",
+                        found="no such file",
+                        allowed="a file",
+                        nearest=nearest,
+                        message=message,
+                        rule="missing_file",
                     )
                 )
             continue

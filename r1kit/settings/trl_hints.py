@@ -82,7 +82,10 @@ REFUSED: dict[str, str] = {
 RENAMED: dict[str, tuple[str, str]] = {
     "max_seq_length": ("max_length", "TRL renamed it to max_length."),
     "max_prompt_length": ("", "TRL removed it; the bound on prompts is max_prompt_length in data.yaml."),
-    "vllm_server_url": ("vllm_server_base_url", "TRL calls it vllm_server_base_url."),
+    "vllm_server_url": (
+        "vllm_server_base_url",
+        "TRL calls it vllm_server_base_url, an address without /v1, beside vllm_mode: server.",
+    ),
     "vllm_device": (
         "vllm_mode",
         "TRL removed it; vLLM runs beside (server) or inside (colocate) the trainer.",
@@ -139,8 +142,17 @@ RENAMED: dict[str, tuple[str, str]] = {
     "model_name": ("model_name_or_path", "TRL calls it model_name_or_path."),
     "clip_range": ("epsilon", "TRL calls it epsilon."),
     "overwrite_output_dir": ("", "transformers removed it; a run never overwrites another run's folder."),
-    "dataset_name": ("", "Data is set in data.yaml."),
-    "system_prompt": ("", "The chat template decides it: r1kit/data/format.py."),
+    "dataset_name": ("", "Data is set in data.yaml: traces_from for SFT, prompts_from for GRPO."),
+    "dataset_config": ("", "Data is set in data.yaml: traces_from: [{dataset: ..., config: all}]."),
+    "dataset_mixture": (
+        "",
+        "Data is set in data.yaml: several entries of traces_from, each with its weight.",
+    ),
+    "dataset_prompt_column": ("", "It is prompt_column of an entry of prompts_from in data.yaml."),
+    "system_prompt": ("", "The chat template decides it: chat_template_path in sft.yaml."),
+    "chat_template": ("", "Write chat_template_path in sft.yaml: a .jinja file or a model of the hub."),
+    "benchmarks": ("", "Benchmarks are set in evaluation.yaml."),
+    "callbacks": ("", "The programs bring their own callbacks."),
     "push_to_hub_model_id": ("hub_model_id", "transformers renamed it to hub_model_id."),
     "save_safetensors": ("", "transformers removed it; weights are always safetensors."),
 }

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 
 from r1kit.settings import trl_keys
 from r1kit.settings.errors import Problem, describe, nearest_name
-from r1kit.settings.models import FILES, TRAINER_SECTIONS, TrainerFile
+from r1kit.settings.models import FILES, TRAINER_SECTIONS, TrainerFile, model_for
 from r1kit.settings.trl_hints import BOUNDS, NEVER_EMPTY, REFUSED, RENAMED
 from r1kit.settings.type_words import (
     annotation_at,
@@ -85,7 +85,7 @@ def validate(section: str, data: Any, source: Source) -> tuple[Any, list[Problem
         found = "an empty file" if data is None else describe(data)
         allowed = "a mapping of keys to values: key: value"
         return None, [Problem(source.file, "", found=found, allowed=allowed)], {()}
-    model = model_of(section)
+    model = model_of(section) if section in TRAINER_SECTIONS else model_for(section, data)
     try:
         model.model_validate(data)
     except ValidationError as error:
@@ -95,7 +95,7 @@ def validate(section: str, data: Any, source: Source) -> tuple[Any, list[Problem
 
 
 def _typed(section: str, data: dict[str, Any]) -> Any:
-    own = FILES[section]
+    own = model_for(section, data)
     if not issubclass(own, TrainerFile):
         return own.model_validate(data)
     settings = own.model_validate({key: value for key, value in data.items() if key in own.model_fields})
@@ -126,7 +126,7 @@ def _problems(
         elif item["type"] == "missing":
             allowed = in_words(annotation_at(model, path, data))
             found[path] = source.problem(
-                path, found="nothing", allowed=allowed, message="The key is missing."
+                path, found="nothing", allowed=allowed, message="The key is missing.", rule="missing_key"
             )
         else:
             found[path] = _wrong_value(path, item, model, data, source)
@@ -137,11 +137,15 @@ def _unknown(path: KeyPath, model: type[BaseModel], section: str, data: dict, so
     name, found = str(path[-1]), describe(_at(data, path))
     if len(path) == 1 and section in TRAINER_SECTIONS:
         if name in REFUSED:
-            return source.problem(path, found=found, allowed="not in this file", message=REFUSED[name])
+            return source.problem(
+                path, found=found, allowed="not in this file", message=REFUSED[name], rule="refused_key"
+            )
         if name in RENAMED:
             nearest, why = RENAMED[name]
             nearest = nearest if nearest in model.model_fields else ""
-            return source.problem(path, found=found, nearest=nearest, message=f"Unknown key. {why}".strip())
+            return source.problem(
+                path, found=found, nearest=nearest, message=f"Unknown key. {why}".strip(), rule="renamed_key"
+            )
     owner = model if len(path) == 1 else model_at(annotation_at(model, path[:-1], data), _at(data, path[:-1]))
     known = list(owner.model_fields) if owner else []
     nearest = nearest_name(name, known)
@@ -155,7 +159,9 @@ def _unknown(path: KeyPath, model: type[BaseModel], section: str, data: dict, so
         message = f"Unknown key here; it belongs in {' or '.join(elsewhere)}."
         nearest = ""
     allowed = "" if len(known) > 30 else ", ".join(known)
-    return source.problem(path, found=found, allowed=allowed, nearest=nearest, message=message)
+    return source.problem(
+        path, found=found, allowed=allowed, nearest=nearest, message=message, rule="unknown_key"
+    )
 
 
 def _wrong_value(path: KeyPath, item: dict, model: type[BaseModel], data: dict, source: Source) -> Problem:
@@ -164,7 +170,12 @@ def _wrong_value(path: KeyPath, item: dict, model: type[BaseModel], data: dict, 
         allowed = in_words(annotation_at(model, path[:-1], data, key=True))
         nearest = nearest_name(str(path[-1]), literals(annotation_at(model, path[:-1], data, key=True)))
         return source.problem(
-            path, found=str(path[-1]), allowed=allowed, nearest=nearest, message="Unknown name."
+            path,
+            found=str(path[-1]),
+            allowed=allowed,
+            nearest=nearest,
+            message="Unknown name.",
+            rule="wrong_value",
         )
     allowed = in_words(annotation)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and (bound := bound_in(item["msg"])):
@@ -173,7 +184,9 @@ def _wrong_value(path: KeyPath, item: dict, model: type[BaseModel], data: dict, 
         allowed = "at least one entry" if item["type"] == "too_short" else "a finite number"
     nearest = nearest_name(value, literals(annotation)) if isinstance(value, str) else ""
     message = how_to_write(str(path[-1]), value, annotation)
-    return source.problem(path, found=describe(value), allowed=allowed, nearest=nearest, message=message)
+    return source.problem(
+        path, found=describe(value), allowed=allowed, nearest=nearest, message=message, rule="wrong_value"
+    )
 
 
 def _real_path(loc: tuple, data: Any, missing: bool) -> KeyPath:

@@ -11,7 +11,8 @@ from pydantic_core import PydanticUndefined
 
 from r1kit.settings import trl_keys
 from r1kit.settings.errors import Problem, describe
-from r1kit.settings.models import FILES, STAGE_OF_SECTION, TRAINER_SECTIONS
+from r1kit.settings.known_models import KNOWN_MODELS, LONGER
+from r1kit.settings.models import STAGE_OF_SECTION, TRAINER_SECTIONS, model_for
 from r1kit.settings.validation import Source
 from r1kit.settings.yaml import KeyPath
 
@@ -78,9 +79,10 @@ class View:
     def _default(self, section: str, key: str) -> Any:
         if section == "accelerate":
             return ACCELERATE_DEFAULTS.get(key, ...)
-        field = FILES[section].model_fields.get(key)
+        field = model_for(section, self.values[section]).model_fields.get(key)
         if field is not None:
-            return ... if field.default is PydanticUndefined else field.default
+            default = field.get_default(call_default_factory=True)
+            return ... if default is PydanticUndefined else default
         return trl_keys.default(section, key) if section in TRAINER_SECTIONS else ...
 
     def problem(
@@ -114,6 +116,10 @@ class View:
             section
         ):
             return self.context(earlier[model])
+        if str(model) in KNOWN_MODELS:
+            longer = f"; {LONGER[model]} has more" if model in LONGER else ""
+            length = KNOWN_MODELS[str(model)].max_position_embeddings
+            return length, f"max_position_embeddings of {model}{longer}"
         config = Path(str(model)).expanduser() / "config.json"
         try:
             length = json.loads(config.read_text(encoding="utf-8"))["max_position_embeddings"]

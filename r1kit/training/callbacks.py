@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from r1kit.runs import files, metrics
 from r1kit.training import checkpoints
 from r1kit.training.program import StopRequest
+from r1kit.training.throughput import Throughput
 
 # Left out of metrics.jsonl: what Trainer adds to each log when it counts tokens.
 NOT_METRICS = ("train_runtime", "train_tokens_per_second", "epoch")
@@ -26,6 +27,7 @@ SHOWN = {  # metric -> how it reads in train.log
     "grad_norm": "gradient {:.2f}",
     "learning_rate": "lr {:.2e}",
     "tokens_per_second": "{:,.0f} tokens/s",
+    "mfu/causal": "MFU {:.1%}",
 }
 
 
@@ -50,11 +52,11 @@ class MetricsLog(TrainerCallback):
 
     `seconds` counts training time and goes on where the last kept row stopped; `seconds_left` comes from this
     session's speed; `tokens_per_second` from the tokens since the last row (SFT: tokens read; GRPO: prompts
-    and completions).
+    and completions); `mfu/causal` and `mfu/full_attention` from those, where `throughput` is given.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, throughput: Throughput | None = None):
+        self.path, self.throughput = Path(path), throughput
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -91,7 +93,11 @@ class MetricsLog(TrainerCallback):
         row.update({name: value for name, value in logs.items() if name not in NOT_METRICS})
         tokens = state.num_input_tokens_seen - self.last_tokens
         if tokens and now > self.last_time:
-            row["tokens_per_second"] = round(tokens / (now - self.last_time), 1)
+            rate = tokens / (now - self.last_time)
+            row["tokens_per_second"] = round(rate, 1)
+            if self.throughput is not None:
+                found = self.throughput.metrics(rate, logs)
+                row.update({name: round(value, 5) for name, value in found.items()})
         self.last_time, self.last_tokens = now, state.num_input_tokens_seen
         metrics.append(self.path, row)
         print(readable(row), flush=True)

@@ -20,6 +20,7 @@ from r1kit.settings import Problem, SettingsError
 from r1kit.training import checkpoints
 from r1kit.training.callbacks import CompleteMarker, GracefulStop, MetricsLog, saved_state
 from r1kit.training.program import Job
+from r1kit.training.throughput import throughput_of
 
 
 class ExactResume:
@@ -114,7 +115,8 @@ def fit(trainer: Trainer, job: Job, keep: int | None = None, restore: Any = None
             know.
     """
     trainer.remove_callback(PrinterCallback)
-    for callback in (MetricsLog(job.metrics), CompleteMarker(job.checkpoints, keep), GracefulStop(job.stop)):
+    log = MetricsLog(job.metrics, throughput_of(trainer, job.settings.get("machine", {})))
+    for callback in (log, CompleteMarker(job.checkpoints, keep), GracefulStop(job.stop)):
         trainer.add_callback(callback)
     if trainer.accelerator.is_main_process:
         clean_up(job)

@@ -107,4 +107,13 @@ def test_a_run_keeps_its_overrides_and_its_profile(tmp_path):
     _, settings = prerequisites.reopen_run("kept", "", {})
     assert settings.sft.trl["max_steps"] == 90
     with pytest.raises(SettingsError, match="no such profile"):
-        prerequisites.reopen_run("kept", "h200-1", {})
+        prerequisites.reopen_run("kept", "h200-9", {})
+
+
+def test_a_profile_with_real_data_is_refused_before_a_run_is_made(runs_folder):
+    with pytest.raises(SettingsError, match="Not yet: loading datasets of the hub is issue 7"):
+        prerequisites.new_run("mi350x-8", {}, stages=["00_environment", "01_data"])
+    assert list(runs_folder.iterdir()) == []
+    run, settings = prerequisites.new_run("mi350x-8", {}, stages=["00_environment"])
+    assert settings.data.source == "hub"
+    assert run.path.is_dir()

@@ -83,6 +83,31 @@ def test_shipped_accelerate_files_are_read_by_accelerate(name: str, tmp_path: Pa
     assert read.num_processes == load_profile(name).accelerate["num_processes"]
 
 
+SHARDED = [
+    name for name in profile_names() if load_profile(name).accelerate["distributed_type"] == "DEEPSPEED"
+]
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_shipped_deepspeed_settings_are_read_by_deepspeed(name: str) -> None:
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (make setup-cluster)")
+    from accelerate.utils import DeepSpeedPlugin
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    profile = load_profile(name)
+    own = profile.accelerate["deepspeed_config"]
+    plugin = DeepSpeedPlugin(
+        zero_stage=own["zero_stage"],
+        offload_optimizer_device=own.get("offload_optimizer_device", "none"),
+        offload_param_device=own.get("offload_param_device", "none"),
+        zero3_init_flag=own.get("zero3_init_flag", False),
+    )
+    batches = {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1, "train_batch_size": 1}
+    given = {key: value for key, value in plugin.deepspeed_config.items() if value != "auto"}
+    read = DeepSpeedConfig(given | batches | {"bf16": {"enabled": True}})
+    assert read.zero_config.stage == own["zero_stage"]
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [

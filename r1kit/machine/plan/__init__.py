@@ -1,0 +1,263 @@
+"""`r1kit plan`: memory, hours and disk of a profile before anything is downloaded. Pure arithmetic, no torch.
+
+A plan is a bound and an estimate beside it, never a measurement: what is assumed is printed with it, and
+`r1kit plan --against RUN` holds it against what happened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from r1kit.machine.peaks import Device
+from r1kit.machine.plan.claims import Finding, audit
+from r1kit.machine.plan.hours import GrpoHours, SftHours, Speeds, grpo_hours, sft_hours
+from r1kit.machine.plan.inputs import (
+    Generation,
+    Training,
+    device_of,
+    generation_of,
+    given,
+    training_of,
+)
+from r1kit.machine.plan.memory import Memory, ServerMemory, server_memory, training_memory
+from r1kit.machine.plan.remedies import nearest
+from r1kit.settings import Problem, Profile, SettingsError
+from r1kit.settings.errors import display_path
+from r1kit.settings.lengths import Lengths
+from r1kit.settings.trace_lengths import trace_count, trace_lengths
+
+CHECKPOINT_BYTES = {"deepspeed": 14, "fsdp": 14, "ddp": 12, "single": 12}
+"""Bytes a parameter on disk: bf16 weights and DeepSpeed's float32 states, or float32 weights and moments."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One training stage."""
+
+    training: Training
+    memory: Memory
+    fits: bool
+    nearest: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that can be said from a profile alone. Bytes, seconds and tokens are plain numbers."""
+
+    profile: str
+    device: Device
+    speeds: Speeds
+    lengths: Lengths
+    stages: dict[str, StagePlan]
+    generation: Generation
+    server: ServerMemory
+    server_fits: bool
+    sft: SftHours
+    grpo: GrpoHours
+    disk: dict[str, int]
+    claims: tuple[Finding, ...]
+
+    @property
+    def trainer(self) -> StagePlan:
+        """The stage that needs most memory: what the devices must hold."""
+        return max(self.stages.values(), key=lambda stage: stage.memory.total)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan for `--json`."""
+        trainer, sft, grpo = self.trainer, self.sft, self.grpo
+        return {
+            "profile": self.profile,
+            "device": {
+                "name": self.device.name,
+                "memory_bytes": self.device.memory,
+                "matrix_flops": self.speeds.peak,
+                "bandwidth": self.speeds.bandwidth,
+                "source": self.device.source,
+            },
+            "assumptions": {
+                "train_share": self.speeds.train_share,
+                "decode_share": self.speeds.decode_share,
+                "lengths": self.lengths.source,
+                "mean_completion": self.generation.mean,
+            },
+            "model": {
+                "parameters": trainer.training.model.parameters,
+                "matrix_parameters": trainer.training.model.matrix_parameters,
+            },
+            "trainer": {
+                "devices": trainer.training.devices,
+                "stage": trainer.training.section,
+                "per_device_bytes": trainer.memory.as_dict(),
+                "states_bytes": round(trainer.memory.states),
+                "fits": all(stage.fits for stage in self.stages.values()),
+                "nearest": [change for stage in self.stages.values() for change in stage.nearest],
+                "stages": {
+                    name: {
+                        "per_device_bytes": stage.memory.as_dict(),
+                        "fits": stage.fits,
+                        "nearest": list(stage.nearest),
+                    }
+                    for name, stage in self.stages.items()
+                },
+            },
+            "server": {
+                "mode": self.generation.mode,
+                "devices": self.generation.devices,
+                "per_device_bytes": self.server.as_dict(),
+                "kv_tokens": self.server.kv_tokens,
+                "kv_tokens_wanted": self.server.wanted_tokens,
+                "fits": self.server_fits,
+            },
+            "sft": {
+                "tokens": sft.tokens,
+                "steps": sft.steps,
+                "hours": sft.hours,
+                "mfu": sft.mfu,
+                **{
+                    name: getattr(sft, name)
+                    for name in (
+                        "mfu_full_attention",
+                        "hfu",
+                        "step_seconds",
+                        "roofline_seconds",
+                        "tokens_per_second",
+                        "flops_per_token",
+                        "epochs",
+                        "fill",
+                    )
+                },
+                "packing": asdict(sft.packing) if sft.packing else None,
+            },
+            "grpo": {
+                "steps": grpo.steps,
+                "step_seconds": grpo.step_seconds,
+                "hours": grpo.hours,
+                **{
+                    name: getattr(grpo, name)
+                    for name in (
+                        "generate_seconds",
+                        "learn_seconds",
+                        "sync_seconds",
+                        "roofline_seconds",
+                        "completions_per_step",
+                        "tokens_per_step",
+                        "padding_fill",
+                        "learner_mfu",
+                    )
+                },
+            },
+            "disk_bytes": self.disk,
+            "claims": [asdict(finding) for finding in self.claims],
+        }
+
+
+def make_plan(profile: Profile, *, lengths: Lengths | None = None, gflops: float | None = None) -> Plan:
+    """The plan of a profile.
+
+    Args:
+        lengths: the measured histogram of its SFT data; by default what is known of the source.
+        gflops: a CPU's measured matrix speed, which takes the place of the profile's reference.
+
+    Raises:
+        SettingsError: machine.yaml names no device, or nothing says the model's shape.
+    """
+    device, assumed = device_of(profile), profile.machine.plan
+    reference = profile.machine.reference_gflops
+    on_cpu = device.name.startswith("two CPU")
+    peak = (gflops or reference or device.matrix / 1e9) * 1e9 if on_cpu else device.matrix
+    slower = (reference or device.matrix / 1e9) * 1e9 / peak if on_cpu and gflops else 1.0
+    speeds = Speeds(
+        peak,
+        assumed.train_share or device.train_share,
+        device.bandwidth / slower,
+        assumed.decode_share or device.decode_share,
+        device.forward_seconds * slower,
+    )
+    data = profile.data.model_dump()
+    lengths = lengths or trace_lengths(data)
+    if lengths is None:
+        message = "Nothing is known of the lengths of these traces."
+        problem = Problem(
+            display_path(profile.folder / "data.yaml"),
+            "traces_from",
+            allowed="--lengths FILE",
+            message=message,
+        )
+        raise SettingsError([problem])
+    documents, generation = trace_count(data), generation_of(profile)
+    trainings = {"sft": training_of(profile, "sft"), "grpo": training_of(profile, "grpo")}
+    server = server_memory(generation, trainings["grpo"], device)
+    beside = server.total if generation.mode != "server" else 0.0
+
+    def fits(training: Training) -> bool:
+        taken = beside if training.section == "grpo" else 0.0
+        return training_memory(training, device).total + taken <= device.memory
+
+    stages = {}
+    for name, training in trainings.items():
+        good = fits(training)
+        changes = () if good else tuple(str(change) for change in nearest(training, fits))
+        if not good and not changes:
+            changes = ("no change of settings is enough: more or larger devices, or a smaller model",)
+        stages[name] = StagePlan(training, training_memory(training, device), good, changes)
+    sft = sft_hours(
+        trainings["sft"],
+        speeds,
+        lengths,
+        documents,
+        packing=packing_of(profile),
+        max_steps=given(profile, "sft", "max_steps"),
+        epochs=given(profile, "sft", "num_train_epochs"),
+        measured_step=assumed.sft_step_seconds,
+    )
+    grpo = grpo_hours(
+        trainings["grpo"],
+        generation,
+        speeds,
+        prompts=profile.data.prompts,
+        group=given(profile, "grpo", "num_generations"),
+        iterations=given(profile, "grpo", "num_iterations") or 1,
+        max_steps=given(profile, "grpo", "max_steps"),
+        epochs=given(profile, "grpo", "num_train_epochs"),
+        cache_tokens=server.kv_tokens,
+    )
+    claims = audit(assumed.claims, trainings["sft"], sft, documents) if assumed.claims else ()
+    return Plan(
+        profile=profile.name,
+        device=device,
+        speeds=speeds,
+        lengths=lengths,
+        stages=stages,
+        generation=generation,
+        server=server,
+        server_fits=server.kv_tokens > generation.prompt + generation.longest
+        and server.total <= device.memory,
+        sft=sft,
+        grpo=grpo,
+        disk=disk_bytes(profile, trainings),
+        claims=tuple(claims),
+    )
+
+
+def packing_of(profile: Profile) -> str | None:
+    """How the SFT packs: TRL's strategy, "rows" for our own packing, None for padding."""
+    if profile.sft.row_packing:
+        return "rows"
+    return given(profile, "sft", "packing_strategy") if given(profile, "sft", "packing") else None
+
+
+def disk_bytes(profile: Profile, trainings: dict[str, Training]) -> dict[str, int]:
+    """Bytes of the checkpoints that are kept at once, and of the final model, for each stage."""
+    sizes = {}
+    for name, training in trainings.items():
+        trained = training.adapter or training.model.parameters
+        kept = given(profile, name, "save_total_limit")
+        states = 0 if given(profile, name, "save_only_model") else CHECKPOINT_BYTES[training.engine]
+        one = trained * max(states, training.weight_bytes)
+        # A checkpoint is complete before the oldest goes: one more than are kept.
+        sizes[f"{name}_checkpoint"] = one
+        sizes[f"{name}_kept"] = one * ((kept or 10) + 1)
+        sizes[f"{name}_model"] = training.model.parameters * training.weight_bytes
+    sizes["total"] = sum(size for name, size in sizes.items() if not name.endswith("_checkpoint"))
+    return sizes

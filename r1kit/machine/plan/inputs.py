@@ -1,0 +1,253 @@
+"""From a profile to what the formulas need: model shape, devices, batches, precision. No download."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from r1kit.machine.peaks import DEVICES, Device
+from r1kit.settings import Problem, Profile, SettingsError, trl_keys
+from r1kit.settings.errors import display_path
+from r1kit.settings.known_models import KNOWN_MODELS, ModelShape, shape_from_config
+from r1kit.settings.models import STAGE_OF_SECTION
+from r1kit.settings.trace_lengths import STORY_ANSWER, STORY_PROMPT
+
+VLLM_SHARE = 0.92
+"""vLLM's own gpu_memory_utilization (0.31)."""
+
+Section = Literal["sft", "grpo"]
+Engine = Literal["single", "ddp", "deepspeed", "fsdp"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training program on its devices; token counts are per device and micro-step.
+
+    Attributes:
+        rows: rows of a micro-step; `row` their tokens, padding included.
+        weight_bytes: bytes of a weight as the trainer holds it (2 in DeepSpeed's bf16 and with dtype
+            bfloat16, else 4); `compute_bytes` of an activation: autocast computes in 2.
+        adapter: trainable parameters of LoRA, 0 for full training.
+        flattened: packing lays all rows of a micro-step end to end.
+        old_policy: a pass for the old policy's log-probabilities (GRPO).
+    """
+
+    section: Section
+    model: ModelShape
+    devices: int
+    engine: Engine
+    zero: int
+    weight_bytes: int
+    compute_bytes: int
+    optimizer: str
+    rows: int
+    row: int
+    accumulation: int
+    checkpointing: bool
+    attention: Literal["flash", "sdpa", "eager"]
+    flattened: bool
+    kernels: bool
+    adapter: int
+    reference: bool
+    old_policy: bool
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Slots of one optimizer step on all devices."""
+        return self.rows * self.row * self.accumulation * self.devices
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How completions are made: in the training process, by vLLM in it (colocate), or by a server.
+
+    `cache_bytes` is the cache of a replica where machine.yaml states it instead of a share of the memory.
+    """
+
+    mode: Literal["in-process", "colocate", "server"]
+    devices: int
+    tensor_parallel: int
+    memory_share: float
+    weight_bytes: int
+    completions: int
+    prompt: int
+    longest: int
+    mean: float
+    limit: int
+    cache_bytes: float | None = None
+
+
+def given(profile: Profile, section: str, key: str) -> Any:
+    """The value in effect: of the file, else TRL's default; None if TRL has no literal default."""
+    settings = getattr(profile, section)
+    for values in (settings.trl, settings.model):
+        if key in values:
+            return values[key]
+    value = trl_keys.default(section, key)
+    return None if value is ... else value
+
+
+def device_of(profile: Profile) -> Device:
+    """The device table's row. Raises SettingsError where machine.yaml names none."""
+    name = profile.machine.accelerator or ("cpu" if profile.machine.device == "cpu" else None)
+    if name is None:
+        message = "The plan counts with a row of the device table; machine.yaml does not say which."
+        problem = Problem(
+            display_path(profile.folder / "machine.yaml"),
+            "accelerator",
+            "nothing",
+            ", ".join(DEVICES),
+            message=message,
+        )
+        raise SettingsError([problem])
+    return DEVICES[name]
+
+
+def model_of(profile: Profile, section: str) -> ModelShape:
+    """The shape of the model that a stage trains, followed back to base.yaml, a folder, or a known hub id.
+
+    Raises SettingsError where none of them tells the shape.
+    """
+    if section == "base":
+        base = profile.base.architecture.model_dump()
+        return shape_from_config(base | {"vocab_size": profile.data.vocabulary_size, "model_type": "qwen2"})
+    name = given(profile, section, "model_name_or_path")
+    stages = {stage: other for other, stage in STAGE_OF_SECTION.items()}
+    if name in stages:
+        return model_of(profile, stages[name])
+    if name in KNOWN_MODELS:
+        return KNOWN_MODELS[name]
+    try:
+        return shape_from_config(json.loads((Path(name).expanduser() / "config.json").read_text("utf-8")))
+    except (OSError, ValueError, KeyError) as error:
+        allowed = f"a stage, a model folder, or one of {', '.join(KNOWN_MODELS)}"
+        message = f"The plan needs the model's shape, and nothing here says it ({type(error).__name__})."
+        file = display_path(profile.folder / f"{section}.yaml")
+        problem = Problem(file, "model_name_or_path", str(name), allowed, message=message)
+        raise SettingsError([problem]) from error
+
+
+def training_of(profile: Profile, section: Section) -> Training:
+    """What `sft.yaml` or `grpo.yaml` and accelerate.yaml ask of each device."""
+    model = model_of(profile, section)
+    kind, devices = profile.accelerate["distributed_type"], profile.accelerate.get("num_processes", 1)
+    engine: Engine = {"DEEPSPEED": "deepspeed", "FSDP": "fsdp", "NO": "single"}.get(kind, "ddp")
+    if section == "grpo":
+        devices = grpo_devices(profile)
+    zero = (profile.accelerate.get("deepspeed_config") or {}).get("zero_stage", 0)
+    half = given(profile, section, "dtype") in ("bfloat16", "float16")
+    row = given(profile, "sft", "max_length") if section == "sft" else longest_sample(profile)
+    packing = section == "sft" and given(profile, section, "packing")
+    vllm = section == "grpo" and bool(given(profile, section, "use_vllm"))
+    return Training(
+        section=section,
+        model=model,
+        devices=devices,
+        engine=engine,
+        zero=zero if engine == "deepspeed" else 3 if engine == "fsdp" else 0,
+        weight_bytes=2 if half or (engine == "deepspeed" and profile.machine.device != "cpu") else 4,
+        compute_bytes=2 if computes_in_half(profile, section) else 4,
+        optimizer=getattr(profile, section).optimizer,
+        rows=given(profile, section, "per_device_train_batch_size"),
+        row=row or model.max_position_embeddings,
+        accumulation=given(profile, section, "gradient_accumulation_steps") or 1,
+        checkpointing=bool(given(profile, section, "gradient_checkpointing")),
+        attention=attention_of(given(profile, section, "attn_implementation")),
+        flattened=bool(packing) and given(profile, section, "packing_strategy") != "wrapped",
+        kernels=bool(given(profile, section, "use_liger_kernel")),
+        adapter=adapter_of(profile, section, model),
+        reference=section == "grpo" and given(profile, section, "beta") > 0,
+        old_policy=vllm or bool(section == "grpo" and off_policy(profile)),
+    )
+
+
+def computes_in_half(profile: Profile, section: str) -> bool:
+    """Whether matrix products run in 16 bit: TRL turns bf16 on where the file does not say."""
+    bf16, fp16 = given(profile, section, "bf16"), given(profile, section, "fp16")
+    return bool(fp16 or bf16 or (bf16 is None and profile.machine.device != "cpu"))
+
+
+def attention_of(name: str | None) -> Literal["flash", "sdpa", "eager"]:
+    """The kind of attention: what decides memory is whether the scores are ever stored whole."""
+    if name and "flash" in name:
+        return "flash"
+    return "eager" if name == "eager" else "sdpa"
+
+
+def adapter_of(profile: Profile, section: str, model: ModelShape) -> int:
+    """Trainable parameters of LoRA: r (inputs + outputs) for each matrix; 0 without `use_peft`."""
+    if not given(profile, section, "use_peft"):
+        return 0
+    h, q, kv, i = model.hidden_size, model.query_size, model.key_value_size, model.intermediate_size
+    sizes = {
+        "q_proj": h + q, "k_proj": h + kv, "v_proj": h + kv, "o_proj": q + h,
+        "gate_proj": h + i, "up_proj": h + i, "down_proj": i + h,
+    }  # fmt: skip
+    targets = given(profile, section, "lora_target_modules") or ["q_proj", "v_proj"]
+    chosen = sizes if "all-linear" in targets else {name: sizes[name] for name in targets if name in sizes}
+    return model.num_hidden_layers * given(profile, section, "lora_r") * sum(chosen.values())
+
+
+def off_policy(profile: Profile) -> bool:
+    """Whether a generation batch outlives an optimizer step, so that TRL keeps old log-probabilities."""
+    steps = given(profile, "grpo", "steps_per_generation")
+    return (given(profile, "grpo", "num_iterations") or 1) > 1 or (
+        steps is not None and steps > (given(profile, "grpo", "gradient_accumulation_steps") or 1)
+    )
+
+
+def grpo_devices(profile: Profile) -> int:
+    """Devices that GRPO trains on: SFT has the whole node, GRPO what does not serve."""
+    layout = getattr(profile.machine, "layout", None)
+    return len(layout.train) if layout else profile.accelerate.get("num_processes", 1)
+
+
+def longest_sample(profile: Profile) -> int:
+    """Tokens of the longest prompt with the longest completion: TRL pads a batch to its longest."""
+    limit = given(profile, "grpo", "max_completion_length")
+    if profile.data.source == "stories":
+        return STORY_PROMPT + min(limit, STORY_ANSWER)
+    return profile.data.max_prompt_length + limit
+
+
+def generation_of(profile: Profile) -> Generation:
+    """How GRPO's completions are made, and how many between two updates."""
+    per_device = given(profile, "grpo", "per_device_train_batch_size")
+    processes = grpo_devices(profile)
+    steps = given(profile, "grpo", "steps_per_generation") or given(
+        profile, "grpo", "gradient_accumulation_steps"
+    )
+    completions = given(profile, "grpo", "generation_batch_size") or per_device * processes * steps
+    limit = given(profile, "grpo", "max_completion_length")
+    mean = limit * profile.machine.plan.mean_completion
+    server = getattr(profile.machine, "server", None)
+    if server is not None:
+        mode, tensor_parallel = "server", server.tensor_parallel_size
+        devices = server.replicas * tensor_parallel
+        share = server.gpu_memory_utilization or VLLM_SHARE
+    elif given(profile, "grpo", "use_vllm") and given(profile, "grpo", "vllm_mode") == "server":
+        # A server that somebody else starts, elsewhere: taken as one device with vLLM's own share.
+        mode, devices, tensor_parallel, share = "server", 1, 1, VLLM_SHARE
+    elif given(profile, "grpo", "use_vllm"):
+        mode = "colocate"
+        devices, tensor_parallel = processes, given(profile, "grpo", "vllm_tensor_parallel_size") or 1
+        share = given(profile, "grpo", "vllm_gpu_memory_utilization")
+    else:
+        mode, devices, tensor_parallel, share = "in-process", processes, 1, 0.0
+    stories, gib = profile.data.source == "stories", getattr(server, "kv_cache_gib", None)
+    return Generation(
+        mode=mode,
+        devices=devices,
+        tensor_parallel=tensor_parallel,
+        memory_share=share,
+        weight_bytes=4 if profile.machine.device == "cpu" else 2,
+        completions=completions,
+        # Prompts of cpu-tiny take 31 tokens on average, 2026-11-24.
+        prompt=31 if stories else profile.data.max_prompt_length // 2,
+        longest=min(limit, STORY_ANSWER) if stories else limit,
+        mean=mean,
+        limit=limit,
+        cache_bytes=gib * 2**30 if gib else None,
+    )

@@ -1,0 +1,170 @@
+"""Bytes per device by kind, from shapes alone, and the server's key-value cache.
+
+States: bf16 weights 2, gradients 2, and 12 for Adam's two moments and the float32 master copy, 16 bytes a
+parameter; ZeRO-1/2/3 divides the last, the last two, all three by the devices (arXiv 1910.02054). 7.6 billion
+parameters with ZeRO-2 on 8 devices: 2 N + 14 N / 8 = 28.6 GB.
+
+Activations follow what autograd keeps in transformers' Qwen2 (bf16, SwiGLU, RMSNorm in float32); the method
+is arXiv 2205.05198's, its numbers are for another layer. Logits follow TRL 1.16, which never stores all of
+them: a tile of 4,096 tokens by 32,768 words, and float32 sums for the gradients of the head and its input.
+Measured peaks lie above such sums because allocators leave gaps: `margin`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from r1kit.machine.peaks import Device
+from r1kit.machine.plan.inputs import Generation, Training
+
+TILE_TOKENS, TILE_WORDS = 4096, 32768
+"""TRL 1.16: trl/kernels/chunked_logprob.py and trl/trainer/utils.py."""
+
+GAPS = 0.05
+"""Share of the rest that allocators lose between blocks: an assumption, which `plan --against` can test."""
+
+KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "margin")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes per device."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+    margin: float
+
+    @property
+    def states(self) -> float:
+        """What ZeRO counts: weights, gradients, optimizer."""
+        return self.weights + self.gradients + self.optimizer
+
+    @property
+    def total(self) -> float:
+        """All kinds together."""
+        return sum(getattr(self, kind) for kind in KINDS)
+
+    def as_dict(self) -> dict[str, int]:
+        """Each kind and the total in whole bytes."""
+        kinds = {kind: round(getattr(self, kind)) for kind in KINDS}
+        return kinds | {"total": sum(kinds.values())}
+
+
+def training_memory(training: Training, device: Device) -> Memory:
+    """Peak bytes per device of a training."""
+    weights, gradients, optimizer = states(training)
+    kept = activations(training)
+    logits = logit_bytes(training)
+    gaps = GAPS * (weights + gradients + optimizer + kept + logits)
+    return Memory(weights, gradients, optimizer, kept, logits, device.context + gaps)
+
+
+def states(training: Training) -> tuple[float, float, float]:
+    """(weights, gradients, optimizer) in bytes per device."""
+    n, devices = training.model.parameters, training.devices
+    if training.adapter:
+        # The frozen weights are whole on every device but in ZeRO-3; adapters are float32 (PEFT's autocast).
+        frozen = training.weight_bytes * n / (devices if training.zero == 3 else 1)
+        share = devices if training.zero >= 1 else 1
+        return frozen + 4 * training.adapter, 4 * training.adapter, 8 * training.adapter / share
+    if training.engine == "deepspeed":
+        weight, gradient, optimizer = training.weight_bytes, training.weight_bytes, 12
+        if training.weight_bytes == 4:
+            optimizer = 8  # float32 weights need no master copy
+    else:
+        weight = gradient = training.weight_bytes
+        optimizer = 2 * training.weight_bytes
+    if training.optimizer == "muon":  # one moment instead of two for everything but embeddings
+        optimizer -= training.weight_bytes * (1 - training.model.vocab_size * training.model.hidden_size / n)
+    reference = training.weight_bytes * n if training.reference else 0
+    return (
+        (weight * n + reference) / (devices if training.zero == 3 else 1),
+        gradient * n / (devices if training.zero >= 2 else 1),
+        optimizer * n / (devices if training.zero >= 1 else 1),
+    )
+
+
+def layer_bytes(training: Training) -> float:
+    """Bytes that one layer keeps for its backward pass, per token, without attention scores."""
+    model, size = training.model, training.compute_bytes
+    h, i = model.hidden_size, model.intermediate_size
+    norms = 2 * h * (size if training.kernels else size + 4)  # plain RMSNorm also keeps a float32 copy
+    attention = size * (2 * model.query_size + 2 * model.key_value_size + model.query_size)
+    feed_forward = size * i * (2 if training.kernels else 4)  # gate, up; plain: also silu(gate), the product
+    residual = size * 2 * h
+    return norms + attention + feed_forward + residual
+
+
+def score_bytes(training: Training) -> float:
+    """Bytes of one layer's attention scores; flash attention and sdpa never store them.
+
+    Eager keeps them in bf16, their float32 softmax, and casts back: 6 bytes a pair at the peak. 8 rows of
+    5,120 tokens with 28 heads are 35 GB a layer.
+    """
+    if training.attention != "eager":
+        mask = training.flattened and training.attention == "sdpa"
+        return float((training.rows * training.row) ** 2) if mask else 0.0  # a dense mask, one byte a pair
+    rows, row = (1, training.rows * training.row) if training.flattened else (training.rows, training.row)
+    return 6.0 * training.model.num_attention_heads * rows * row**2
+
+
+def activations(training: Training) -> float:
+    """Bytes of activations at the peak.
+
+    With checkpointing each layer keeps only its input, and one layer at a time is whole, with as many bytes
+    of gradients.
+    """
+    tokens, layers = training.rows * training.row, training.model.num_hidden_layers
+    layer = layer_bytes(training) * tokens + score_bytes(training)
+    if training.checkpointing:
+        return layers * training.compute_bytes * training.model.hidden_size * tokens + 2 * layer
+    return layers * layer + layer
+
+
+def logit_bytes(training: Training) -> float:
+    """Bytes around the LM head in TRL 1.16's chunked form."""
+    tokens, model = training.rows * training.row, training.model
+    tile = min(tokens, TILE_TOKENS) * min(model.vocab_size, TILE_WORDS) * 4
+    head = 0 if training.adapter else model.vocab_size * model.hidden_size * 4
+    return tile + head + tokens * model.hidden_size * 4
+
+
+@dataclass(frozen=True)
+class ServerMemory:
+    """Bytes per device of generation, and how many tokens its cache holds."""
+
+    weights: float
+    kv_cache: float
+    margin: float
+    kv_tokens: int
+    wanted_tokens: int
+
+    @property
+    def total(self) -> float:
+        """All kinds together."""
+        return self.weights + self.kv_cache + self.margin
+
+    def as_dict(self) -> dict[str, int]:
+        """Each kind and the total in whole bytes."""
+        kinds = {name: round(getattr(self, name)) for name in ("weights", "kv_cache", "margin")}
+        return kinds | {"total": sum(kinds.values())}
+
+
+def server_memory(generation: Generation, training: Training, device: Device) -> ServerMemory:
+    """What generation takes: vLLM fills its share of the device with cache; `generate` grows it."""
+    model, split = training.model, generation.tensor_parallel
+    per_token = model.cache_bytes_per_token * generation.weight_bytes / 2 / split
+    sequences = generation.completions * split / max(1, generation.devices)
+    wanted = round(sequences * (generation.prompt + generation.longest))
+    if generation.mode == "in-process":
+        return ServerMemory(0.0, per_token * wanted, 0.0, wanted, wanted)
+    weights = generation.weight_bytes * model.parameters / split
+    # Graphs, buffers and the driver's context; vLLM counts them inside its share (an assumption: 4 GiB).
+    margin = 4 * 2**30
+    cache = max(0.0, generation.memory_share * device.memory - weights - margin)
+    if generation.cache_bytes is not None:
+        cache = generation.cache_bytes / split
+    return ServerMemory(weights, cache, margin, int(cache / per_token), wanted)

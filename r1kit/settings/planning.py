@@ -1,0 +1,46 @@
+"""What `r1kit plan` is told in machine.yaml because it cannot be computed: measurements, claims."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from r1kit.settings.strict import Positive, Settings
+
+AcceleratorName = Literal["mi300x", "mi325x", "mi350x", "mi355x", "h100", "h200", "b200", "l4", "cpu"]
+"""Rows of the device table, `r1kit.machine.peaks.DEVICES` (a test holds the two equal)."""
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Claims(Settings):
+    """Figures published for this profile; the plan says which of them follow from the others."""
+
+    source: str = Field(description="Who says so.")
+    step_seconds: float = Field(gt=0, description="Of an SFT step with packing.")
+    step_seconds_unpacked: float = Field(gt=0, description="Of an SFT step without packing.")
+    speedup: float = Field(gt=0, description="What packing is said to gain.")
+    hours: float = Field(gt=0, description="Said of one epoch with packing.")
+    days_unpacked: float = Field(gt=0, description="Said of the training without packing.")
+    epochs_of_the_recipe: Positive = Field(description="Epochs of the recipe that the guide follows.")
+
+
+class PlanSettings(Settings):
+    """Numbers for `r1kit plan`. Write a comment beside each that says where it is from."""
+
+    train_share: Share | None = Field(
+        default=None,
+        description="Share of the peak that training reaches, recomputation included; null: device table.",
+    )
+    decode_share: Share | None = Field(
+        default=None, description="Share of the memory bandwidth that generation reaches; null: device table."
+    )
+    sft_step_seconds: float | None = Field(
+        default=None, gt=0, description="A measured SFT step; hours and MFU then come from it."
+    )
+    mean_completion: Share = Field(
+        default=0.5,
+        description="Mean length of a GRPO completion over max_completion_length: 0.5 is uniform lengths.",
+    )
+    claims: Claims | None = Field(default=None, description="Published figures to audit.")

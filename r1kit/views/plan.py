@@ -1,0 +1,173 @@
+"""A plan in words: memory table, hours with a roofline beside each, prediction beside measurement."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from r1kit.machine.plan import Plan
+from r1kit.runs import metrics, results, status
+from r1kit.runs.files import read_json
+
+WARM = 0.2
+"""Share of a run's rows left out at its start, where kernels are chosen and files read."""
+
+
+def size(bytes_: float) -> str:
+    """`28.6 GB` (decimal), `3.1 MB` below one."""
+    return f"{bytes_ / 1e9:,.1f} GB" if bytes_ >= 1e8 else f"{bytes_ / 1e6:,.1f} MB"
+
+
+def duration(seconds: float) -> str:
+    """`1.9 s`, `12 min`, `15.0 h`."""
+    if seconds < 120:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def render(plan: Plan) -> str:
+    """The whole plan as text."""
+    return "\n".join([*_head(plan), "", *_memory(plan), "", *_sft(plan), "", *_grpo(plan), "", *_end(plan)])
+
+
+def _head(plan: Plan) -> list[str]:
+    model, device, speeds = plan.trainer.training.model, plan.device, plan.speeds
+    count, used = plan.trainer.training.devices, model.matrix_parameters / 1e9
+    return [
+        f"{plan.profile}: {model.parameters / 1e9:.4g} billion parameters, {used:.4g} in matrix products, "
+        f"on {count} x {device.name}",
+        f"each has {speeds.peak / 1e12:,.4g} TFLOP/s, {speeds.bandwidth / 1e12:.4g} TB/s and "
+        f"{size(device.memory)}: {device.source}",
+        f"assumed: training reaches {speeds.train_share:.0%} of the peak, recomputation counted; generation "
+        f"{speeds.decode_share:.0%} of the bandwidth; trace lengths: {plan.lengths.source}",
+    ]
+
+
+def _memory(plan: Plan) -> list[str]:
+    names = list(plan.stages)
+    server = plan.server.as_dict()
+    beside = plan.generation.mode != "in-process"
+    heads = [*names, f"vLLM ({plan.generation.mode})"] if beside else names
+    lines = ["memory per device".ljust(20) + "".join(name.rjust(20) for name in heads)]
+    columns = [stage.memory.as_dict() for stage in plan.stages.values()]
+    kinds = ["weights", "gradients", "optimizer", "activations", "logits", "kv_cache", "margin", "total"]
+    for kind in kinds:
+        cells = [*columns, server] if beside else columns
+        if any(kind in cell for cell in cells):
+            shown = [size(cell[kind]) if kind in cell else "" for cell in cells]
+            lines.append(f"  {kind:18}" + "".join(cell.rjust(20) for cell in shown))
+    for name, stage in plan.stages.items():
+        taken = server["total"] if name == "grpo" and plan.generation.mode == "colocate" else 0
+        total = stage.memory.total + taken
+        verdict = "fits" if stage.fits else "DOES NOT FIT"
+        with_server = f" (with vLLM's {size(taken)})" if taken else ""
+        lines.append(f"{name}: {size(total)}{with_server} of {size(plan.device.memory)}: {verdict}")
+        lines += [f"  nearest change that fits: {change}" for change in stage.nearest]
+    if beside:
+        room, wanted = plan.server.kv_tokens, plan.server.wanted_tokens
+        turns = "all completions at once" if room >= wanted else f"{wanted / max(1, room):.1f} turns"
+        lines.append(f"cache: {room:,} tokens a device, {wanted:,} at the longest: {turns}")
+    return lines
+
+
+def _sft(plan: Plan) -> list[str]:
+    sft = plan.sft
+    lines = [
+        f"SFT: {sft.tokens / 1e6:,.1f} million tokens, {sft.steps:,} steps of {duration(sft.step_seconds)} = "
+        f"{duration(sft.hours * 3600)}; at the peak {duration(sft.roofline_seconds)} a step, "
+        f"{duration(sft.roofline_seconds * sft.steps)} in all",
+        f"  {sft.tokens_per_second:,.0f} tokens/s, {sft.flops_per_token / 1e9:.4g} GFLOP a token: MFU "
+        f"{sft.mfu:.1%} causal, {sft.mfu_full_attention:.1%} with full attention; with recomputation "
+        f"{sft.hfu:.1%}",
+    ]
+    if packing := sft.packing:
+        lines.append(
+            f"  rows are filled {packing.packed:.0%} packed, {packing.padded:.0%} padded: packing gains "
+            f"{packing.gain:.2f}x (never more than {packing.bound:.2f}x); {packing.dropped:.1%} of the "
+            "tokens are cut away"
+        )
+    return lines
+
+
+def _grpo(plan: Plan) -> list[str]:
+    grpo = plan.grpo
+    return [
+        f"GRPO: {grpo.steps:,} steps of {duration(grpo.step_seconds)} = {duration(grpo.hours * 3600)}; at "
+        f"full bandwidth and peak {duration(grpo.roofline_seconds)} a step",
+        f"  generate {duration(grpo.generate_seconds)}, learn {duration(grpo.learn_seconds)}, sync "
+        f"{duration(grpo.sync_seconds)}; {grpo.completions_per_step} completions, "
+        f"{grpo.tokens_per_step:,} tokens a step; {grpo.padding_fill:.0%} of the learner's slots hold "
+        f"tokens, its MFU is {grpo.learner_mfu:.1%}",
+    ]
+
+
+def _end(plan: Plan) -> list[str]:
+    disk = plan.disk
+    lines = [
+        f"disk: {size(disk['total'])}; a checkpoint of SFT {size(disk['sft_checkpoint'])}, of GRPO "
+        f"{size(disk['grpo_checkpoint'])}"
+    ]
+    for finding in plan.claims:
+        lines += ["", f"claim: {finding.claim}: {'follows' if finding.follows else 'does not follow'}"]
+        lines.append(f"  {finding.why}")
+    return lines
+
+
+def measured(run: Path) -> dict[str, float]:
+    """What a run's files say: median seconds of a step after warm-up, and peak memory of each job."""
+    found: dict[str, float] = {}
+    environment = results.read_result(run / "00_environment")
+    if environment and "gflops" in environment["metrics"]:
+        found["gflops"] = environment["metrics"]["gflops"]
+    for name, folder in (("sft", run / "02_sft"), ("grpo", run / "04_grpo")):
+        rows = metrics.read(folder / "metrics.jsonl")
+        rows = rows[round(len(rows) * WARM) :]
+        if len(rows) > 1:
+            found[f"{name}.step_seconds"] = median(
+                (after["seconds"] - before["seconds"]) / (after["step"] - before["step"])
+                for before, after in pairwise(rows)
+                if after["step"] > before["step"]
+            )
+        job = status.read(folder).get("job") or read_json(folder / "status.json", {}).get("job") or {}
+        if job.get("peak_rss_bytes"):
+            found[f"{name}.memory"] = job["peak_rss_bytes"]
+    return found
+
+
+def compare(plan: Plan, found: dict[str, float]) -> list[dict[str, Any]]:
+    """Prediction beside measurement: rows of quantity, predicted, measured, ratio (measured / predicted).
+
+    The plan is the profile's: it counts with the matrix speed of the reference machine.
+    """
+    predicted = {
+        "sft.step_seconds": plan.sft.step_seconds,
+        "grpo.step_seconds": plan.grpo.step_seconds,
+        "sft.memory": plan.stages["sft"].memory.total,
+        "grpo.memory": plan.stages["grpo"].memory.total + plan.server.total,
+    }
+    return [
+        {"quantity": name, "predicted": value, "measured": found[name], "ratio": found[name] / value}
+        for name, value in predicted.items()
+        if name in found
+    ]
+
+
+def render_comparison(
+    profile: str, run: str, rows: list[dict[str, Any]], gflops: float | None, reference: float | None
+) -> str:
+    """The rows of `compare` as a table; with a CPU's matrix speed then and in the profile, where known."""
+    if not rows:
+        return f"run {run} has neither SFT nor GRPO to compare with"
+    lines = [f"{profile} against {run}", f"{'':20}{'predicted':>14}{'measured':>14}{'ratio':>9}"]
+    for row in rows:
+        show = size if row["quantity"].endswith("memory") else duration
+        values = f"{show(row['predicted']):>14}{show(row['measured']):>14}{row['ratio']:>9.2f}"
+        lines.append(f"{row['quantity']:20}{values}")
+    if gflops and reference:
+        lines.append(
+            f"the run's machine multiplied at {gflops:.0f} GFLOP/s when it began, the profile counts with "
+            f"{reference:.0f}: `--gflops {gflops:.0f}` plans for that"
+        )
+    return "\n".join(lines)
