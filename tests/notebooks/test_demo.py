@@ -66,6 +66,14 @@ def test_the_wrong_learning_rate_collapses_as_the_lesson_says(demo):
     assert metrics["accuracy_last"] > metrics["accuracy_first"]
 
 
+def test_a_naive_reward_rises_while_the_truth_falls_and_ours_repairs_it(demo):
+    metrics = demo[0]["stages"]["04b_rewards"]["metrics"]
+    assert metrics["hacked_reward_last"] > metrics["hacked_reward_first"] + 0.15
+    assert metrics["hacked_truth_first"] > 0.25
+    assert metrics["hacked_truth_last"] < 0.15
+    assert metrics["repaired_truth_last"] > metrics["repaired_truth_first"] + 0.2
+
+
 def test_memory_stays_under_four_gigabytes(demo):
     assert 0 < max(stage["peak_rss_bytes"] for stage in demo[0]["stages"].values()) < 4e9
 
@@ -113,6 +121,7 @@ def test_the_manifest_says_what_ran(demo):
     assert manifest["profile"] == "cpu-tiny"
     assert manifest["versions"]["trl"]
     assert manifest["devices"][0]["reason"]
+    assert manifest["sandbox"]["tier"]
 
 
 def test_resuming_a_finished_run_starts_nothing(demo, runs):
