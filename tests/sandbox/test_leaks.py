@@ -14,8 +14,9 @@ import pytest
 
 from r1kit.sandbox import Limits, Verdict, tiers
 
+FIRST = (tiers.NAMES[0], False)
 MODES = [
-    pytest.param(tier, fork_server, marks=[] if tier == tiers.NAMES[0] else pytest.mark.slow)
+    pytest.param(tier, fork_server, marks=[] if (tier, fork_server) == FIRST else pytest.mark.slow)
     for tier in tiers.NAMES
     for fork_server in (False, True)
 ]

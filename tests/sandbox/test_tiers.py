@@ -98,7 +98,7 @@ def test_root_uses_a_python_that_a_spare_user_can_reach():
         assert sandbox.run("import sys; print(sys.executable)").stdout.decode().strip() == interpreter
 
 
-@pytest.mark.parametrize("fork_server", [False, True])
+@pytest.mark.parametrize("fork_server", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_checkout_in_a_closed_home_works(tmp_path, fork_server):
     """The broker is not root any more when it starts programs, and could not read its own files then."""
     package = Path(tiers.__file__).parents[1]
