@@ -1,5 +1,5 @@
 """Programs that a model might write, by accident or not, and what must hold for each. Standard library only,
-so that an ordinary user's bare Python can run them too: `python -m tests.sandbox.hostile TIER MODE ROWS`, with
+so that an ordinary user's bare Python can run them too: `python -m tests.sandbox.hostile TIER MODE ROWS` with
 MODE spawn or fork and ROWS all or quick."""
 
 import contextlib
