@@ -208,7 +208,7 @@ def test_when_its_owner_is_killed_everything_ends(tier, fork_server):
 def test_a_broker_killed_while_it_starts_something_leaves_nothing(open_sandbox, fork_server):
     """A bubblewrap whose parent died in the same millisecond was found asleep an hour later."""
     sandbox = open_sandbox(fork_server=fork_server)
-    for i in range(10):
+    for i in range(6):
         thread = threading.Thread(target=sandbox.run, args=("print(1)",))
         thread.start()
         until(lambda: sandbox.broker_pids)
@@ -216,7 +216,7 @@ def test_a_broker_killed_while_it_starts_something_leaves_nothing(open_sandbox, 
         deadline = time.monotonic() + 0.2
         while not under(broker) and time.monotonic() < deadline:
             pass
-        time.sleep(i * 0.0005)
+        time.sleep(i * 0.0008)
         with contextlib.suppress(ProcessLookupError):
             os.kill(broker, signal.SIGKILL)
         thread.join()
@@ -225,7 +225,7 @@ def test_a_broker_killed_while_it_starts_something_leaves_nothing(open_sandbox, 
 
 
 def in_session(leader):
-    """What is left of a dead broker, which started everything in its own session; zombies are init's matter."""
+    """What a dead broker left: it started everything in its own session. Zombies are init's matter."""
     found = []
     for pid in processes():
         with contextlib.suppress(OSError):
