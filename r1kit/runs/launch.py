@@ -191,6 +191,10 @@ def supervise(
         *("--", *command),
     ]
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
+    # DeepSpeed asks for ninja by its bare name; it lies beside the Python of an environment nobody activated.
+    programs = str(Path(sys.executable).parent)
+    if programs not in (path := variables.get("PATH") or os.defpath).split(os.pathsep):
+        variables["PATH"] = programs + os.pathsep + path
     log = folder / "train.log"
     offset = log.stat().st_size if log.exists() else 0
     process = subprocess.Popen(
