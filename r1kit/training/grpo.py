@@ -25,6 +25,8 @@ def train(job: program.Job) -> None:
     from r1kit.training.optimizer import build_optimizer
     from r1kit.training.resume import fit, make_config, model_arguments, small_dataset, trainer_arguments
     from r1kit.training.rollouts import RolloutTrainer
+    from r1kit.training.served import generating_through, link_of
+    from r1kit.training.server_generation import preflight
     from r1kit.training.unjudged import UnjudgedWatch
 
     keys, model_keys, own = job.section("grpo")
@@ -40,20 +42,29 @@ def train(job: program.Job) -> None:
     args = make_config(
         GRPOConfig, {**keys, "model_init_kwargs": model_init, "reward_weights": weights}, "grpo.yaml"
     )
-    trainer = RolloutTrainer(
-        model=job.inputs["model"],
-        args=args,
-        reward_funcs=rewards,
-        train_dataset=small_dataset(job.inputs["prompts"]),
-        processing_class=tokenizer,
-        quantization_config=quantization,
-        peft_config=peft,
-    )
+    link = link_of(job)
+    if link and program.is_main():
+        preflight(link, job.inputs["model"], args.device)
+    with generating_through(link):
+        trainer = RolloutTrainer(
+            model=job.inputs["model"],
+            args=args,
+            reward_funcs=rewards,
+            train_dataset=small_dataset(job.inputs["prompts"]),
+            processing_class=tokenizer,
+            quantization_config=quantization,
+            peft_config=peft,
+        )
+    trainer.drift = (job.settings.get("machine", {}).get("weight_sync") or {}).get("drift")
     trainer.build_optimizer = build_optimizer(own, args)
     trainer.rollouts_folder = job.rollouts
     trainer.unjudged = UnjudgedWatch(args.num_generations)
     trainer.add_callback(trainer.unjudged)
-    fit(trainer, job, keep, restore=trainer.restore_rollouts)
+    try:
+        fit(trainer, job, keep, restore=trainer.restore_rollouts)
+    finally:
+        if link and link.connected:
+            link.connected.close()
 
 
 def opens_reasoning(tokenizer: Any) -> bool:
