@@ -70,9 +70,12 @@ class ServerSettings(Settings):
         default_factory=dict,
         description="Further options of vLLM's server by their long names, without dashes in front.",
     )
-    start_seconds: Seconds = Field(default=900, description="Longest wait until a server is ready.")
-    generation_seconds: Seconds = Field(default=1800, description="Longest time of one batch of rollouts.")
-    sync_seconds: Seconds = Field(default=300, description="Longest time of one transfer of the weights.")
+    start_seconds: Seconds = Field(default=600, description="Longest wait until a server is ready.")
+    health_seconds: Seconds = Field(
+        default=60, description="Longest silence on /health before a server counts as dead."
+    )
+    generation_seconds: Seconds = Field(default=900, description="Longest time of one batch of rollouts.")
+    sync_seconds: Seconds = Field(default=120, description="Longest time of one transfer of the weights.")
     restart: bool = Field(
         default=False, description="Start a server again that died; the same run then goes on."
     )
@@ -94,3 +97,11 @@ class WeightSyncSettings(Settings):
         gt=0,
         description="Stop when the mean importance ratio of server and trainer leaves 1 by more than this.",
     )
+
+
+def grpo_processes(layout: LayoutSettings | None, processes: int) -> int:
+    """Training processes of GRPO: one on each device of `layout.train`, else as many as accelerate's.
+
+    Base model and SFT train on all `processes`: no server runs beside them.
+    """
+    return len(layout.train) if layout else processes
