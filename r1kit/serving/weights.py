@@ -30,6 +30,8 @@ class WeightVersions:
             checked = time.perf_counter()
             self.r1kit_loaded = NOTHING  # true until the last tensor is in place
             self.reload_weights(weights_path=folder)
+            if hasattr(self, "model_runner"):
+                repack_tied(self.model_runner.get_model())
             self.r1kit_loaded = version.as_dict()
         except Exception as error:  # whatever it is, the trainer must hear it
             traceback.print_exc()
@@ -52,3 +54,17 @@ class WeightVersions:
             return read_version(folder).as_dict()
         except Exception as error:  # permissions, another machine, a container without the mount
             return {"error": f"{type(error).__name__}: {error}"}
+
+
+def repack_tied(model: Any) -> None:
+    """Let layers on a CPU that share another layer's weights pack them again.
+
+    Incident, 2026-11-24 (vLLM 0.31 on a CPU, tied embeddings): `reload_weights` gave the embedding its new
+    values, but the output head kept multiplying by the copy that oneDNN had packed when the server started.
+    The answers were half old, half new: log-probabilities off by 0.01 after one step and 0.13 at most, while
+    the mean importance ratio, which is 1 for any two policies, stayed at 0.998.
+    """
+    for layer in model.modules():
+        weight = getattr(layer, "weight", None)
+        if hasattr(layer, "cpu_linear") and weight is not None and weight.ndim == 2 and weight.numel():
+            layer.quant_method.process_weights_after_loading(layer)

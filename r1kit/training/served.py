@@ -1,8 +1,10 @@
 """GRPO whose rollouts come from a vLLM server: sync metrics, the drift stop, a checkpoint when the server is lost.
 
-A frozen generator is the quiet failure of this topology: rewards move a little, nothing is learnt, and no
-error appears. The importance ratio exp(log pi_trainer - log pi_server) of the sampled tokens is the proof
-that both sides are one policy. On average it is 1 whatever the noise; TRL logs it, here it stops the training.
+A frozen generator is the quiet failure of this topology: rewards move a little, little is learnt, and no error
+appears. The mean importance ratio does not show it: E[p_trainer / p_server] over what the server sampled is 1
+for any two policies (2026-11-24: 0.998 with half of a model's weights stale). The mean difference of the
+log-probabilities of the sampled tokens does: it was 0.012 then, and 1e-6 once all weights arrived. Both are
+bounded here, the ratio for what truncation and masking do to it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from r1kit.training.server_generation import Link, ServerGeneration
 from r1kit.training.watchdog import Stopped
 
 RATIO = "sampling/importance_sampling_ratio/mean"
+DIFFERENCE = "sampling/sampling_logp_difference/mean"
 
 
 class Drifted(Stopped):
@@ -32,7 +35,7 @@ class ServedRollouts:
     """Mixed into a GRPOTrainer made inside `generating_through`; without a server it changes nothing."""
 
     drift: float | None = None
-    """Bound of |mean importance ratio - 1|; None: not watched."""
+    """Bound of |mean importance ratio - 1| and of the mean |difference of log-probabilities|; None: off."""
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         """TRL's, with the metrics of the sync that may have come before."""
@@ -55,9 +58,9 @@ class ServedRollouts:
         """
         try:
             scored = super()._generate_and_score_completions(inputs)
-            ratios = self._metrics["train"].get(RATIO)
-            if self.model.training and self.drift is not None and ratios:
-                check_drift(ratios[-1], self.drift, self.state.global_step)
+            measured = self._metrics["train"]
+            if self.model.training and self.drift is not None and measured.get(RATIO):
+                check_drift(measured[RATIO][-1], measured[DIFFERENCE][-1], self.drift, self.state.global_step)
         except Stopped:
             self._save_before_stopping()
             raise
@@ -67,7 +70,12 @@ class ServedRollouts:
         """A checkpoint of the last step's weights, unless one is there or a step is half done."""
         step = self.state.global_step
         there = checkpoints.is_complete(f"{self.args.output_dir}/checkpoint-{step}")
-        if step == 0 or there or self._step % self.args.gradient_accumulation_steps or not self.model.training:
+        if (
+            step == 0
+            or there
+            or self._step % self.args.gradient_accumulation_steps
+            or not self.model.training
+        ):
             return
         self._save_checkpoint(self.model, trial=None)
         self.callback_handler.on_save(self.args, self.state, self.control)
@@ -75,16 +83,22 @@ class ServedRollouts:
             print(f"checkpoint of step {step} written before stopping", flush=True)
 
 
-def check_drift(ratio: float, bound: float, step: int) -> None:
-    """Raise Drifted if the mean importance ratio has left 1 by more than `bound`."""
-    if abs(ratio - 1.0) <= bound:
+def check_drift(ratio: float, difference: float, bound: float, step: int) -> None:
+    """Raise Drifted if trainer and server disagree about the sampled tokens by more than `bound`.
+
+    Args:
+        ratio: mean of exp(log p_trainer - log p_server), after TRL's truncation or masking.
+        difference: mean of |log p_trainer - log p_server| in nats a token.
+    """
+    if abs(ratio - 1.0) <= bound and difference <= bound:
         return
     raise Drifted(
         f"The rollouts after step {step} were not sampled from the policy that is trained: the mean importance "
-        f"ratio is {ratio:.4f}, allowed is 1 within {bound:g} (weight_sync.drift in machine.yaml). Weights that did "
-        "not arrive, another dtype on one side, top_p, top_k, min_p or repetition_penalty that only the sampler "
-        "applies, or sequence-level masking of long completions do that. The step was not trained on; start the "
-        "stage again when the cause is gone."
+        f"ratio is {ratio:.4f} and log-probabilities differ by {difference:.4f} on average; allowed are 1 within "
+        f"{bound:g} and {bound:g} (weight_sync.drift in machine.yaml). Weights that did not arrive, another dtype "
+        "on one side, top_p, top_k, min_p or repetition_penalty that only the sampler applies, or sequence-level "
+        "masking of long completions do that. The step was not trained on; start the stage again when the cause "
+        "is gone."
     )
 
 

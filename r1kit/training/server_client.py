@@ -9,6 +9,7 @@ vLLM in the trainer's environment (TRL's constructor refuses without) unless wei
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from r1kit.runs.files import read_json
 
 CONNECT = 10.0  # seconds; a machine that is there accepts within milliseconds
 SHORT = 30.0  # seconds for a question that needs no work: health, model name, versions
-LOG_LINES = 5
+LOG_LINES = 3
+ERROR = re.compile(r"(?:^|\s)((?:\w+\.)*\w*(?:Error|Exception): .*)$", re.MULTILINE)
 
 
 class ServerTrouble(RuntimeError):
@@ -151,7 +153,7 @@ class ServerClient(VLLMClient):
             )
         if response.status_code == 401:
             raise ServerRefused(f"The server at {self.base_url} wants another API key (401)")
-        if response.status_code >= 500 and "EngineDead" in response.text:
+        if response.status_code >= 500 and "EngineCore" in response.text:
             raise ServerGone(f"The server at {self.base_url} lost its engine while it did {path}")
         if response.status_code != 200:
             raise ServerRefused(
@@ -215,12 +217,15 @@ def diagnosis(folder: Path, trouble: str, advice: str) -> str:
     pids = state.get("pids") or []
     alive = [pid for pid in pids if psutil.pid_exists(pid) and not zombie(pid)]
     process = ", ".join(f"{pid} {'runs' if pid in alive else 'is gone'}" for pid in pids) or "unknown"
-    lines = outcome.clean(outcome.read_tail(folder / "train.log", limit=8192)).splitlines()[-LOG_LINES:]
-    tail = " | ".join(line.strip()[:200] for line in lines) or "empty"
+    log = outcome.clean(outcome.read_tail(folder / "train.log"))
+    lines = [line.strip()[:200] for line in log.splitlines() if line.strip()][-LOG_LINES:]
+    tail = " | ".join(lines) or "empty"
+    first = ERROR.search(log)  # an engine's death fills the log; what caused it stands first
+    error = f" First error in its log: {first[1][:300]}." if first else ""
     keeper = state.get("state", "says nothing") + (f" ({state['message']})" if state.get("message") else "")
     return (
         f"{trouble.rstrip('.')}. Server process: {process}; its keeper: {keeper}, {state.get('restarts', 0)} "
-        f"restarts. End of its log ({folder / 'train.log'}): {tail}. {advice}"
+        f"restarts.{error} End of its log ({folder / 'train.log'}): {tail}. {advice}"
     )
 
 

@@ -95,7 +95,9 @@ def check_server(client: server_client.ServerClient, model: str, link: Link) -> 
     info = client.get_server_info()
     served = str(info["model_config"]["model"])
     if Path(served).name.startswith("v0") and (Path(served) / "version.json").exists():
-        served = server_client.server_state(link.folder).get("model", served)  # vLLM names what it last loaded
+        served = server_client.server_state(link.folder).get(
+            "model", served
+        )  # vLLM names what it last loaded
     if not same_model(served, model):
         raise server_client.ServerRefused(
             f"The server at {client.base_url} serves {served}; this training starts from {model}"
