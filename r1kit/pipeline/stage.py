@@ -23,7 +23,8 @@ from r1kit.runs import folder as runs
 from r1kit.runs import results, status
 from r1kit.runs.files import shown, write_json_atomic, write_text_atomic
 from r1kit.runs.launch import Job, launch
-from r1kit.serving.server import NoServer, Server, serve
+from r1kit.serving.server import NoServer, Server
+from r1kit.serving.start import serve
 from r1kit.settings import Profile, load_profile, yaml_dump
 from r1kit.settings.parameters import check_parameters
 

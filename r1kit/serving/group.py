@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 
 import psutil
 
@@ -19,36 +20,36 @@ PATIENCE = 10.0  # seconds to end by itself; vLLM took 1.7 (2026-11-24, two core
 TRACKER = 3.0  # seconds for the resource tracker after all others are gone
 
 
-def members(group: int) -> list[psutil.Process]:
-    """The living processes of a process group."""
+def members(*groups: int) -> list[psutil.Process]:
+    """The living processes of some process groups."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+            if os.getpgid(process.pid) in groups and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
 
 
-def end_group(leader: subprocess.Popen, patience: float = PATIENCE) -> None:
-    """End the group that `leader` leads: SIGTERM, after `patience` seconds SIGKILL, trackers last.
+def end_groups(leaders: list[subprocess.Popen], patience: float = PATIENCE) -> None:
+    """End the groups that `leaders` lead: SIGTERM, after `patience` seconds SIGKILL, trackers last.
 
     A leader that is dead already gets no patience: without it, its engine has nobody to end it in order.
     """
-    group = leader.pid
-    orphaned = leader.poll() is not None
-    _signal(group, signal.SIGTERM)
-    _until(leader, lambda: not _workers(group), 1.0 if orphaned else patience)
-    for process in _workers(group):
+    groups = [leader.pid for leader in leaders]
+    orphaned = all(leader.poll() is not None for leader in leaders)
+    _signal(groups, signal.SIGTERM)
+    _until(leaders, lambda: not _workers(groups), 1.0 if orphaned else patience)
+    for process in _workers(groups):
         with contextlib.suppress(psutil.Error):
             process.kill()
-    _until(leader, lambda: not members(group), TRACKER)
-    _signal(group, signal.SIGKILL)
-    _until(leader, lambda: not members(group), TRACKER)
+    _until(leaders, lambda: not members(*groups), TRACKER)
+    _signal(groups, signal.SIGKILL)
+    _until(leaders, lambda: not members(*groups), TRACKER)
 
 
-def _workers(group: int) -> list[psutil.Process]:
+def _workers(groups: list[int]) -> list[psutil.Process]:
     """The members that are no resource trackers."""
-    return [process for process in members(group) if not _is_tracker(process)]
+    return [process for process in members(*groups) if not _is_tracker(process)]
 
 
 def _is_tracker(process: psutil.Process) -> bool:
@@ -58,14 +59,17 @@ def _is_tracker(process: psutil.Process) -> bool:
         return False
 
 
-def _signal(group: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
+def _signal(groups: list[int], number: int) -> None:
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)
 
 
-def _until(leader: subprocess.Popen, condition, seconds: float) -> None:
+def _until(leaders: list[subprocess.Popen], condition: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
-        leader.poll()  # reap it
+        for leader in leaders:
+            leader.poll()  # reap it
         time.sleep(0.05)
-    leader.poll()
+    for leader in leaders:
+        leader.poll()

@@ -37,9 +37,9 @@ def healthy(url: str, timeout: float = 5.0) -> bool:
     return True
 
 
-def served_model(url: str, key: str = "") -> str:
+def served_model(url: str, key: str = "", timeout: float = 5.0) -> str:
     """The id under which the server offers its model. Raises as `ask`; KeyError: not a vLLM server."""
-    return ask(f"{url}/v1/models", key)["data"][0]["id"]
+    return ask(f"{url}/v1/models", key, timeout)["data"][0]["id"]
 
 
 def free_port(host: str) -> int:
@@ -76,7 +76,7 @@ def _occupant(host: str, port: int) -> str:
     except psutil.Error:  # not ours to see
         pass
     try:
-        return f"{found}, which serves {served_model(base_url(host, port))}"
+        return f"{found}, which serves {served_model(base_url(host, port), timeout=2.0)}"
     except urllib.error.HTTPError as error:
         return f"{found}, a server that wants a key" if error.code == 401 else found
     except (OSError, ValueError, KeyError, TypeError, IndexError):

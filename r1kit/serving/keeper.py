@@ -13,9 +13,9 @@ SIGUSR1 starts all servers anew, at the same addresses (`Server.restart`); SIGTE
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -23,42 +23,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from r1kit.runs import outcome
 from r1kit.runs.files import write_json_atomic
 from r1kit.runs.fingerprint import model_fingerprint
 from r1kit.serving import health, log
-from r1kit.serving.command import secret_of, server_command, server_environment
-from r1kit.serving.group import end_group
+from r1kit.serving.command import secret_of
+from r1kit.serving.replica import Replica, ServingFailed, end, place
 from r1kit.settings import yaml_load
 from r1kit.settings.models import MachineSettings
 
 STATE = "server.json"
 TICK = 0.25  # seconds between two looks at the processes
 ASK_STARTING, ASK_READY = 0.5, 2.0  # seconds between two questions to /health
+ASK_BOUND = 5.0  # seconds for one answer
+HUNG_PATIENCE = 2.0  # seconds a dead or silent server has to end in order
 FAILED, TIMED_OUT = 1, 4
-
-
-class ServingFailed(RuntimeError):
-    """The servers cannot go on; `code` is the exit code of the contract."""
-
-    def __init__(self, message: str, code: int = FAILED):
-        super().__init__(message)
-        self.code = code
-
-
-@dataclass
-class Replica:
-    """One server process and what is known of it; times are of the monotonic clock."""
-
-    index: int
-    port: int
-    url: str
-    process: subprocess.Popen | None = None
-    log_offset: int = 0
-    started: float = 0.0
-    asked: float = 0.0
-    answered: float = 0.0
-    ready: bool = False
 
 
 @dataclass
@@ -73,6 +51,7 @@ class Keeper:
     restarts: int = 0
     was_ready: bool = False
     state: dict[str, Any] = field(default_factory=dict)
+    written: dict[str, Any] = field(default_factory=dict)
     stop: bool = False
     anew: bool = False
     wake: threading.Event = field(default_factory=threading.Event)
@@ -83,7 +62,7 @@ class Keeper:
         try:
             self.key = secret_of(self.folder, self.machine.server.shared_secret)
             for index in range(self.machine.server.replicas):
-                self.replicas.append(self.place(index))
+                self.replicas.append(place(self.machine, index, self.folder / "train.log"))
             for replica in self.replicas:
                 self.start(replica)
             while not self.stop:
@@ -93,48 +72,23 @@ class Keeper:
                     self.start_all_anew()
                 for replica in self.replicas:
                     self.look_at(replica)
+                self.write_state()
         except Exception as error:
             code = getattr(error, "code", FAILED)
             self.publish("failed", str(error))
-            write_json_atomic(self.folder / "exit.json", {"returncode": code, "message": str(error)})
             print(f"keeper: {error}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):
+                write_json_atomic(self.folder / "exit.json", {"returncode": code, "message": str(error)})
         finally:
-            for replica in self.replicas:
-                self.end(replica)
+            end(*self.replicas)
         if code == 0:
             self.publish("stopped", "")
         return code
 
-    def place(self, index: int) -> Replica:
-        """An address for a replica, checked to be free."""
-        host, port = self.machine.server.host, self.machine.server.port
-        port = port + index if port else health.free_port(host)
-        if taken := health.port_taken(host, port):
-            raise ServingFailed(
-                f"The server cannot start: {taken}. End that one, or set server.port in machine.yaml to "
-                "another "
-                "port (0 takes a free one)."
-            )
-        return Replica(index, port, health.base_url(host, port))
-
     def start(self, replica: Replica) -> None:
-        """Start a replica's process; its output goes where ours goes."""
-        path = self.folder / "train.log"
-        replica.log_offset = path.stat().st_size if path.exists() else 0
-        replica.started, replica.asked, replica.ready = time.monotonic(), 0.0, False
-        replica.process = subprocess.Popen(
-            server_command(self.machine, self.model, replica.port),
-            stdin=subprocess.DEVNULL,
-            env=os.environ | server_environment(self.machine, replica.index, self.key),
-            start_new_session=True,  # its engine and workers are then one group, to be ended together
-        )
+        """Start a replica's process and say so."""
+        replica.start(self.machine, self.model, self.key)
         self.publish("restarting" if self.was_ready else "starting", "loading the program")
-
-    def end(self, replica: Replica) -> None:
-        """End a replica's process and all that it started."""
-        if replica.process is not None:
-            end_group(replica.process)
-            replica.process = None
 
     def look_at(self, replica: Replica) -> None:
         """Notice readiness, death and silence of a replica, and do what follows."""
@@ -145,33 +99,28 @@ class Keeper:
                 replica, f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
             )
         elif now - replica.asked >= (ASK_READY if replica.ready else ASK_STARTING):
-            alive = health.healthy(replica.url)
-            replica.asked = time.monotonic()
-            if alive:
-                replica.answered = replica.asked
-                if not replica.ready:
-                    self.became_ready(replica)
-            elif replica.ready and replica.asked - replica.answered > server.health_seconds:
-                self.died(replica, f"has not answered /health for {replica.asked - replica.answered:.0f} s")
-            elif not replica.ready and now - replica.started > server.start_seconds:
-                raise ServingFailed(
-                    self.paragraph(
-                        replica, f"was not ready after {server.start_seconds:g} s (server.start_seconds)"
-                    ),
-                    TIMED_OUT,
-                )
-            elif not replica.ready:
-                words = log.phase(self.log_of(replica))
-                self.publish(self.state["state"], words)
+            alive = replica.healthy(min(ASK_BOUND, server.health_seconds))
+            silence = replica.asked - replica.answered
+            if alive and not replica.ready:
+                self.became_ready(replica)
+            elif not alive and replica.ready and silence > server.health_seconds:
+                self.died(replica, f"has not answered /health for {silence:.0f} s")
+            elif not alive and not replica.ready:
+                if now - replica.started > server.start_seconds:
+                    bound = f"{server.start_seconds:g} s (server.start_seconds)"
+                    raise ServingFailed(replica.paragraph(f"was still starting after {bound}"), TIMED_OUT)
+                self.publish(self.state["state"], log.phase(replica.log()))
 
     def became_ready(self, replica: Replica) -> None:
         """Check that it is our server and our model that answered."""
-        found = health.served_model(replica.url, self.key)
+        try:
+            found = health.served_model(replica.url, self.key)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            found = f"something else ({error})"
         if found != self.model:
             raise ServingFailed(
                 f"{replica.url} serves {found}, not {self.model}: another server took the port meanwhile. "
-                "End it, or "
-                "set server.port in machine.yaml to 0."
+                "End it, or set server.port in machine.yaml to 0."
             )
         replica.ready = True
         seconds = time.monotonic() - replica.started
@@ -182,7 +131,7 @@ class Keeper:
 
     def died(self, replica: Replica, how: str) -> None:
         """Start a replica again if that is allowed and may help, else give up."""
-        server, why = self.machine.server, self.paragraph(replica, how)
+        server, why = self.machine.server, replica.paragraph(how)
         if not self.was_ready:
             raise ServingFailed(why)
         if not server.restart:
@@ -194,7 +143,7 @@ class Keeper:
         self.restarts += 1
         print(f"keeper: {why} Starting it again ({self.restarts} of {server.restarts})", flush=True)
         self.publish("restarting", f"server {replica.index} {how}")
-        self.end(replica)
+        end(replica, patience=HUNG_PATIENCE)
         self.start(replica)
 
     def start_all_anew(self) -> None:
@@ -202,25 +151,9 @@ class Keeper:
         self.anew = False
         print("keeper: starting all servers anew, as asked", flush=True)
         self.publish("restarting", "as asked")
-        for replica in self.replicas:
-            self.end(replica)
+        end(*self.replicas)
         for replica in self.replicas:
             self.start(replica)
-
-    def log_of(self, replica: Replica) -> str:
-        """What was printed since the replica was started."""
-        return outcome.read_tail(self.folder / "train.log", offset=replica.log_offset)
-
-    def paragraph(self, replica: Replica, how: str) -> str:
-        """What happened to a replica, why, and what to try."""
-        text = self.log_of(replica)
-        when = "" if replica.ready else " before it was ready"
-        parts = [f"The vLLM server (replica {replica.index}, process {replica.process.pid}) {how}{when}"]
-        if cause := log.root_cause(text):
-            parts.append(f": {cause}")
-        elif last := log.tail(text, 1):
-            parts.append(f"; the last line of its log: {last}")
-        return f"{''.join(parts).rstrip('.')}. {log.advice(text)}".strip()
 
     def publish(self, state: str, message: str) -> None:
         """Write server.json if anything in it changed."""
@@ -236,9 +169,15 @@ class Keeper:
             "keeper": os.getpid(),
             "log": "train.log",
         }
-        if new != self.state:
-            self.state = new
-            write_json_atomic(self.folder / STATE, new, durable=False)
+        self.state = new
+        self.write_state()
+
+    def write_state(self) -> None:
+        """Bring server.json up to date; a full disk must not end a server, the next look tries again."""
+        if self.state != self.written:
+            with contextlib.suppress(OSError):
+                write_json_atomic(self.folder / STATE, self.state, durable=False)
+                self.written = self.state
 
 
 def read_keeper(path: str | Path) -> Keeper:

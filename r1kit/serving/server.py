@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r1kit.runs.files import read_json, write_text_atomic
-from r1kit.runs.launch import Job, JobFailed, launch
+from r1kit.runs.files import read_json
+from r1kit.runs.launch import Job, JobFailed
 from r1kit.serving.command import KEY_FILE
 from r1kit.serving.health import is_loopback
 from r1kit.serving.keeper import STATE
-from r1kit.settings import yaml_dump
 from r1kit.settings.models import MachineSettings
 
 GRACE = 25.0  # seconds the keeper has to end engines and workers in order
@@ -159,39 +158,3 @@ def exposure(machine: MachineSettings) -> str:
         "functions. "
         "Keep it in a private network."
     )
-
-
-def serve(
-    folder: str | Path,
-    machine: MachineSettings,
-    model: str | Path,
-    *,
-    heading: dict[str, Any] | None = None,
-    detach: bool = False,
-    tell: Callable[[str], None] = print,
-) -> Server:
-    """Start the server of `machine` with `model` under the supervisor and return at once.
-
-    Args:
-        folder: gets resolved.yaml, server.json, train.log and the key.
-        model: a folder, or a hub id.
-        heading: what resolved.yaml says beside `machine` and `inputs`.
-        detach: the server outlives this process; `Server.stop` or `r1kit serve --stop` ends it.
-        tell: gets a line whenever there is news of the start.
-
-    Raises:
-        ValueError: machine.yaml has no `server`.
-    """
-    if machine.server is None:
-        raise ValueError("machine.yaml has no `server`; cpu-cluster's has")
-    folder = Path(folder).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / STATE).unlink(missing_ok=True)
-    name = str(Path(model).resolve()) if Path(model).exists() else str(model)
-    content = {**(heading or {}), "inputs": {"model": name}, "machine": machine.model_dump(mode="json")}
-    write_text_atomic(folder / "resolved.yaml", yaml_dump(content))
-    environment = {**machine.environment, **machine.server.environment}
-    job = launch(
-        "r1kit.serving.keeper", folder, environment=environment, grace=GRACE, accelerate=False, detach=detach
-    )
-    return Server(job, machine, tell)
