@@ -1,4 +1,4 @@
-"""Every trainer's callbacks: the metrics file, the mark of a complete checkpoint, a stop that saves first, and
+"""Every trainer's callbacks: the metrics file, the mark of a complete checkpoint, a stop that saves first,
 the watchdog's beat."""
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from r1kit.training import program
 
 def train(job: program.Job) -> None:
     """Train `inputs.model` on `inputs.prompts` as `grpo` in the job's settings says."""
+    leave_vllm_out(job)
     from transformers import AutoTokenizer
     from trl import GRPOConfig
 
@@ -65,6 +66,20 @@ def train(job: program.Job) -> None:
     finally:
         if link and link.connected:
             link.connected.close()
+
+
+def leave_vllm_out(job: program.Job) -> None:
+    """Let TRL believe that vLLM is not installed, unless this training uses it in its own process.
+
+    TRL imports all of vLLM wherever it finds it: 5 s of a core in every process (2026-11-24, two cores), for
+    nothing where rollouts come through HTTP and weights go as files. It must come before TRL is imported.
+    """
+    from trl import import_utils
+
+    grpo, sync = job.settings["grpo"], job.settings.get("machine", {}).get("weight_sync") or {}
+    colocated = grpo.get("use_vllm") and grpo.get("vllm_mode", "colocate") == "colocate"
+    if not colocated and sync.get("transport", "file") == "file":
+        import_utils.is_vllm_available = lambda min_version=None: False
 
 
 def opens_reasoning(tokenizer: Any) -> bool:

@@ -1,6 +1,6 @@
-"""GRPO whose rollouts come from a vLLM server: sync metrics, the drift stop, a checkpoint when the server is lost.
+"""GRPO whose rollouts come from a vLLM server: sync metrics, the drift stop, a checkpoint when it is lost.
 
-A frozen generator is the quiet failure of this topology: rewards move a little, little is learnt, and no error
+A frozen generator is the quiet failure of this topology: rewards move a little, little is learnt, no error
 appears. The mean importance ratio does not show it: E[p_trainer / p_server] over what the server sampled is 1
 for any two policies (2026-11-24: 0.998 with half of a model's weights stale). The mean difference of the
 log-probabilities of the sampled tokens does: it was 0.012 then, and 1e-6 once all weights arrived. Both are
@@ -70,12 +70,8 @@ class ServedRollouts:
         """A checkpoint of the last step's weights, unless one is there or a step is half done."""
         step = self.state.global_step
         there = checkpoints.is_complete(f"{self.args.output_dir}/checkpoint-{step}")
-        if (
-            step == 0
-            or there
-            or self._step % self.args.gradient_accumulation_steps
-            or not self.model.training
-        ):
+        between_steps = self.model.training and self._step % self.args.gradient_accumulation_steps == 0
+        if step == 0 or there or not between_steps:
             return
         self._save_checkpoint(self.model, trial=None)
         self.callback_handler.on_save(self.args, self.state, self.control)
@@ -93,12 +89,12 @@ def check_drift(ratio: float, difference: float, bound: float, step: int) -> Non
     if abs(ratio - 1.0) <= bound and difference <= bound:
         return
     raise Drifted(
-        f"The rollouts after step {step} were not sampled from the policy that is trained: the mean importance "
-        f"ratio is {ratio:.4f} and log-probabilities differ by {difference:.4f} on average; allowed are 1 within "
-        f"{bound:g} and {bound:g} (weight_sync.drift in machine.yaml). Weights that did not arrive, another dtype "
-        "on one side, top_p, top_k, min_p or repetition_penalty that only the sampler applies, or sequence-level "
-        "masking of long completions do that. The step was not trained on; start the stage again when the cause "
-        "is gone."
+        f"The rollouts after step {step} were not sampled from the policy that is trained: the mean "
+        f"importance ratio is {ratio:.4f} and log-probabilities differ by {difference:.4f} on average; "
+        f"allowed are 1 within {bound:g} and {bound:g} (weight_sync.drift in machine.yaml). Weights that did "
+        "not arrive, another dtype on one side, top_p, top_k, min_p or repetition_penalty that only the "
+        "sampler applies, or sequence-level masking of long completions do that. The step was not trained on; start "
+        "the stage again when the cause is gone."
     )
 
 

@@ -148,8 +148,8 @@ class ServerClient(VLLMClient):
         path = response.url.removeprefix(self.base_url)
         if response.status_code == 404 and path in DEVELOPMENT:
             raise ServerRefused(
-                f"The server at {self.base_url} does not offer {path}: its development endpoints are off. Start "
-                "it with `r1kit serve`, or with VLLM_SERVER_DEV_MODE=1 in its environment"
+                f"The server at {self.base_url} does not offer {path}: its development endpoints are off. "
+                "Start it with `r1kit serve`, or with VLLM_SERVER_DEV_MODE=1 in its environment"
             )
         if response.status_code == 401:
             raise ServerRefused(f"The server at {self.base_url} wants another API key (401)")
@@ -190,9 +190,8 @@ class Replicas:
         parts = busy.each(lambda client: client.generate(prompts=shares[id(client)], **sampling))
         joined = {name: [row for part in parts for row in part[name]] for name in parts[0] if parts[0][name]}
         if len(joined["completion_ids"]) != len(prompts) * sampling.get("n", 1):
-            raise ServerRefused(
-                f"{len(prompts)} prompts x {sampling.get('n', 1)} were asked, {len(joined['completion_ids'])} came"
-            )
+            found, n = len(joined["completion_ids"]), sampling.get("n", 1)
+            raise ServerRefused(f"{len(prompts)} prompts x {n} completions were asked, {found} came")
         return joined
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list, gather_object
 from trl.generation.vllm_generation import VLLMGeneration
 
+from r1kit.runs.fingerprint import model_fingerprint
 from r1kit.runs.weight_versions import sync_folder
 from r1kit.training import server_client
 from r1kit.training.server_client import Bounds, ServerTrouble
@@ -26,12 +27,13 @@ from r1kit.training.weight_sync import FileTransport, NcclTransport, Transport
 
 RECOVERIES = 5  # in a row without a step between them
 ADVICE = {
-    "gone": "Restart the stage: it goes on from the checkpoint. With `server: {restart: true}` in machine.yaml "
-    "a server that dies is restarted and the same run continues.",
+    "gone": "Start the stage again: it goes on from the checkpoint. With `server: {restart: true}` in "
+    "machine.yaml a server that dies is started again and the same run continues.",
     "silent": "The server is alive but stuck or too slow: look at its log, lower max_completion_length, or "
-    "raise server.generation_seconds (and sync_seconds) in machine.yaml; then restart the stage.",
+    "raise server.generation_seconds (and sync_seconds) in machine.yaml; then start the stage again.",
     "refused": "Start the server with `r1kit serve`, which sets all that the trainer needs.",
-    "room": "Free the medium, or set weight_sync.folder in machine.yaml to another one; then restart the stage.",
+    "room": "Free the medium, or set weight_sync.folder in machine.yaml to another one; then start the stage "
+    "again.",
 }
 
 
@@ -110,20 +112,18 @@ def check_server(client: server_client.ServerClient, model: str, link: Link) -> 
         )
     if link.transport == "nccl" and info.get("weight_transfer_config") is None:
         raise server_client.ServerRefused(
-            f"The server at {client.base_url} has no weight transfer; it needs --weight-transfer-config, or set "
-            "weight_sync.transport: file"
+            f"The server at {client.base_url} has no weight transfer; it needs --weight-transfer-config, or "
+            "set weight_sync.transport: file"
         )
 
 
 def same_model(served: str, model: str) -> bool:
-    """Whether two names are one model: equal, or folders with the same configuration and vocabulary.
+    """Whether two names are one model: equal, or folders of the same shape and the same tokens.
 
     A run that goes on elsewhere serves from a copied path, so paths alone do not decide.
     """
-    if served == model or (Path(served).exists() and Path(served).resolve() == Path(model).resolve()):
-        return True
-    files = [(Path(served) / name, Path(model) / name) for name in ("config.json", "tokenizer.json")]
-    return all(a.exists() and b.exists() and a.read_bytes() == b.read_bytes() for a, b in files)
+    found = model_fingerprint(served)
+    return served == model or (found != "" and found == model_fingerprint(model))
 
 
 class ServerGeneration(VLLMGeneration):

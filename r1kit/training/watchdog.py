@@ -117,11 +117,12 @@ class Watchdog:
         }.get(state["phase"], "step_seconds")  # fmt: skip
         others = " ".join(self.describe(other) for other in self.siblings().values())
         return (
-            f"Process {self.rank} (pid {os.getpid()}) has been in phase '{state['phase']}' of step {state['step']} "
-            f"for {seconds:.0f} s; {hint} in machine.yaml allows {state['bound']:g}. {others} The stacks of "
-            "this process are in train.log. A stopped or dead process, another device mask or a collective that "
-            "not all processes reach is the usual cause; if the work is just slow, raise the bound. The last "
-            "complete checkpoint is kept: start the stage again to go on from it."
+            f"Process {self.rank} (pid {os.getpid()}) has been in phase '{state['phase']}' of step "
+            f"{state['step']} for {seconds:.0f} s; {hint} in machine.yaml allows {state['bound']:g}. "
+            f"{others} The stacks of this process are in train.log. A stopped or dead process, another "
+            "device mask or a collective that not all processes reach is the usual cause; if the work is "
+            "just slow, raise the bound. The last complete checkpoint is kept: start the stage again to go on "
+            "from it."
         )
 
     def dead_sibling(self) -> str:
@@ -152,11 +153,11 @@ class Watchdog:
     def death_of(self, state: dict[str, Any]) -> str:
         """The paragraph for a sibling that is gone."""
         return (
-            f"Process {state['rank']} of the training (pid {state['pid']}) died in phase '{state['phase']}' of step "
-            f"{state['step']} without a word: it was killed, or crashed in native code (see the end of train.log; "
-            "dmesg names the kernel's memory killer). The other processes were ended. The last complete "
-            "checkpoint is kept: start the stage again to go on from it; if the machine ran out of memory, lower "
-            "the batch first."
+            f"Process {state['rank']} of the training (pid {state['pid']}) died in phase '{state['phase']}' "
+            f"of step {state['step']} without a word: it was killed, or crashed in native code (see the end "
+            "of train.log; dmesg names the kernel's memory killer). The other processes were ended. The last "
+            "complete checkpoint is kept: start the stage again to go on from it; if the machine ran out of "
+            "memory, lower the batch first."
         )
 
     def siblings(self) -> dict[int, dict[str, Any]]:
@@ -175,8 +176,8 @@ class Watchdog:
         except psutil.Error:
             condition = "gone"
         return (
-            f"Process {state['rank']} (pid {state['pid']}) is {condition}, since {time.time() - state['since']:.0f} s "
-            f"in phase '{state['phase']}' of step {state['step']}."
+            f"Process {state['rank']} (pid {state['pid']}) is {condition}, in phase '{state['phase']}' of "
+            f"step {state['step']} since {time.time() - state['since']:.0f} s."
         )
 
     def end(self, reason: str) -> None:

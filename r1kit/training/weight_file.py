@@ -100,7 +100,7 @@ def write_version(
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Ask for the whole file's room before the first byte, where the system can: a full disk is known then."""
+    """Ask for the whole file's room before the first byte, where the system can: a full disk shows then."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
 

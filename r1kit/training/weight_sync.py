@@ -164,7 +164,8 @@ class NcclTransport(Transport):
         """Broadcast to each replica in turn, then stamp the version.
 
         A broadcast empties the iterator, so several replicas need the tensors several times: they are kept
-        for that long (one more copy of the model on the trainer's GPU). One server of several GPUs needs none.
+        for that long (one more copy of the model on the trainer's GPU). One server of several GPUs needs
+        none.
         """
         given = list(tensors) if len(self.servers.clients) > 1 else tensors
         for client in self.servers.clients:
@@ -176,7 +177,7 @@ class NcclTransport(Transport):
         return version
 
     def probe(self, device: torch.device) -> None:
-        """Build the groups; they stay for the training. vLLM takes tensors of its model only, so none moves."""
+        """Build the groups, which stay for the training; NCCL moves a tensor of its own to warm them up."""
         for client in self.servers.clients:
             client.init_communicator(device=device)
 

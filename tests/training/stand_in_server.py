@@ -1,4 +1,4 @@
-"""A server with vLLM's endpoints and a real model behind them, made to misbehave: `python -m ... FOLDER --model M`.
+"""A server with vLLM's endpoints and a real model behind them, made to misbehave on demand.
 
 It generates with transformers and loads weights with the package's own worker extension, so that everything a
 trainer can see of a healthy server is true: log-probabilities, versions, changed answers. It writes
