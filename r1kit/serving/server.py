@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -11,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from r1kit.runs.files import read_json
 from r1kit.runs.launch import Job, JobFailed
 from r1kit.serving.command import KEY_FILE
+from r1kit.serving.group import members
 from r1kit.serving.health import is_loopback
 from r1kit.serving.keeper import STATE
 from r1kit.settings.models import MachineSettings
@@ -55,6 +59,19 @@ class Server:
         """The shared secret for /v1; "" if there is none."""
         path = self.folder / KEY_FILE
         return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+
+    def line(self) -> str:
+        """The server now, in one line: state, memory and CPU time of its processes, restarts."""
+        state = self.state
+        processes = members(*state.get("pids", []))
+        memory, seconds = 0, 0.0
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                memory += process.memory_info().rss
+                seconds += sum(process.cpu_times()[:2])
+        restarts = f", {state['restarts']} restarts" if state.get("restarts") else ""
+        used = f"{len(processes)} processes, {memory / 2**30:.1f} GB, {seconds:.0f} s of CPU"
+        return f"server {state.get('state', 'not there')}: {used}{restarts}"
 
     async def ready(self) -> Server:
         """Wait until every replica answers; the notebook's widgets go on living meanwhile.
@@ -135,6 +152,10 @@ class NoServer:
     def urls(self) -> list[str]:
         """No addresses."""
         return []
+
+    def line(self) -> str:
+        """Nothing to say beside a training."""
+        return ""
 
     async def ready(self) -> NoServer:
         """Say why there is no server."""
