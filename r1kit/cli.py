@@ -1,5 +1,4 @@
-"""The command line: parse, call, print. `r1kit run | status | doctor | plan | bench`."""
-"""The command line: parse, call, print. `r1kit run | status | serve | doctor | bench`."""
+"""The command line: parse, call, print. `r1kit run | status | serve | doctor | plan | bench`."""
 
 from __future__ import annotations
 
@@ -87,21 +86,6 @@ def status(
 
 
 @app.command()
-def doctor(
-    profile: ProfileOption = DEFAULT_PROFILE,
-    settings_only: Annotated[
-        bool, typer.Option("--settings-only", help="Check the files alone, not this machine.")
-    ] = False,
-    packing: Annotated[
-        bool, typer.Option("--packing", help="Prove here that packed traces do not see each other.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Check a profile, and this machine against it: found, wanted, what to do."""
-    if settings_only:
-        raise typer.Exit(_examine(profile, as_json))
-    if packing:
-        raise typer.Exit(_prove_packing(profile))
 def serve(
     model: Annotated[str, typer.Option(help="A model folder, such as runs/<run>/02_sft/model, or a hub id.")],
     profile: ProfileOption = DEFAULT_PROFILE,
@@ -131,8 +115,21 @@ def serve(
 
 
 @app.command()
-def doctor(profile: ProfileOption = DEFAULT_PROFILE, as_json: JsonOption = False) -> None:
-    """Check this machine against a profile: found, wanted, what to do."""
+def doctor(
+    profile: ProfileOption = DEFAULT_PROFILE,
+    settings_only: Annotated[
+        bool, typer.Option("--settings-only", help="Check the files alone, not this machine.")
+    ] = False,
+    packing: Annotated[
+        bool, typer.Option("--packing", help="Prove here that packed traces do not see each other.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a profile, and this machine against it: found, wanted, what to do."""
+    if settings_only:
+        raise typer.Exit(_examine(profile, as_json))
+    if packing:
+        raise typer.Exit(_prove_packing(profile))
     from dataclasses import asdict
 
     from r1kit.machine import doctor as checks

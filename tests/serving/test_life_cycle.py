@@ -25,14 +25,17 @@ def test_a_ready_server_says_where_it_is_and_ends_with_all_it_started(start):
     server = start()
     asyncio.run(server.ready())
     state, processes = server.state, processes_of(server)
-    assert state["state"] == "ready" and state["restarts"] == 0 and state["model"].endswith("/model")
+    assert state["state"] == "ready"
+    assert state["restarts"] == 0
+    assert state["model"].endswith("/model")
     assert health.served_model(server.urls[0], server.key) == state["model"]
     wait_for(lambda: block_of(server).exists())
     block = block_of(server)
     server.stop()
     assert not [process for process in processes if process.is_running()]
     assert not block.exists(), "shared memory of the engine was leaked"
-    assert server.state["state"] == "stopped" and server.state["pids"] == []
+    assert server.state["state"] == "stopped"
+    assert server.state["pids"] == []
 
 
 @pytest.mark.slow
@@ -50,7 +53,8 @@ def test_the_key_is_asked_for_and_nobody_else_reads_it(start):
 def test_several_replicas_have_addresses_of_their_own(start):
     server = start(replicas=2)
     server.wait_ready()
-    assert len(set(server.urls)) == 2 and len(server.state["pids"]) == 2
+    assert len(set(server.urls)) == 2
+    assert len(server.state["pids"]) == 2
     assert all(health.healthy(url) for url in server.urls)
 
 
@@ -63,8 +67,10 @@ def test_a_killed_server_comes_back_at_its_address_without_its_old_engine(start)
     os.kill(server.state["pids"][0], signal.SIGKILL)
     wait_for(lambda: server.state["state"] == "restarting")
     server.wait_ready()
-    assert server.urls == [url] and server.state["restarts"] == 1
-    assert not [process for process in old if process.is_running()] and not block.exists()
+    assert server.urls == [url]
+    assert server.state["restarts"] == 1
+    assert not [process for process in old if process.is_running()]
+    assert not block.exists()
     os.kill(server.state["pids"][0], signal.SIGKILL)
     wait_for(lambda: server.job.poll() is not None)
     assert "killed by signal 9" in server.state["message"]
@@ -76,7 +82,8 @@ def test_without_restart_a_dead_server_ends_the_job_and_says_so(start):
     server = start("fragile")
     server.wait_ready()
     wait_for(lambda: server.job.poll() is not None)
-    assert server.job.poll() == 1 and server.state["state"] == "failed"
+    assert server.job.poll() == 1
+    assert server.state["state"] == "failed"
     assert "ended with exit code 7" in server.state["message"]
     assert "server.restart is false" in server.state["message"]
 
@@ -99,7 +106,9 @@ def test_a_restart_on_request_is_no_failure(start):
     before, urls = server.state["pids"], server.urls
     server.restart()
     server.wait_ready()
-    assert server.state["pids"] != before and server.urls == urls and server.state["restarts"] == 0
+    assert server.state["pids"] != before
+    assert server.urls == urls
+    assert server.state["restarts"] == 0
 
 
 def test_a_server_that_cannot_start_names_the_root_cause_and_what_to_try(start):
@@ -115,7 +124,7 @@ def test_a_server_that_cannot_start_names_the_root_cause_and_what_to_try(start):
 
 def test_a_start_without_end_is_a_timeout(start):
     server = start("never", start_seconds=0.5)
-    with pytest.raises(JobFailed, match="still starting after 0.5 s") as failed:
+    with pytest.raises(JobFailed, match=r"still starting after 0\.5 s") as failed:
         server.wait_ready()
     assert failed.value.returncode == 4
 
@@ -131,7 +140,7 @@ def test_a_taken_port_is_refused_with_its_owner_before_anything_starts(start):
 
 def test_another_model_at_the_address_is_not_ours(start):
     server = start("other")
-    with pytest.raises(JobFailed, match="serves another/model, not .*/model"):
+    with pytest.raises(JobFailed, match=r"serves another/model, not .*/model"):
         server.wait_ready()
 
 
@@ -162,11 +171,11 @@ def test_the_command_line_serves_until_it_is_interrupted(tmp_path, profile_with_
     command = [sys.executable, "-m", "r1kit", "serve", "--profile", str(profile_with_server)]
     options = ["--model", "some/model", "--json", "--folder", str(tmp_path / "server")]
     shell = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
-    import json
-
     state = json.loads(shell.stdout.readline())
-    assert state["state"] == "ready" and health.healthy(state["urls"][0])
+    assert state["state"] == "ready"
+    assert health.healthy(state["urls"][0])
     shell.send_signal(signal.SIGINT)
     assert shell.wait(30) == 130
-    assert not psutil.pid_exists(state["pids"][0]) and not psutil.pid_exists(state["keeper"])
+    assert not psutil.pid_exists(state["pids"][0])
+    assert not psutil.pid_exists(state["keeper"])
     assert STAND_IN.is_dir()

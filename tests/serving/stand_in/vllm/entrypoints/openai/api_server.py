@@ -26,14 +26,15 @@ block = shared_memory.SharedMemory(create=True, size=4096)
 print("block", block.name, flush=True)
 time.sleep(600)
 """
-FAILURE = """\
-(EngineCore pid=7) ERROR 11-24 06:43:38 [core.py:900] EngineCore failed to start.
-(EngineCore pid=7) ERROR 11-24 06:43:38 [core.py:900] Traceback (most recent call last):
-(EngineCore pid=7) ERROR 11-24 06:43:38 [core.py:900] ValueError: To serve at least one request \
-with the model's max seq len (4096), 1.0 GiB KV cache is needed, which is larger than the available KV cache memory (0.5 GiB).
-(APIServer pid=6) Traceback (most recent call last):
-(APIServer pid=6) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
-"""
+ENGINE_SAYS = "(EngineCore pid=7) ERROR 11-24 06:43:38 [core.py:900] "
+FAILURE = (
+    f"{ENGINE_SAYS}EngineCore failed to start.\n"
+    f"{ENGINE_SAYS}Traceback (most recent call last):\n"
+    f"{ENGINE_SAYS}ValueError: To serve at least one request with the model's max seq len (4096), 1.0 GiB KV "
+    "cache is needed, which is larger than the available KV cache memory (0.5 GiB).\n"
+    "(APIServer pid=6) Traceback (most recent call last):\n"
+    "(APIServer pid=6) RuntimeError: Engine core initialization failed. See root cause above.\n"
+)
 
 
 class Handler(BaseHTTPRequestHandler):
