@@ -44,9 +44,9 @@ def train(job: program.Job) -> None:
         GRPOConfig, {**keys, "model_init_kwargs": model_init, "reward_weights": weights}, "grpo.yaml"
     )
     link = link_of(job)
-    if link and program.is_main():
-        preflight(link, job.inputs["model"], args.device)
     with generating_through(link):
+        if link and program.is_main():
+            preflight(link, job.inputs["model"], args.device)
         trainer = RolloutTrainer(
             model=job.inputs["model"],
             args=args,
@@ -56,16 +56,12 @@ def train(job: program.Job) -> None:
             quantization_config=quantization,
             peft_config=peft,
         )
-    trainer.drift = (job.settings.get("machine", {}).get("weight_sync") or {}).get("drift")
-    trainer.build_optimizer = build_optimizer(own, args)
-    trainer.rollouts_folder = job.rollouts
-    trainer.unjudged = UnjudgedWatch(args.num_generations)
-    trainer.add_callback(trainer.unjudged)
-    try:
+        trainer.drift = (job.settings.get("machine", {}).get("weight_sync") or {}).get("drift")
+        trainer.build_optimizer = build_optimizer(own, args)
+        trainer.rollouts_folder = job.rollouts
+        trainer.unjudged = UnjudgedWatch(args.num_generations)
+        trainer.add_callback(trainer.unjudged)
         fit(trainer, job, keep, restore=trainer.restore_rollouts)
-    finally:
-        if link and link.connected:
-            link.connected.close()
 
 
 def leave_vllm_out(job: program.Job) -> None:

@@ -28,7 +28,8 @@ DIFFERENCE = "sampling/sampling_logp_difference/mean"
 class Drifted(Stopped):
     """The server's policy is not the trainer's."""
 
-    returncode = 1
+    def __init__(self, message: str):
+        super().__init__(message, returncode=1)
 
 
 class ServedRollouts:
@@ -93,14 +94,14 @@ def check_drift(ratio: float, difference: float, bound: float, step: int) -> Non
         f"importance ratio is {ratio:.4f} and log-probabilities differ by {difference:.4f} on average; "
         f"allowed are 1 within {bound:g} and {bound:g} (weight_sync.drift in machine.yaml). Weights that did "
         "not arrive, another dtype on one side, top_p, top_k, min_p or repetition_penalty that only the "
-        "sampler applies, or sequence-level masking of long completions do that. The step was not trained on; start "
-        "the stage again when the cause is gone."
+        "sampler applies, or sequence-level masking of long completions do that. The step was not trained "
+        "on; start the stage again when the cause is gone."
     )
 
 
 @contextlib.contextmanager
 def generating_through(link: Link | None) -> Iterator[None]:
-    """Inside, TRL's GRPOTrainer makes its generation from `link`; None leaves TRL's own.
+    """Inside, TRL's GRPOTrainer makes its generation from `link`; None leaves TRL's own. Closes the link.
 
     TRL 1.16 names the class in its module and takes it from nowhere else.
     """
@@ -113,6 +114,8 @@ def generating_through(link: Link | None) -> Iterator[None]:
         yield
     finally:
         grpo_trainer.VLLMGeneration = plain
+        if link is not None and link.connected is not None:
+            link.connected.close()
 
 
 def link_of(job: Job) -> Link | None:
@@ -127,7 +130,8 @@ def link_of(job: Job) -> Link | None:
     if "server" not in job.inputs:
         raise Stopped(
             "grpo.yaml generates through a vLLM server, and none was started for this stage. Start it with "
-            "`r1kit serve`, or from the notebook with run.serve(model) before run.launch."
+            "`r1kit serve`, or from the notebook with run.serve(model) before run.launch.",
+            returncode=1,
         )
     server, sync = machine.get("server") or {}, machine.get("weight_sync") or {}
     plain = Link(folder=Path(job.inputs["server"]), job=job.folder)

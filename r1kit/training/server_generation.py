@@ -22,7 +22,7 @@ from r1kit.runs.fingerprint import model_fingerprint
 from r1kit.runs.weight_versions import sync_folder
 from r1kit.training import server_client
 from r1kit.training.server_client import Bounds, ServerTrouble
-from r1kit.training.watchdog import Stopped, Watchdog
+from r1kit.training.watchdog import HUNG, Stopped, Watchdog
 from r1kit.training.weight_sync import FileTransport, NcclTransport, Transport
 
 RECOVERIES = 5  # in a row without a step between them
@@ -85,7 +85,13 @@ def preflight(link: Link, model: str, device: Any) -> None:
         for client in transport.servers.clients:
             check_server(client, model, link)
     except (ServerTrouble, OSError) as trouble:
-        raise Stopped(link.explain(trouble)) from trouble
+        raise Stopped(link.explain(trouble), exit_code(trouble)) from trouble
+
+
+def exit_code(trouble: BaseException) -> int:
+    """4 for a server that is gone or silent; 1 for one that refused, and for a full disk."""
+    refused = isinstance(trouble, server_client.ServerRefused) or not isinstance(trouble, ServerTrouble)
+    return 1 if refused else HUNG
 
 
 def check_server(client: server_client.ServerClient, model: str, link: Link) -> None:
@@ -229,7 +235,7 @@ class ServerGeneration(VLLMGeneration):
         Raises:
             Stopped: on every rank, when it cannot be cured.
         """
-        outcome: list[Any] = [None, None, False]  # result, explanation, curable
+        outcome: list[Any] = [None, None, False, 0]  # result, explanation, curable, exit code
         if self.accelerator.is_main_process:
             try:
                 outcome[0] = work()
@@ -237,17 +243,17 @@ class ServerGeneration(VLLMGeneration):
                 curable = getattr(trouble, "curable", False) and self.link.restart
                 if curable:
                     print(f"{trouble}; waiting for the server to be restarted", flush=True)
-                outcome[1:] = [self.link.explain(trouble), curable]
+                outcome[1:] = [self.link.explain(trouble), curable, exit_code(trouble)]
         elif collective:
             for _ in self._iter_named_params():
                 pass
         broadcast_object_list(outcome, from_process=0)
-        result, explanation, curable = outcome
+        result, explanation, curable, code = outcome
         if explanation is None:
             return result
         self.recoveries += 1
         if not curable or self.recoveries > RECOVERIES:
-            raise Stopped(explanation)
+            raise Stopped(explanation, code)
         return None
 
     def _recover(self) -> None:

@@ -34,9 +34,14 @@ PATIENCE = 1.25  # rank 0 knows more, so the other ranks give it this much longe
 
 
 class Stopped(RuntimeError):
-    """The training cannot go on; the message is one paragraph for people. Raised on every rank alike."""
+    """The training cannot go on; the message is one paragraph for people. Raised on every rank alike.
 
-    returncode = HUNG
+    `returncode` is 4 for what died or never answered, 1 for what answered wrongly.
+    """
+
+    def __init__(self, message: str, returncode: int = HUNG):
+        super().__init__(message)
+        self.returncode = returncode
 
 
 class Watchdog:
@@ -121,8 +126,8 @@ class Watchdog:
             f"{state['step']} for {seconds:.0f} s; {hint} in machine.yaml allows {state['bound']:g}. "
             f"{others} The stacks of this process are in train.log. A stopped or dead process, another "
             "device mask or a collective that not all processes reach is the usual cause; if the work is "
-            "just slow, raise the bound. The last complete checkpoint is kept: start the stage again to go on "
-            "from it."
+            "just slow, raise the bound. The last complete checkpoint is kept: start the stage again to go "
+            "on from it."
         )
 
     def dead_sibling(self) -> str:
