@@ -109,7 +109,10 @@ class Stage:
         machine.yaml has no `server` nothing is started, and what is returned says so.
         """
         if self.settings.machine.server is None:
-            self.server = NoServer(f"{self.settings.name} has no server: the trainer generates by itself")
+            self.server = NoServer(
+                f"{self.settings.name} has no server in machine.yaml, so answers are written without vLLM. "
+                'With it: `make setup-cluster`, then PROFILE = "cpu-cluster".'
+            )
             return self.server
         heading = {"profile": self.settings.name, "stage": self.name, "run_id": self.run.run_id}
         self.server = serve(self.folder / "server", self.settings.machine, model, heading=heading)
