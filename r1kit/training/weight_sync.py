@@ -37,8 +37,13 @@ class ChangeNorm:
         self.before: dict[str, torch.Tensor] = {}
         self.squares: float | None = None
 
-    def watch(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Pass the tensors on and compare them with those of the last complete pass."""
+    def watch(
+        self, tensors: Iterable[tuple[str, torch.Tensor]], again: bool = False
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Pass the tensors on and compare them with those of the last complete pass.
+
+        `again`: they are the same as then, sent to a server that was restarted; the norm stays.
+        """
         squares, first, seen = 0.0, not self.before, {}
         for name, tensor in tensors:
             sample = tensor.detach().reshape(-1)[:: self.every].to("cpu", torch.float32, copy=True)
@@ -46,7 +51,9 @@ class ChangeNorm:
                 squares += float((sample - self.before[name]).double().square().sum())
             seen[name] = sample
             yield name, tensor
-        self.before, self.squares = seen, None if first else squares
+        self.before = seen
+        if not (first or again):
+            self.squares = squares
 
     @property
     def norm(self) -> float | None:
@@ -61,6 +68,7 @@ class Transport:
         self.servers = servers
         self.version: Version | None = None
         self.change: ChangeNorm | None = None
+        self.sent = -1  # the step sent last, arrived or not
 
     def sync(
         self, step: int, metadata: Metadata, tensors: Iterable[tuple[str, torch.Tensor]]
@@ -77,7 +85,8 @@ class Transport:
         start = time.perf_counter()
         self.change = self.change or ChangeNorm(metadata)
         self.version = None  # until all servers have it
-        version = self.send(step, metadata, self.change.watch(tensors))
+        version = self.send(step, metadata, self.change.watch(tensors, again=step == self.sent))
+        self.sent = step
         for answer in self.servers.each(lambda client: client.reset_prefix_cache_checked()):
             if not answer:
                 raise ServerTrouble("the server kept answers of the old weights in its prefix cache")

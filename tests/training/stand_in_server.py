@@ -129,8 +129,23 @@ class Handler(BaseHTTPRequestHandler):
             self.answer({"detail": "Not Found"}, 404)
 
 
-def main() -> None:
-    """Serve until killed."""
+def serve(options: argparse.Namespace) -> ThreadingHTTPServer:
+    """A server that listens, and whose state stands in `options.folder`/server.json."""
+    server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
+    server.daemon_threads = True
+    server.options, server.generations, server.lock = options, 0, threading.Lock()
+    server.worker = Worker(options.model, options.frozen)
+    state = {
+        "state": "ready", "message": "", "urls": [f"http://127.0.0.1:{server.server_port}"],
+        "pids": [os.getpid()], "model": options.serve or options.model, "restarts": options.restarts,
+        "started": time.time(),
+    }  # fmt: skip
+    write_json_atomic(options.folder / "server.json", state)
+    return server
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options of a misbehaviour."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", required=True)
@@ -143,20 +158,15 @@ def main() -> None:
     parser.add_argument("--no-development", action="store_true")
     parser.add_argument("--weight-transfer", action="store_true")
     parser.add_argument("--restarts", type=int, default=0, help="what server.json says")
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Serve until killed."""
+    options = parse()
     torch.manual_seed(options.restarts)
     torch.set_num_threads(1)
-    server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
-    server.daemon_threads = True
-    server.options, server.generations, server.lock = options, 0, threading.Lock()
-    server.worker = Worker(options.model, options.frozen)
-    state = {
-        "state": "ready", "message": "", "urls": [f"http://127.0.0.1:{server.server_port}"],
-        "pids": [os.getpid()], "model": options.serve or options.model, "restarts": options.restarts,
-        "started": time.time(),
-    }  # fmt: skip
-    write_json_atomic(options.folder / "server.json", state)
-    server.serve_forever()
+    serve(options).serve_forever()
 
 
 if __name__ == "__main__":
