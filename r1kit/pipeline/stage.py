@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from r1kit.machine.masks import mask
 from r1kit.pipeline import prerequisites
 from r1kit.pipeline.stages import CHECKPOINTS, STAGES, StageSpec, stage
 from r1kit.rewards.shared_sandbox import configure_by
@@ -22,6 +23,8 @@ from r1kit.runs import folder as runs
 from r1kit.runs import results, status
 from r1kit.runs.files import shown, write_json_atomic, write_text_atomic
 from r1kit.runs.launch import Job, launch
+from r1kit.serving.server import NoServer, Server
+from r1kit.serving.start import serve
 from r1kit.settings import Profile, load_profile, yaml_dump
 from r1kit.settings.parameters import check_parameters
 
@@ -48,6 +51,7 @@ class Stage:
     inputs_hash: str
     opened: float = field(default_factory=time.monotonic)
     jobs: list[Job] = field(default_factory=list)
+    server: Server | NoServer | None = None
 
     @property
     def name(self) -> str:
@@ -84,17 +88,35 @@ class Stage:
         job_folder = self.folder / name
         job_folder.mkdir(parents=True, exist_ok=True)
         settings = load_profile(self.settings.folder, self.settings.overrides | (changes or {}))
+        if program == "grpo" and isinstance(self.server, Server):
+            inputs = {**(inputs or {}), "server": self.server.folder}
         resolved = prerequisites.resolved(job_folder, self, settings, inputs or {})
         write_text_atomic(job_folder / "resolved.yaml", yaml_dump(resolved))
-        write_text_atomic(job_folder / "accelerate.yaml", settings.accelerate_yaml())
+        write_text_atomic(job_folder / "accelerate.yaml", settings.accelerate_yaml(program))
         job = launch(
             f"r1kit.training.{program}",
             job_folder,
-            environment=settings.machine.environment,
+            environment=settings.machine.environment | device_mask(settings, program),
             grace=settings.machine.grace_seconds,
         )
         self.jobs.append(job)
         return job
+
+    def serve(self, model: Path) -> Server | NoServer:
+        """Start the profile's vLLM server with `model` and return at once: `await server.ready()`.
+
+        Trainings launched from now on generate through it. It ends with the stage, or with this kernel. Where
+        machine.yaml has no `server` nothing is started, and what is returned says so.
+        """
+        if self.settings.machine.server is None:
+            self.server = NoServer(
+                f"{self.settings.name} has no server in machine.yaml, so answers are written without vLLM. "
+                'With it: `make setup-cluster`, then PROFILE = "cpu-cluster".'
+            )
+            return self.server
+        heading = {"profile": self.settings.name, "stage": self.name, "run_id": self.run.run_id}
+        self.server = serve(self.folder / "server", self.settings.machine, model, heading=heading)
+        return self.server
 
     def counter(self, label: str) -> Callable[[int, int], None]:
         """A function of (done, wanted) that makes `r1kit run` say how far we are: `base: 160 of 2000`."""
@@ -113,6 +135,8 @@ class Stage:
         Raises:
             FileNotFoundError: an artifact does not exist; the stage is then not done.
         """
+        if self.server is not None:
+            self.server.stop()
         results.write_result(
             self.folder,
             stage=self.name,
@@ -130,9 +154,28 @@ class Stage:
         print(f"{self.name} is done; its result is in {shown(self.folder)}")
 
     def _peak_rss_bytes(self) -> int:
-        """Upper bound of the stage's memory: this kernel's peak plus that of its largest job, in bytes."""
-        jobs = [(status.read(job.folder).get("job") or {}).get("peak_rss_bytes", 0) for job in self.jobs]
-        return own_peak_rss_bytes() + max(jobs, default=0)
+        """Upper bound of the stage's memory in bytes: the peaks of kernel, largest job and server."""
+        jobs = [peak_rss_bytes_of(job) for job in self.jobs]
+        server = peak_rss_bytes_of(self.server.job) if isinstance(self.server, Server) else 0
+        return own_peak_rss_bytes() + max(jobs, default=0) + server
+
+
+def peak_rss_bytes_of(job: Job) -> int:
+    """Peak resident memory of a job's process tree in bytes, as its supervisor saw it."""
+    return (status.read(job.folder).get("job") or {}).get("peak_rss_bytes", 0)
+
+
+def device_mask(settings: Profile, program: str) -> dict[str, str]:
+    """Environment with the GPUs that a training program may use by machine.yaml's layout; {} without one.
+
+    GRPO has the devices of `train`. The others, beside which no server runs, have all if so many processes
+    start.
+    """
+    layout = settings.machine.layout
+    if layout is None:
+        return {}
+    alone = program != "grpo" and settings.accelerate.get("num_processes") != len(layout.train)
+    return mask(sorted({*layout.serve, *layout.train}) if alone else layout.train)
 
 
 def own_peak_rss_bytes() -> int:

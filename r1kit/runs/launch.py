@@ -204,6 +204,14 @@ def supervise(
         *("--", *command),
     ]
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
+    # DeepSpeed asks for ninja by its bare name; it lies beside the Python of an environment nobody activated.
+    programs = str(Path(sys.executable).parent)
+    if programs not in (path := variables.get("PATH") or os.defpath).split(os.pathsep):
+        variables["PATH"] = programs + os.pathsep + path
+    # Operators that torch compiles belong to one environment: in the home folder, torch's default, two
+    # environments would each compile over the other's.
+    if (compiled := Path(sys.prefix) / "torch_extensions").is_dir():
+        variables.setdefault("TORCH_EXTENSIONS_DIR", str(compiled))
     log = folder / "train.log"
     offset = log.stat().st_size if log.exists() else 0
     process = subprocess.Popen(

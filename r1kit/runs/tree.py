@@ -54,16 +54,19 @@ class Tree:
                 self.exit_codes[pid] = os.waitstatus_to_exitcode(state)
 
     def generations(self, pid: int, depth: int) -> list[psutil.Process]:
-        """The member `pid` and its descendants, `depth` generations in all."""
+        """The `depth`-th generation from the member `pid` on (1: itself), or the last generation there is.
+
+        A launcher in between hears nothing: torchrun's agent would pass the signal on a second time, and
+        kill its processes 30 seconds later, checkpoint or not.
+        """
         try:
-            found = generation = [psutil.Process(pid)]
+            generation = [psutil.Process(pid)]
         except psutil.NoSuchProcess:
             return []
         for _ in range(depth - 1):
             with contextlib.suppress(psutil.NoSuchProcess):
-                generation = [child for parent in generation for child in parent.children()]
-                found = found + generation
-        return found
+                generation = [child for parent in generation for child in parent.children()] or generation
+        return generation
 
     def end(self, main: list[psutil.Process], grace: float) -> bool:
         """End everything; True if nothing is left.

@@ -33,6 +33,7 @@ def advice(function: Rule) -> Rule:
 def check(view: View) -> list[Problem]:
     """All problems of all rules. A rule that needs a value which is missing or wrong is silent."""
     from r1kit.settings import (  # noqa: F401 - they register rules
+        checks_cluster,
         checks_data,
         checks_environment,
         checks_model,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from r1kit.settings.checks import rule
+from r1kit.settings.checks_cluster import processes_of_grpo
 from r1kit.settings.errors import Problem
 from r1kit.settings.models import TRAINER_SECTIONS
 from r1kit.settings.view import View
@@ -12,7 +13,7 @@ from r1kit.settings.view import View
 
 def generation_batch(view: View) -> tuple[int, int]:
     """Completions of one generation block and the micro-steps that use it (GRPOConfig.__post_init__)."""
-    step = view["grpo.per_device_train_batch_size"] * view["accelerate.num_processes"]
+    step = view["grpo.per_device_train_batch_size"] * processes_of_grpo(view)
     size, steps = view["grpo.generation_batch_size"], view["grpo.steps_per_generation"]
     if size is not None:
         return size, max(1, size // step)
@@ -32,7 +33,7 @@ def generation_batch_is_said_once(view: View) -> Iterator[Problem]:
 @rule
 def generation_batch_is_whole_steps(view: View) -> Iterator[Problem]:
     """GRPOConfig refuses a generation batch that does not divide into micro-steps."""
-    per_device, processes = view["grpo.per_device_train_batch_size"], view["accelerate.num_processes"]
+    per_device, processes = view["grpo.per_device_train_batch_size"], processes_of_grpo(view)
     size = view["grpo.generation_batch_size"]
     if size is not None and view["grpo.steps_per_generation"] is None and size % (per_device * processes):
         allowed = (
@@ -50,7 +51,7 @@ def generation_batch_holds_whole_groups(view: View) -> Iterator[Problem]:
     size, steps = generation_batch(view)
     group = view["grpo.num_generations"]
     if group and size % group:
-        per_device, processes = view["grpo.per_device_train_batch_size"], view["accelerate.num_processes"]
+        per_device, processes = view["grpo.per_device_train_batch_size"], processes_of_grpo(view)
         written = view.given("grpo.generation_batch_size")
         key = "grpo.generation_batch_size" if written else "grpo.per_device_train_batch_size"
         sum_ = f"= {per_device} per device x {processes} processes x {steps} steps, " if not written else ""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
+from r1kit.settings.cluster import EnvironmentText, LayoutSettings, ServerSettings, WeightSyncSettings
 from r1kit.settings.hub_data import BenchmarkSettings, HubDataSettings
 from r1kit.settings.planning import AcceleratorName, PlanSettings
 from r1kit.settings.rewards import AnyReward
@@ -33,8 +34,6 @@ STAGE_OF_SECTION = {"base": "01_data", "sft": "02_sft", "grpo": "04_grpo"}
 
 Level = Annotated[int, Field(ge=1, le=5, description="Number of operations in a story problem.")]
 Levels = Annotated[list[Level], Field(min_length=1)]
-# An environment variable is text, but nobody writes OMP_NUM_THREADS: "1".
-EnvironmentText = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
 
 
 class SandboxSettings(Settings):
@@ -72,6 +71,18 @@ class MachineSettings(Settings):
     )
     sandbox: SandboxSettings = Field(
         default_factory=SandboxSettings, description="Where the programs run that models write."
+    )
+    layout: LayoutSettings | None = Field(
+        default=None, description="Which GPUs serve and which train; null: all of them train."
+    )
+    server: ServerSettings | None = Field(
+        default=None, description="A vLLM server beside the trainer; null: the trainer generates itself."
+    )
+    weight_sync: WeightSyncSettings = Field(
+        default_factory=WeightSyncSettings, description="How the trainer's weights reach the server."
+    )
+    step_seconds: float = Field(
+        default=1800, gt=0, description="Longest optimizer step without its rollouts; after it, it hangs."
     )
     expected_minutes: dict[Literal[STAGES], Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="Minutes per stage, measured on the reference machine."

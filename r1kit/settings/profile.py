@@ -11,6 +11,7 @@ from typing import Any
 
 from r1kit.settings.accelerate_file import validate_accelerate
 from r1kit.settings.checks import check
+from r1kit.settings.cluster import grpo_processes
 from r1kit.settings.errors import Problem, SettingsError, display_path, nearest_name
 from r1kit.settings.hub_data import BenchmarkSettings, HubDataSettings
 from r1kit.settings.models import (
@@ -58,9 +59,14 @@ class Profile:
             if settings is not None
         }
 
-    def accelerate_yaml(self) -> str:
-        """The text of accelerate.yaml with overrides applied, for the job folder."""
-        return yaml_dump(self.accelerate)
+    def accelerate_yaml(self, program: str = "") -> str:
+        """The text of accelerate.yaml with overrides applied, for the job folder of `program`.
+
+        With a layout GRPO starts one process on each device of `train`, however many the file says.
+        """
+        layout, processes = self.machine.layout, self.accelerate.get("num_processes", 1)
+        count = grpo_processes(layout, processes) if program == "grpo" and layout else processes
+        return yaml_dump(self.accelerate | ({"num_processes": count} if count != processes else {}))
 
 
 def profile_names(config_root: str | Path | None = None) -> list[str]:

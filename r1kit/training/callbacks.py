@@ -1,4 +1,5 @@
-"""Every trainer's callbacks: the metrics file, the mark of a complete checkpoint, a stop that saves first."""
+"""Every trainer's callbacks: the metrics file, the mark of a complete checkpoint, a stop that saves first,
+the watchdog's beat."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from r1kit.runs import files, metrics
 from r1kit.training import checkpoints
 from r1kit.training.program import StopRequest
 from r1kit.training.throughput import Throughput
+from r1kit.training.watchdog import Watchdog
 
 # Left out of metrics.jsonl: what Trainer adds to each log when it counts tokens.
 NOT_METRICS = ("train_runtime", "train_tokens_per_second", "epoch")
@@ -165,6 +167,37 @@ class GracefulStop(TrainerCallback):
     ) -> None:
         """Nothing left to save step by step."""
         self.stop.in_loop = False
+
+
+class Progress(TrainerCallback):
+    """Tells the watchdog of every step."""
+
+    def __init__(self, watchdog: Watchdog):
+        self.watchdog = watchdog
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A step begins."""
+        self.watchdog.beat(state.global_step)
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A micro-step has ended."""
+        self.watchdog.beat(state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A step has ended; saving and logging follow."""
+        self.watchdog.beat(state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """What follows (the final model) has no bound."""
+        self.watchdog.finish()
 
 
 def saved_state(checkpoint: str | Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from r1kit.training import program
 
 def train(job: program.Job) -> None:
     """Train `inputs.model` on `inputs.prompts` as `grpo` in the job's settings says."""
+    leave_vllm_out(job)
     from transformers import AutoTokenizer
     from trl import GRPOConfig
 
@@ -25,6 +26,8 @@ def train(job: program.Job) -> None:
     from r1kit.training.optimizer import build_optimizer
     from r1kit.training.resume import fit, make_config, model_arguments, small_dataset, trainer_arguments
     from r1kit.training.rollouts import RolloutTrainer
+    from r1kit.training.served import generating_through, link_of
+    from r1kit.training.server_generation import preflight
     from r1kit.training.unjudged import UnjudgedWatch
 
     keys, model_keys, own = job.section("grpo")
@@ -40,20 +43,39 @@ def train(job: program.Job) -> None:
     args = make_config(
         GRPOConfig, {**keys, "model_init_kwargs": model_init, "reward_weights": weights}, "grpo.yaml"
     )
-    trainer = RolloutTrainer(
-        model=job.inputs["model"],
-        args=args,
-        reward_funcs=rewards,
-        train_dataset=small_dataset(job.inputs["prompts"]),
-        processing_class=tokenizer,
-        quantization_config=quantization,
-        peft_config=peft,
-    )
-    trainer.build_optimizer = build_optimizer(own, args)
-    trainer.rollouts_folder = job.rollouts
-    trainer.unjudged = UnjudgedWatch(args.num_generations)
-    trainer.add_callback(trainer.unjudged)
-    fit(trainer, job, keep, restore=trainer.restore_rollouts)
+    link = link_of(job)
+    with generating_through(link):
+        if link and program.is_main():
+            preflight(link, job.inputs["model"], args.device)
+        trainer = RolloutTrainer(
+            model=job.inputs["model"],
+            args=args,
+            reward_funcs=rewards,
+            train_dataset=small_dataset(job.inputs["prompts"]),
+            processing_class=tokenizer,
+            quantization_config=quantization,
+            peft_config=peft,
+        )
+        trainer.drift = (job.settings.get("machine", {}).get("weight_sync") or {}).get("drift")
+        trainer.build_optimizer = build_optimizer(own, args)
+        trainer.rollouts_folder = job.rollouts
+        trainer.unjudged = UnjudgedWatch(args.num_generations)
+        trainer.add_callback(trainer.unjudged)
+        fit(trainer, job, keep, restore=trainer.restore_rollouts)
+
+
+def leave_vllm_out(job: program.Job) -> None:
+    """Let TRL believe that vLLM is not installed, unless this training uses it in its own process.
+
+    TRL imports all of vLLM wherever it finds it: 5 s of a core in every process (2026-11-24, two cores), for
+    nothing where rollouts come through HTTP and weights go as files. It must come before TRL is imported.
+    """
+    from trl import import_utils
+
+    grpo, sync = job.settings["grpo"], job.settings.get("machine", {}).get("weight_sync") or {}
+    colocated = grpo.get("use_vllm") and grpo.get("vllm_mode", "colocate") == "colocate"
+    if not colocated and sync.get("transport", "file") == "file":
+        import_utils.is_vllm_available = lambda min_version=None: False
 
 
 def opens_reasoning(tokenizer: Any) -> bool:

@@ -17,7 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from r1kit.training.watchdog import Watchdog, say, watch
+
 DONE, FAILED, BAD_SETTINGS, OUT_OF_MEMORY = 0, 1, 2, 3
+ECHO = 5.0  # seconds in which a second SIGTERM is taken for the first
 # What allocators say when they fail through a plain RuntimeError (torch's CPU allocator does).
 MEMORY_PHRASES = ("out of memory", "can't allocate memory", "cannot allocate memory", "std::bad_alloc")
 
@@ -27,11 +30,14 @@ class StopRequest:
     """Remembers the first SIGTERM or SIGINT; the training loop asks for it after every step.
 
     Before and after the loop (`in_loop` False) a signal ends the program at once: there is nothing to save.
-    So does a second signal, whatever the program is doing. `received` may also come from another process of
-    the training; this one's own signal, a moment later, is then its first.
+    So does a second signal, whatever the program is doing, unless it comes right behind the first: torchrun's
+    agent, which is inside `accelerate launch`, passes on to its processes what they have already heard.
+    `received` may also come from another process of the training; this one's own signal, a moment later, is
+    then its first.
     """
 
     received: int | None = None
+    heard: float = 0.0
     in_loop: bool = False
     signals: int = 0
 
@@ -41,9 +47,13 @@ class StopRequest:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: Any) -> None:
+        now = time.monotonic()
+        if self.signals and number == signal.SIGTERM and now - self.heard < ECHO:
+            return
         self.signals += 1
         if self.signals > 1:
             os._exit(128 + number)
+        self.heard = now
         if self.received is not None:
             return
         self.received = number
@@ -62,6 +72,7 @@ class Job:
     device: str = "cpu"
     started: float = field(default_factory=time.time)
     stop: StopRequest = field(default_factory=StopRequest)
+    watchdog: Watchdog | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -183,12 +194,31 @@ def exit_code_of(error: BaseException) -> int:
         return 128 + signal.SIGINT
     if isinstance(error, SettingsError):
         return BAD_SETTINGS
+    if isinstance(getattr(error, "returncode", None), int):
+        return error.returncode  # watchdog.Stopped
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if out_of_memory or (
         isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in MEMORY_PHRASES)
     ):
         return OUT_OF_MEMORY
     return FAILED
+
+
+def last_words(job: Job, code: int, error: BaseException) -> int:
+    """Tell the other processes and the supervisor why this one ends; the exit code of the first cause.
+
+    When one process of several dies, the others fail in their next collective with a message about sockets.
+    """
+    message = f"{type(error).__name__}: {error}"
+    if code == FAILED and (first := job.watchdog.first_cause()):
+        code, message = first
+        print(message, file=sys.stderr, flush=True)
+        say(job.folder, code, message)
+    elif hasattr(error, "returncode"):
+        message = str(error)
+        say(job.folder, code, message)
+    job.watchdog.close(code, message)
+    return code
 
 
 def run(train: Callable[[Job], None], arguments: list[str] | None = None) -> int:
@@ -199,6 +229,7 @@ def run(train: Callable[[Job], None], arguments: list[str] | None = None) -> int
         return BAD_SETTINGS
     stop = StopRequest()
     stop.install()
+    job = None
     try:
         try:
             job = read_job(arguments[0])
@@ -211,6 +242,7 @@ def run(train: Callable[[Job], None], arguments: list[str] | None = None) -> int
         if is_main():
             print(f"device: {job.device} ({reason})", flush=True)
         prepare_torch(job)
+        job.watchdog = watch(job.folder, job.settings.get("machine", {}).get("step_seconds"))
         train(job)
     except BaseException as error:
         code = exit_code_of(error)
@@ -218,7 +250,8 @@ def run(train: Callable[[Job], None], arguments: list[str] | None = None) -> int
             traceback.print_exc()
         else:
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        return code
+        return last_words(job, code, error) if job and job.watchdog else code
+    job.watchdog.close()
     if stop.received is not None:
         print(f"stopped by {signal.Signals(stop.received).name} after writing a checkpoint", flush=True)
         return 128 + stop.received

@@ -18,7 +18,7 @@ from transformers import PrinterCallback, Trainer
 from r1kit.runs import metrics
 from r1kit.settings import Problem, SettingsError
 from r1kit.training import checkpoints
-from r1kit.training.callbacks import CompleteMarker, GracefulStop, MetricsLog, saved_state
+from r1kit.training.callbacks import CompleteMarker, GracefulStop, MetricsLog, Progress, saved_state
 from r1kit.training.program import Job
 from r1kit.training.throughput import throughput_of
 
@@ -118,6 +118,8 @@ def fit(trainer: Trainer, job: Job, keep: int | None = None, restore: Any = None
     log = MetricsLog(job.metrics, throughput_of(trainer, job.settings.get("machine", {})))
     for callback in (log, CompleteMarker(job.checkpoints, keep), GracefulStop(job.stop)):
         trainer.add_callback(callback)
+    if job.watchdog:
+        trainer.add_callback(Progress(job.watchdog))
     if trainer.accelerator.is_main_process:
         clean_up(job)
     trainer.accelerator.wait_for_everyone()

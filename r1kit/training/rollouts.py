@@ -17,6 +17,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from r1kit.training.resume import ExactResume
+from r1kit.training.served import ServedRollouts
 from r1kit.training.unjudged import UnjudgedWatch, leave_out_unjudged
 
 BUFFER = "rollout_buffer_{rank}.pt"
@@ -39,7 +40,7 @@ class EpochRepeatSampler(RepeatSampler):
         return super().__iter__()
 
 
-class RolloutTrainer(ExactResume, GRPOTrainer):
+class RolloutTrainer(ServedRollouts, ExactResume, GRPOTrainer):
     """GRPOTrainer that writes `rollouts_folder/step_%05d.parquet` and saves the rollouts in use.
 
     Its reward functions are those of `r1kit.rewards.get_rewards`; a row that one of them could not judge is

@@ -29,7 +29,7 @@ MIRROR_SECONDS = 30.0
 Draw = Callable[[Sequence[Mapping[str, Any]]], Any]
 
 
-async def watch(job: Any, *, draw: Draw | None = None, title: str = "") -> None:
+async def watch(job: Any, *, draw: Draw | None = None, title: str = "", beside: Any = None) -> None:
     """Show a job until it ends. Returns nothing, so that a cell may end with it; the numbers are in files.
 
     Args:
@@ -37,6 +37,7 @@ async def watch(job: Any, *, draw: Draw | None = None, title: str = "") -> None:
             running).
         draw: rows -> Figure; by default the reward panel if there are rewards, else the loss.
         title: shown before the status; the folder's name if left out.
+        beside: what runs beside the training, a server with a `line()` about itself.
 
     Raises:
         JobFailed: as the job raises it, after the end of its log was shown. Stop ends the job in this way,
@@ -64,7 +65,7 @@ async def watch(job: Any, *, draw: Draw | None = None, title: str = "") -> None:
             ended = job.poll() is not None
             fresh = follower.poll()
             if fresh and not stopping:
-                view.say(describe(newest(follower.rows)))
+                view.say("  ".join(filter(None, (describe(newest(follower.rows)), beside and beside.line()))))
             await view.redraw(follower.rows, force=ended)
             if ended:
                 break

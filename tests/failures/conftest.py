@@ -18,6 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.training.conftest import tokenizer, world  # noqa: F401 - fixtures
+
 # A trainer that ignores every polite signal, with a child in its own session, one under nohup, one daemon.
 STUBBORN = """
 import os, signal, subprocess, sys, time

