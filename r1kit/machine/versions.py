@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import metadata, util
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,23 @@ def installed_version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+@dataclass(frozen=True)
+class TorchBuild:
+    """What the installed torch is built for: a ROCm or a CUDA release, both None for the CPU."""
+
+    cuda: str | None = None
+    hip: str | None = None
+
+
+def torch_build() -> TorchBuild:
+    """Read from torch/version.py, because importing torch costs seconds; all None where there is none."""
+    spec = util.find_spec("torch")
+    path = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+    text = path.read_text(encoding="utf-8") if path and path.is_file() else ""
+    found = dict(re.findall(r"^(cuda|hip)\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE))
+    return TorchBuild(**found)
 
 
 def compare() -> list[Comparison]:
