@@ -8,7 +8,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test test-fast lint browser sandbox lock clean
+.PHONY: help setup demo lab test test-fast lint browser sandbox slurm lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -21,7 +21,7 @@ demo: setup ## Run notebooks 00 to 05: base, SFT, GRPO, evaluation (minutes, no 
 lab: setup ## Open the notebooks in JupyterLab
 	@$(VENV)/bin/jupyter lab notebooks
 
-test: lint test-fast | browser ## Everything: lint, fast tests, notebooks end to end, browser, kills and hangs
+test: lint test-fast | browser slurm ## Everything: lint, fast tests, notebooks end to end, browser, kills and hangs
 	@$(VENV)/bin/python -m pytest -q -m "slow or e2e"
 
 test-fast: $(VENV)/.test | sandbox ## The fast tests (under two minutes)
@@ -35,6 +35,9 @@ browser: ## Install Chromium (Debian package, 122 MB) for the browser tests
 
 sandbox: ## Install bubblewrap (Debian package), the strongest tier of the sandbox for model-written code
 	@bash requirements/debian.sh bwrap "the sandbox falls back to Landlock" bubblewrap
+
+slurm: ## Install Slurm (Debian packages, 4 MB) for the tests of runs over several nodes
+	@bash requirements/debian.sh sbatch "tests of runs over several nodes will be skipped" slurm-wlm slurm-client munge
 
 lock: ## Make requirements/*.txt anew from requirements/*.in (needs uv and the registries)
 	@bash requirements/lock.sh

@@ -166,7 +166,7 @@ def cancel(run: Run, grace: float) -> str:
         while state(job) in ACTIVE and time.monotonic() < deadline:
             time.sleep(0.5)
         if state(job) not in ACTIVE and (folder(run) / "exit.json").exists():
-            return f"job {job} has written a checkpoint and ended"
+            return f"job {job} was asked to save and has ended"
     _slurm("scancel", job)
     return f"job {job} is cancelled"
 

@@ -27,11 +27,13 @@ class StopRequest:
     """Remembers the first SIGTERM or SIGINT; the training loop asks for it after every step.
 
     Before and after the loop (`in_loop` False) a signal ends the program at once: there is nothing to save.
-    So does a second signal, whatever the program is doing.
+    So does a second signal, whatever the program is doing. `received` may also come from another process of
+    the training; this one's own signal, a moment later, is then its first.
     """
 
     received: int | None = None
     in_loop: bool = False
+    signals: int = 0
 
     def install(self) -> None:
         """Handle SIGTERM and SIGINT from now on."""
@@ -39,8 +41,11 @@ class StopRequest:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: Any) -> None:
-        if self.received is not None:
+        self.signals += 1
+        if self.signals > 1:
             os._exit(128 + number)
+        if self.received is not None:
+            return
         self.received = number
         if not self.in_loop:
             raise SystemExit(128 + number)

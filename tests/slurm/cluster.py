@@ -93,8 +93,7 @@ class Cluster:
 
     def stop(self) -> None:
         """End jobs and daemons."""
-        with contextlib.suppress(subprocess.CalledProcessError, OSError):
-            self.run("scancel", "--signal=KILL", "--full", "--user", pwd.getpwuid(os.getuid()).pw_name)
+        self.cancel_all()
         for process in reversed(self.daemons):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGTERM)
@@ -103,6 +102,14 @@ class Cluster:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
+    def cancel_all(self) -> None:
+        """End all jobs, at once."""
+        with contextlib.suppress(subprocess.CalledProcessError, OSError):
+            user = pwd.getpwuid(os.getuid()).pw_name
+            self.run("scancel", "--signal=KILL", "--full", "--user", user)
+            self.run("scancel", "--user", user)
+            self.wait(lambda: not self.run("squeue", "-h"), "an empty queue")
+
     def run(self, *command: str) -> str:
         """What a command prints, stripped."""
         done = subprocess.run(command, env=os.environ | self.environment, capture_output=True, text=True)
@@ -110,11 +117,12 @@ class Cluster:
             raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
         return done.stdout.strip()
 
-    def wait(self, condition, what: str, seconds: float = 30.0) -> float:
-        """Poll until `condition()`; seconds it took."""
+    def wait(self, condition, what, seconds: float = 30.0) -> float:
+        """Poll until `condition()`; seconds it took. `what` was waited for, as text or a function of it."""
         started = time.monotonic()
         while not condition():
             if time.monotonic() - started > seconds:
+                what = what() if callable(what) else what
                 raise AssertionError(f"not within {seconds} s: {what}\n{self.logs()}")
             time.sleep(0.1)
         return time.monotonic() - started
