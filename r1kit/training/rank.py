@@ -30,6 +30,8 @@ FROM_SLURM = {
     "WORLD_SIZE": "SLURM_NTASKS",
     "GROUP_RANK": "SLURM_NODEID",
 }
+# What accelerate says of one machine, and Slurm knows for all of them.
+NOT_OURS = ("MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,6 +56,7 @@ def become(module: str, rest: list[str]) -> None:
     folder = Path(rest[0]).resolve().parent
     os.environ.update({name: os.environ[source] for name, source in FROM_SLURM.items()})
     os.environ["LOCAL_WORLD_SIZE"] = str(int(os.environ["SLURM_NTASKS"]) // int(os.environ["SLURM_NNODES"]))
+    os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     os.environ.update(accelerate_environment(folder / "accelerate.yaml"))
     threading.Thread(target=stop_when_asked, args=(folder,), daemon=True).start()
     sys.argv = [module, *rest]
@@ -82,9 +85,7 @@ def accelerate_environment(config: Path) -> dict[str, str]:
     else:
         _, found = prepare.prepare_simple_launcher_cmd_env(args)
     return {
-        name: value
-        for name, value in found.items()
-        if os.environ.get(name) != value and name not in ("MASTER_ADDR", "MASTER_PORT")
+        name: value for name, value in found.items() if os.environ.get(name) != value and name not in NOT_OURS
     }
 
 
