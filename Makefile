@@ -8,7 +8,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test test-fast lint browser sandbox slurm lock clean
+.PHONY: help setup demo lab test test-fast lint browser sandbox slurm matrix lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ sandbox: ## Install bubblewrap (Debian package), the strongest tier of the sandb
 
 slurm: ## Install Slurm (Debian packages, 4 MB) for the tests of runs over several nodes
 	@bash requirements/debian.sh sbatch "tests of runs over several nodes will be skipped" slurm-wlm slurm-client munge
+
+matrix: ## Make the files that name releases anew from r1kit/machine/versions.py
+	@$(VENV)/bin/python requirements/matrix.py
 
 lock: ## Make requirements/*.txt anew from requirements/*.in (needs uv and the registries)
 	@bash requirements/lock.sh

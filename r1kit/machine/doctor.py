@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r1kit.machine import doctor_gpu, resources, versions
+from r1kit.machine import doctor_gpu, host, resources, versions
 from r1kit.machine.checks import GIB, Check, Level, gib, make
 from r1kit.machine.devices import detect_device
 
@@ -73,13 +73,13 @@ def _python() -> Check:
 
 
 def _packages() -> Iterator[Check]:
-    for comparison in versions.compare():
+    for comparison in versions.compare((host.image() or {}).get("kept", {})):
         pin, found = comparison.pin, comparison.installed
         if found is None and pin.optional:
             continue
         level: Level = "ok" if comparison.agrees else "fail" if found is None else "warn"
         why = f" ({pin.why})" if pin.why else ""
-        yield make(pin.name, level, found or "nothing", f"{pin.version}{why}", "run `make setup` again")
+        yield make(pin.name, level, found or "nothing", f"{comparison.wanted}{why}", "run `make setup` again")
 
 
 def _device(profile: Profile) -> Check:
