@@ -38,7 +38,7 @@ def check(profile: Profile) -> list[Check]:
         _cores(),
         _threads(profile),
         _memory(),
-        _disk(),
+        _disk(profile),
         _compiler(),
         *_offline(profile),
         _runs_folder(),
@@ -112,12 +112,23 @@ def _memory() -> Check:
     return make("free memory", level, gib(free), f"{gib(MEMORY_WANTED)} or more", do)
 
 
-def _disk() -> Check:
+def _disk(profile: Profile) -> Check:
     folder = runs_folder()
     free = resources.disk_free(folder)
-    level: Level = "ok" if free >= DISK_WANTED else "warn" if free >= DISK_LEAST else "fail"
+    wanted, least = disk_wanted(profile)
+    level: Level = "ok" if free >= wanted else "warn" if free >= least else "fail"
     do = f"make room in {folder} or set R1KIT_RUNS to a folder elsewhere"
-    return make("free disk", level, gib(free), f"{gib(DISK_WANTED)} or more", do)
+    return make("free disk", level, gib(free), f"{gib(wanted)} or more", do)
+
+
+def disk_wanted(profile: Profile) -> tuple[int, int]:
+    """Bytes for all that a run keeps, and for its largest checkpoint, without which nothing can be saved."""
+    plan = doctor_gpu.planned(profile) if profile.machine.device != "cpu" else None
+    if plan is None:
+        return DISK_WANTED, DISK_LEAST
+    sizes = plan.disk
+    largest = max(size for name, size in sizes.items() if name.endswith("_checkpoint"))
+    return max(DISK_WANTED, sizes["total"]), max(DISK_LEAST, largest)
 
 
 def _compiler() -> Check:

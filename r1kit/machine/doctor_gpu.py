@@ -14,6 +14,7 @@ from r1kit.machine import gpus, host, versions
 from r1kit.machine.checks import GIB, Check, gib, make
 
 if TYPE_CHECKING:
+    from r1kit.machine.plan import Plan
     from r1kit.settings import Profile
 
 AMDGPU = "6.16.6"  # "known-good host driver floor" of AMD's MLPerf 6.1 notes for MI350X
@@ -38,7 +39,7 @@ def checks(profile: Profile, dev: Path = Path("/dev"), root: Path = host.ROOT) -
         yield _driver(vendor, known.get("driver") or host.driver_version(root))
         yield from _stack(vendor, known, found, root)
         yield _count(profile, found)
-        yield from _memory(found, source.processes())
+        yield from _memory(found, source.processes(), memory_needed(profile))
     yield _masks(vendor)
     if vendor == "AMD":
         yield _numa(root)
@@ -112,23 +113,42 @@ def _count(profile: Profile, found: list[gpus.Gpu]) -> Check:
 
 def wanted_gpus(profile: Profile) -> int:
     """GPUs of one machine that the profile's trainer and its server beside it use."""
-    accelerate = profile.accelerate
+    accelerate, layout = profile.accelerate, getattr(profile.machine, "layout", None)
     trainer = -(-accelerate.get("num_processes", 1) // accelerate.get("num_machines", 1))
-    server = getattr(profile.machine, "server", None)
-    return trainer + len(getattr(server, "devices", None) or [])
+    return max(trainer, len({*layout.serve, *layout.train}) if layout else 0)
 
 
-def _memory(found: list[gpus.Gpu], processes: list[gpus.GpuProcess]) -> Iterator[Check]:
+def memory_needed(profile: Profile) -> int:
+    """Bytes that the largest training takes on each of its devices, as `r1kit plan` counts them."""
+    plan = planned(profile)
+    return int(plan.trainer.memory.total) if plan else 0
+
+
+def planned(profile: Profile) -> Plan | None:
+    """What `r1kit plan` says; None for a profile that does not say for which accelerator it is."""
+    from r1kit.machine.plan import make_plan
+    from r1kit.settings import SettingsError
+
+    try:
+        return make_plan(profile)
+    except SettingsError:
+        return None
+
+
+def _memory(found: list[gpus.Gpu], processes: list[gpus.GpuProcess], needed: int) -> Iterator[Check]:
     """Free memory of each GPU, and who holds the rest."""
     busy = [gpu for gpu in found if (gpu.memory_used or 0) > IDLE]
     known = [gpu for gpu in found if gpu.memory_total and gpu.memory_used is not None]
     if known and not busy:
         least = min(gpu.memory_total - gpu.memory_used for gpu in known)
-        yield make("GPU memory", "ok", f"{gib(least)} or more free on each of {len(known)}")
+        text = f"{gib(least)} or more free on each of {len(known)}"
+        do = "r1kit plan names the nearest change that fits"
+        level = "ok" if least >= needed else "fail"
+        yield make("GPU memory", level, text, f"{gib(needed)} (r1kit plan)", do)
     elif not known:
         yield make("GPU memory", "warn", "nothing said", "free memory", "look at amd-smi or nvidia-smi")
     if busy:
-        full = any(gpu.memory_total and gpu.memory_used > gpu.memory_total / 2 for gpu in busy)
+        full = any(gpu.memory_total and gpu.memory_total - gpu.memory_used < needed for gpu in busy)
         text = ", ".join(
             f"GPU {gpu.index} holds {gib(gpu.memory_used)}"
             + (f" of {gib(gpu.memory_total)}" if gpu.memory_total else "")

@@ -134,6 +134,7 @@ def launch(
     timeout: float | None = None,
     accelerate: bool = True,
     detach: bool = False,
+    serving: bool = False,
 ) -> Job:
     """Start `module` on the job folder's resolved.yaml under the supervisor and return at once.
 
@@ -145,6 +146,7 @@ def launch(
         timeout: seconds after which the job is ended (exit code 4).
         accelerate: start through `accelerate launch` (on several nodes as `nodes` says), else directly.
         detach: the job goes on when this process dies.
+        serving: it is a server: in a Slurm job that has nodes for servers it runs on the first of those.
 
     Raises:
         FileNotFoundError: resolved.yaml or accelerate.yaml is missing.
@@ -166,6 +168,8 @@ def launch(
         else:
             launcher = ["-m", "accelerate.commands.launch", "--config_file", str(config)]
             command, depth = [sys.executable, *launcher, *program], 2
+    elif serving:
+        command = nodes.serving_step(command, folder, grace)
     return supervise(
         command,
         folder,

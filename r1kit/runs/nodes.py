@@ -81,13 +81,27 @@ def training_step(
     if processes % wanted:
         raise NoNodes(f"num_processes {processes} of accelerate.yaml does not divide among {wanted} machines")
     trainers = nodes.trainers[:wanted]
-    step = [
-        *step_on(trainers, processes // wanted),
-        *(sys.executable, "-m", "r1kit.training.rank", module, str(folder / "resolved.yaml")),
-    ]
-    command = [sys.executable, "-m", "r1kit.runs.step", "--folder", str(folder), "--grace", str(grace)]
+    rank = [sys.executable, "-m", "r1kit.training.rank", module, str(folder / "resolved.yaml")]
     rendezvous = {"MASTER_ADDR": address(trainers[0]), "MASTER_PORT": str(_free_port())}
-    return [*command, "--", *step], rendezvous
+    return step(rank, folder, grace, trainers, processes // wanted), rendezvous
+
+
+def serving_step(command: list[str], folder: Path, grace: float) -> list[str]:
+    """The same command on the job's first server node; as it is where no node is a server's.
+
+    A server on a node of its own must listen on more than loopback, and get weights through a shared folder.
+    """
+    nodes = allocated()
+    return step(command, folder, grace, nodes.servers[:1]) if nodes and nodes.servers else command
+
+
+def step(
+    command: list[str], folder: Path, grace: float, on: tuple[str, ...], tasks_per_node: int = 1
+) -> list[str]:
+    """`command` as tasks on some nodes: what the supervisor starts here, srun, and what srun starts there."""
+    here = [sys.executable, "-m", "r1kit.runs.step", "--folder", str(folder), "--grace", str(grace), "--"]
+    there = [sys.executable, "-m", "r1kit.runs.task", "--folder", str(folder), "--"]
+    return [*here, *step_on(on, tasks_per_node), *there, *command]
 
 
 def step_on(nodes: tuple[str, ...], tasks_per_node: int = 1) -> list[str]:
@@ -101,7 +115,6 @@ def step_on(nodes: tuple[str, ...], tasks_per_node: int = 1) -> list[str]:
         f"--ntasks-per-node={tasks_per_node}",
         f"--cpus-per-task={max(1, cores // tasks_per_node)}",
         "--overlap",
-        "--cpu-bind=none",
         "--mpi=none",
         "--kill-on-bad-exit=1",
     ]

@@ -1,9 +1,9 @@
 """`python -m r1kit.runs.step --folder JOB --grace S -- srun ...`: a step of a Slurm job that can be stopped.
 
 srun answers SIGTERM by killing its tasks at once, and Slurm's own signals go to every process of a step,
-helpers included. So a stop is a file, JOB/stop, on the disk that all nodes share: each rank looks for it
-(`stop_requested`), the ranks agree on a step, and save. Shortly before the grace is over srun is told to
-kill.
+helpers included. So a stop is a file, JOB/stop, on the disk that all nodes share: each task looks for it
+(`task`) and signals its program alone; the ranks agree on a step, and save. Shortly before the grace is over
+srun is told to kill.
 """
 
 from __future__ import annotations

@@ -3,25 +3,14 @@ Slurm, takes accelerate's settings from accelerate.yaml, and becomes the trainin
 
 `accelerate launch` would do the same through torch's elastic agent, which kills trainers 30 s after a signal,
 and cannot start CPU processes on several machines at all (accelerate 1.15 wants mpirun there).
-
-Around the program stands a guard, which adopts whatever the program leaves behind and ends it: Slurm finds
-runaways by itself only where it tracks processes with cgroups.
 """
 
 from __future__ import annotations
 
 import os
 import runpy
-import secrets
-import signal
 import sys
-import threading
-import time
 from pathlib import Path
-
-from r1kit.runs import processes
-from r1kit.runs.step import stop_requested
-from r1kit.runs.tree import Tree
 
 # What torch's launcher tells its workers, and where Slurm says it.
 FROM_SLURM = {
@@ -34,31 +23,14 @@ FROM_SLURM = {
 NOT_OURS = ("MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """`rank MODULE JOB/resolved.yaml`: the exit code of the module, run as `__main__` in a child."""
+def main(arguments: list[str] | None = None) -> None:
+    """`rank MODULE JOB/resolved.yaml`: runs the module as `__main__`; its exit code is this process's."""
     module, *rest = sys.argv[1:] if arguments is None else arguments
-    os.environ[processes.TOKEN] = token = secrets.token_hex(8)
-    tree = Tree(token, processes.become_subreaper())
-    child = os.fork()
-    if child == 0:
-        processes.end_with_parent()
-        become(module, rest)
-        return 0
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # Slurm's signals reach the child as well
-        signal.signal(number, signal.SIG_IGN)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    tree.end([], grace=2.0)
-    return code if code >= 0 else 128 - code
-
-
-def become(module: str, rest: list[str]) -> None:
-    """Take rank and settings from the environment and run the module in this process."""
     folder = Path(rest[0]).resolve().parent
     os.environ.update({name: os.environ[source] for name, source in FROM_SLURM.items()})
     os.environ["LOCAL_WORLD_SIZE"] = str(int(os.environ["SLURM_NTASKS"]) // int(os.environ["SLURM_NNODES"]))
     os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     os.environ.update(accelerate_environment(folder / "accelerate.yaml"))
-    threading.Thread(target=stop_when_asked, args=(folder,), daemon=True).start()
     sys.argv = [module, *rest]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
@@ -89,12 +61,5 @@ def accelerate_environment(config: Path) -> dict[str, str]:
     }
 
 
-def stop_when_asked(folder: Path, seconds: float = 1.0) -> None:
-    """Send this process SIGTERM once somebody asked the whole step to stop; every rank does it by itself."""
-    while not stop_requested(folder):
-        time.sleep(seconds)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

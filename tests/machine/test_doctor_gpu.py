@@ -16,7 +16,7 @@ from r1kit.machine.gpus import Gpu, GpuProcess, Source
 
 RECORDED = Path(__file__).parent / "recorded"
 MI350X = Gpu(0, "AMD Instinct MI350X", 0, 283 * 2**20, 309_220_868_096, 239, 1000, 36)
-H200 = Gpu(0, "NVIDIA H200", 0, 2**20, 150_754_820_096, 75, 700, 30)
+H200 = Gpu(0, "NVIDIA H200", 0, 2**20, 150_754_820_096, 75, 700, 30)  # 140.4 GiB
 
 
 def profile(processes: int = 1, **accelerate):
@@ -36,6 +36,7 @@ class Bench:
         for mask in host.MASKS:
             monkeypatch.delenv(mask, raising=False)
         monkeypatch.setattr(host, "locked_memory", lambda: None)
+        monkeypatch.setattr(doctor_gpu, "memory_needed", lambda profile: 140 * GIB)
         monkeypatch.setattr(versions, "torch_build", lambda: versions.TorchBuild(cuda="13.0"))
         self.shm(512 * GIB)
 
@@ -147,10 +148,11 @@ def test_a_driver_for_an_older_cuda_fails(bench):
 
 def test_too_few_gpus_fail_and_server_and_nodes_count(bench):
     bench.amd()
-    wanted = profile(16, num_machines=2)
-    wanted.machine.server = SimpleNamespace(devices=[6, 7])
-    assert doctor_gpu.wanted_gpus(wanted) == 10
-    assert "want 10 (trainer and server together)" in bench.line("GPUs", wanted)
+    assert doctor_gpu.wanted_gpus(profile(16, num_machines=2)) == 8
+    wanted = profile(6)
+    wanted.machine.layout = SimpleNamespace(serve=[0, 1], train=[2, 3, 4, 5, 6, 7])
+    assert doctor_gpu.wanted_gpus(wanted) == 8
+    assert "want 8 (trainer and server together)" in bench.line("GPUs", wanted)
 
 
 def test_two_kinds_of_gpu_are_a_warning(bench):

@@ -1,7 +1,7 @@
 """The Dockerfile's own steps, run in a virtual environment that plays the base image: what it brought stays.
 
-Incident: a plain `pip install` over a ROCm image may replace its torch by the registry's CUDA build; vLLM's own
-Dockerfile warns of it.
+Incident: a plain `pip install` over a ROCm image may replace its torch by the registry's CUDA build; the
+Dockerfile of vLLM itself warns of it.
 """
 
 from __future__ import annotations

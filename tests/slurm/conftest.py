@@ -88,13 +88,17 @@ def submit(slurm, site, two_nodes):
         (folder / "accelerate.yaml").write_text(settings.accelerate_yaml())
         script = jobs.render(run, settings, ["02_sft"], load_site(str(site)))
         command = shlex.join([sys.executable, "-c", DRIVER, module, str(folder), str(grace)])
-        script, replaced = re.subn(
-            r"^.* -m r1kit run .*(?= &$)", lambda _: command, script, flags=re.MULTILINE
-        )
-        assert replaced == 1
+        script = replace_command(script, command)
         return run, jobs.submit(run, script)
 
     return submit
+
+
+def replace_command(script: str, command: str) -> str:
+    """A rendered batch script that runs something else than `r1kit run`."""
+    changed, count = re.subn(r"^.* -m r1kit run .*(?= &$)", lambda _: command, script, flags=re.MULTILINE)
+    assert count == 1
+    return changed
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:

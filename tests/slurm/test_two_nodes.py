@@ -7,6 +7,9 @@ its tasks when it gets SIGTERM itself, so that a checkpoint at the time limit wo
 
 from __future__ import annotations
 
+import shlex
+import sys
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,7 +19,7 @@ from r1kit.pipeline import slurm as jobs
 from ..failures.conftest import STUBBORN
 from ..training.conftest import finish, rows, world, write_job  # noqa: F401 - world is a fixture
 from ..training.conftest import tokenizer as tokenizer  # a fixture as well
-from .conftest import processes_of
+from .conftest import processes_of, replace_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
@@ -87,3 +90,40 @@ def test_a_cancelled_step_that_refuses_to_end_leaves_no_orphan_on_either_node(
     assert jobs.cancel(run, grace=5.0) == f"job {job} was asked to save and has ended"
     assert jobs.outcome(run)[0] == 143
     slurm.wait(lambda: not processes_of(folder), lambda: f"still there: {processes_of(folder)}")
+
+
+SERVER = """
+import os, pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGTERM, lambda *_: ((folder / "ended").touch(), sys.exit(0)))
+(folder / "serving").write_text(os.environ["SLURMD_NODENAME"])
+time.sleep(600)
+"""
+TRAINER = """
+import os, pathlib, subprocess, sys, time
+from r1kit.runs import nodes
+folder = pathlib.Path(sys.argv[1])
+server = subprocess.Popen(nodes.serving_step([sys.executable, "-c", sys.argv[2], str(folder)], folder, 20.0))
+while not (folder / "serving").exists():
+    time.sleep(0.05)
+(folder / "training").write_text(os.environ["SLURMD_NODENAME"])
+server.terminate()
+sys.exit(server.wait())
+"""
+
+
+def test_a_server_runs_on_the_last_node_beside_the_trainer_and_ends_in_order(slurm, site, tmp_path):
+    from r1kit.pipeline.prerequisites import new_run
+    from r1kit.settings.site import load_site
+
+    site.write_text(site.read_text() + "server_nodes: 1\n")
+    run, settings = new_run("cpu-tiny", {})
+    script = jobs.render(run, settings, ["02_sft"], load_site(str(site)))
+    command = shlex.join([sys.executable, "-c", TRAINER, str(tmp_path), SERVER])
+    job = jobs.submit(run, replace_command(script, command))
+    log = jobs.folder(run) / "job.log"
+    slurm.wait(lambda: not jobs.state(job), lambda: f"the end:\n{log.read_text()}", 60)
+    assert jobs.outcome(run) == (0, ""), log.read_text()
+    assert (tmp_path / "training").read_text() == "n1"
+    assert (tmp_path / "serving").read_text() == "n2"
+    assert (tmp_path / "ended").exists()
