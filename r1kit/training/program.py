@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 DONE, FAILED, BAD_SETTINGS, OUT_OF_MEMORY = 0, 1, 2, 3
+ECHO = 5.0  # seconds in which a second SIGTERM is taken for the first
 # What allocators say when they fail through a plain RuntimeError (torch's CPU allocator does).
 MEMORY_PHRASES = ("out of memory", "can't allocate memory", "cannot allocate memory", "std::bad_alloc")
 
@@ -27,13 +28,14 @@ class StopRequest:
     """Remembers the first SIGTERM or SIGINT; the training loop asks for it after every step.
 
     Before and after the loop (`in_loop` False) a signal ends the program at once: there is nothing to save.
-    So does a second signal, whatever the program is doing. `received` may also come from another process of
-    the training; this one's own signal, a moment later, is then its first.
+    So does a second signal, whatever the program is doing, unless it comes right behind the first: torchrun's
+    agent, which is inside `accelerate launch`, passes on to its processes what they have already heard.
+    `received` may also come from another process of the training; this one's own signal is then its first.
     """
 
     received: int | None = None
+    heard: float = 0.0
     in_loop: bool = False
-    signals: int = 0
 
     def install(self) -> None:
         """Handle SIGTERM and SIGINT from now on."""
@@ -41,12 +43,13 @@ class StopRequest:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: Any) -> None:
-        self.signals += 1
-        if self.signals > 1:
-            os._exit(128 + number)
+        now = time.monotonic()
         if self.received is not None:
-            return
-        self.received = number
+            first, self.heard = not self.heard, self.heard or now
+            if first or (number == self.received == signal.SIGTERM and now - self.heard < ECHO):
+                return
+            os._exit(128 + number)
+        self.received, self.heard = number, now
         if not self.in_loop:
             raise SystemExit(128 + number)
         print(f"{signal.Signals(number).name}: finishing this step, then saving a checkpoint", flush=True)

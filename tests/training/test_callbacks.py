@@ -112,7 +112,7 @@ def test_outside_the_training_loop_a_signal_ends_the_program():
 def test_a_second_signal_ends_the_program_at_once(monkeypatch):
     codes = []
     monkeypatch.setattr("os._exit", codes.append)
-    stop = StopRequest(received=signal.SIGTERM, in_loop=True, signals=1)
+    stop = StopRequest(received=signal.SIGTERM, in_loop=True, heard=0.001)
     stop._handle(signal.SIGTERM, None)
     assert codes[0] == 143
 
