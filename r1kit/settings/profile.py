@@ -64,9 +64,13 @@ class Profile:
 
         With a layout GRPO starts one process on each device of `train`, however many the file says.
         """
-        layout, processes = self.machine.layout, self.accelerate.get("num_processes", 1)
-        count = grpo_processes(layout, processes) if program == "grpo" and layout else processes
-        return yaml_dump(self.accelerate | ({"num_processes": count} if count != processes else {}))
+        count = {"num_processes": self.grpo_processes} if program == "grpo" and self.machine.layout else {}
+        return yaml_dump(self.accelerate | count)
+
+    @property
+    def grpo_processes(self) -> int:
+        """Processes in which GRPO trains (see `cluster.grpo_processes`)."""
+        return grpo_processes(self.machine.layout, self.accelerate.get("num_processes", 1))
 
 
 def profile_names(config_root: str | Path | None = None) -> list[str]:
