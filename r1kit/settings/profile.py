@@ -62,8 +62,13 @@ class Profile:
     def accelerate_yaml(self, program: str = "") -> str:
         """The text of accelerate.yaml with overrides applied, for the job folder of `program`.
 
-        With a layout GRPO starts one process on each device of `train`, however many the file says.
+        With a layout GRPO starts one process on each device of `train`, however many the file says; a program
+        whose settings say `alone` gets one process.
         """
+        section = getattr(self, {"pretrain": "base"}.get(program, program), None)
+        if section is not None and section.alone:
+            shared = {key: value for key, value in self.accelerate.items() if not key.endswith("_config")}
+            return yaml_dump(shared | {"distributed_type": "NO", "num_processes": 1})
         count = {"num_processes": self.grpo_processes} if program == "grpo" and self.machine.layout else {}
         return yaml_dump(self.accelerate | count)
 
