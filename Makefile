@@ -8,7 +8,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab setup-cluster demo-cluster test test-fast lint browser sandbox lock clean
+.PHONY: help setup demo lab setup-cluster demo-cluster test test-fast lint browser sandbox slurm matrix lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -26,7 +26,7 @@ demo-cluster: setup-cluster ## The same notebooks with a vLLM server and two ZeR
 lab: setup ## Open the notebooks in JupyterLab
 	@$(VENV)/bin/jupyter lab notebooks
 
-test: lint test-fast | browser ## Everything: lint, fast tests, notebooks end to end, browser, kills and hangs
+test: lint test-fast | browser slurm ## Everything: lint, fast tests, notebooks end to end, browser, kills and hangs
 	@$(VENV)/bin/python -m pytest -q -m "slow or e2e"
 
 test-fast: $(VENV)/.test | sandbox ## The fast tests (under two minutes)
@@ -40,6 +40,12 @@ browser: ## Install Chromium (Debian package, 122 MB) for the browser tests
 
 sandbox: ## Install bubblewrap (Debian package), the strongest tier of the sandbox for model-written code
 	@bash requirements/debian.sh bwrap "the sandbox falls back to Landlock" bubblewrap
+
+slurm: ## Install Slurm (Debian packages, 4 MB) for the tests of runs over several nodes
+	@bash requirements/debian.sh sbatch "tests of runs over several nodes will be skipped" slurm-wlm slurm-client munge
+
+matrix: ## Make the files that name releases anew from r1kit/machine/versions.py
+	@$(VENV)/bin/python requirements/matrix.py
 
 lock: ## Make requirements/*.txt anew from requirements/*.in (needs uv and the registries)
 	@bash requirements/lock.sh

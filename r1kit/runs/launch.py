@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from r1kit.runs import outcome, status
+import yaml
+
+from r1kit.runs import nodes, outcome, status
 
 MARGIN = 15.0  # seconds the supervisor may need beyond the grace: killing and reaping
 
@@ -132,6 +134,7 @@ def launch(
     timeout: float | None = None,
     accelerate: bool = True,
     detach: bool = False,
+    serving: bool = False,
 ) -> Job:
     """Start `module` on the job folder's resolved.yaml under the supervisor and return at once.
 
@@ -141,11 +144,13 @@ def launch(
         environment: variables on top of this process's; None as value removes one.
         grace: seconds from SIGTERM to SIGKILL, time to write a checkpoint.
         timeout: seconds after which the job is ended (exit code 4).
-        accelerate: start through `accelerate launch`, else directly.
+        accelerate: start through `accelerate launch` (on several nodes as `nodes` says), else directly.
         detach: the job goes on when this process dies.
+        serving: it is a server: in a Slurm job that has nodes for servers it runs on the first of those.
 
     Raises:
         FileNotFoundError: resolved.yaml or accelerate.yaml is missing.
+        NoNodes: accelerate.yaml asks for more nodes than this job has.
     """
     folder = Path(job_folder).resolve()
     needed = [folder / "resolved.yaml", *([folder / "accelerate.yaml"] if accelerate else [])]
@@ -153,12 +158,20 @@ def launch(
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; a job folder holds it before the job is started")
     program = ["-m", module, str(folder / "resolved.yaml")]
+    command, depth = [sys.executable, *program], 1
     if accelerate:
-        config = str(folder / "accelerate.yaml")
-        program = ["-m", "accelerate.commands.launch", "--config_file", config, *program]
-    depth = 2 if accelerate else 1
+        config = folder / "accelerate.yaml"
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        if nodes.machines(settings) > 1:
+            command, rendezvous = nodes.training_step(module, folder, settings, grace)
+            environment = {**(environment or {}), **rendezvous}
+        else:
+            launcher = ["-m", "accelerate.commands.launch", "--config_file", str(config)]
+            command, depth = [sys.executable, *launcher, *program], 2
+    elif serving:
+        command = nodes.serving_step(command, folder, grace)
     return supervise(
-        [sys.executable, *program],
+        command,
         folder,
         name=module,
         environment=environment,

@@ -1,9 +1,9 @@
 """`python -m r1kit.runs.supervise --owner PID --folder JOB --grace S [--timeout S] -- CMD...`
 
-Runs CMD with its output appended to JOB/train.log and leaves nothing behind: when the owner (a notebook
-kernel) dies, on SIGTERM, SIGINT or SIGHUP, after the timeout, and when CMD ends but its children do not, the
-whole tree is ended, whatever it did to run away (setsid, nohup, ignored signals). JOB/status.json tells the
-end.
+Runs CMD with its output appended to JOB/train.log, samples the machine into JOB/system.jsonl (`sampler`),
+and leaves nothing behind: when the owner (a notebook kernel) dies, on SIGTERM, SIGINT or SIGHUP, after the
+timeout, and when CMD ends but its children do not, the whole tree is ended, whatever it did to run away
+(setsid, nohup, ignored signals). JOB/status.json tells the end.
 
 It is two processes. The *worker* does the work. The *guard* around it waits, passes signals on, and inherits
 the tree if somebody kills the worker with SIGKILL; the worker in turn ends the job if the guard is killed.
@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 
-from r1kit.runs import outcome, processes, status
+from r1kit.runs import outcome, processes, sampler, status
 from r1kit.runs.files import read_json
 from r1kit.runs.tree import Tree
 
@@ -120,6 +120,7 @@ def work(options: argparse.Namespace, guard: int) -> int:
     except (OSError, subprocess.SubprocessError) as error:
         print(f"OSError: cannot start {options.command[0]}: {error}", file=sys.stderr, flush=True)
         return _finish(options, job | {"clean": True}, 1, None)
+    stop_sampling = sampler.start(options.folder, lambda: {"job_rss_bytes": tree.rss_bytes})
     pause = TICK if tree.adopts and len(handles) == len(watched) else POLL
     beat = 0.0
     while not received:
@@ -143,6 +144,7 @@ def work(options: argparse.Namespace, guard: int) -> int:
     ended_by = None if child.pid in tree.exit_codes else received[0]
     main_ones = [] if ended_by is None else tree.generations(child.pid, options.depth)
     clean = tree.end(main_ones, options.grace)
+    stop_sampling()
     child.returncode = tree.exit_codes.get(child.pid, -9)  # reaped by the tree, behind Popen's back
     job |= {
         "clean": clean,

@@ -23,7 +23,7 @@ class Tree:
     def __init__(self, token: str, adopts: bool) -> None:
         self.token, self.adopts = token, adopts
         self.exit_codes: dict[int, int] = {}  # of the children reaped so far; negative: a signal
-        self.peak_rss_bytes = 0
+        self.rss_bytes = self.peak_rss_bytes = 0
         self._seen: dict[int, psutil.Process] = {}
 
     def processes(self) -> list[psutil.Process]:
@@ -42,7 +42,7 @@ class Tree:
             self._seen[process.pid] = process
             with contextlib.suppress(psutil.Error):
                 total += process.memory_info().rss
-        self.peak_rss_bytes = max(self.peak_rss_bytes, total)
+        self.rss_bytes, self.peak_rss_bytes = total, max(self.peak_rss_bytes, total)
 
     def reap(self) -> None:
         """Collect every child that has ended."""

@@ -7,9 +7,11 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from r1kit.sandbox import linux
 from r1kit.sandbox.frames import Reply, Request, receive, receive_reply, send, send_request
 
 PACKAGE_FOLDER = str(Path(__file__).parents[2])
@@ -70,7 +72,7 @@ class Broker:
             send(self._connection, vars(configuration))
             self.hello, _ = receive(self._connection)
         except BaseException:
-            self.kill()
+            self.close()
             raise
         if "error" in self.hello:
             self.close()
@@ -93,25 +95,30 @@ class Broker:
             self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Hang up and wait until it has ended everything under it."""
+        """Hang up and wait until it has ended everything under it; if it is lost, end that ourselves."""
         self.hang_up()
-        try:
-            self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+        if self._process.returncode is None:
+            if not _ended(self._process.pid, _END_SECONDS):
+                self._process.kill()
+                _ended(self._process.pid, _END_SECONDS)
+            linux.end_session(self._process.pid)  # before waiting frees the number of the session
             self._process.wait()
-        self._connection.close()
-
-    def kill(self) -> None:
-        """End a broker that is lost. What it ran is killed by the kernel with it."""
-        self._process.kill()
-        self._process.wait()
         self._connection.close()
 
     def forget(self) -> None:
         """In a forked child: the broker is the parent's. Closing the copy lets it notice the parent's end."""
         self._connection.close()
         self._process.returncode = 0  # not ours to wait for
+
+
+def _ended(pid: int, seconds: float) -> bool:
+    """True when the child has ended, which leaves it to be waited for; False if it does not in time."""
+    deadline = time.monotonic() + seconds
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
 
 
 def _environment() -> dict[str, str]:

@@ -20,7 +20,6 @@ from r1kit.sandbox.spawn import STATUS, spawn
 from r1kit.sandbox.verdicts import MIB, Limits
 
 BUBBLEWRAP, NO_PROC, LANDLOCK, UNSAFE = "bubblewrap", "bubblewrap-no-proc", "landlock", "unsafe"
-DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/full")
 STACK_BYTES = 16 * MIB  # also every thread's: 64 MB each ate the address space after 14 threads
 _HIGH = 100  # out of the way of a new process's own descriptors
 _COUNT_SECONDS = 5  # a count of this user's processes stays good for so long
@@ -167,7 +166,7 @@ class Enclosure:
     def _rules(self, toolchain: bool, folder: str | None) -> int:
         own = [*self.interpreter.roots, self.interpreter.path]
         system = ["/usr"] if toolchain else []
-        read = [*bubblewrap.SYSTEM, *bubblewrap.READABLE, *own, *system, *DEVICES]
+        read = [*bubblewrap.SYSTEM, *bubblewrap.READABLE, *own, *system, *bubblewrap.DEVICES]
         ruleset = landlock.rules(read, write=["/dev/null"], folder=folder)
         try:
             return fcntl.fcntl(ruleset, fcntl.F_DUPFD_CLOEXEC, _HIGH)

@@ -2,8 +2,9 @@
 
 It saves what a run costs most: namespaces and the start of Python. What it gives up against a run alone:
 
-- Runs of one server share the namespaces of processes and users. A program has no /proc, cannot signal any
-  process but itself, and has a mount namespace, a scratch disk and limits of its own.
+- Runs of one server share the namespaces of processes and users. A program has no /proc (so no
+  /dev/stdin either), cannot signal any process but itself, and has a mount namespace, a scratch disk and
+  limits of its own.
 - They share the server's hash seed and memory layout: who knows one run's addresses knows the next one's.
 - In the tier without namespaces there is no scratch disk, as there is none for a run alone.
 

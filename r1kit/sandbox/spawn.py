@@ -1,4 +1,4 @@
-"""Starting a process with exactly the descriptors, environment and session it should have.
+"""Starting a process with exactly the descriptors, environment and process group it should have.
 
 `subprocess` would do, but numbers descriptors as it likes; with fixed numbers a sandbox's command line never
 changes and can be written down once.
@@ -27,7 +27,7 @@ def spawn(
     prepare: Callable[[], None] = lambda: None,
     status_survives: bool = False,
 ) -> int:
-    """Start `command` in a session of its own; it has only `descriptors` (its number: ours) and ends with us.
+    """Start `command` in a group of its own, with only `descriptors` (its number: ours), until we end.
 
     prepare: called in the new process when nothing but closing other descriptors is left to do. An error
     before the program has replaced us is written to descriptor STATUS, which the program itself gets only if
@@ -42,7 +42,7 @@ def spawn(
         moved = {target: fcntl.fcntl(source, fcntl.F_DUPFD, _SPARE) for target, source in descriptors.items()}
         for target, source in moved.items():
             os.dup2(source, target, inheritable=target != STATUS or status_survives)
-        os.setsid()
+        os.setpgid(0, 0)  # not a session: by the broker's, what it left behind is found if it is lost
         end_with_parent(parent)
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):  # Python ignores or handles them
             signal.signal(number, signal.SIG_DFL)

@@ -102,7 +102,12 @@ def configuration(tier: Tier, fork_server: bool) -> Configuration:
 
 
 def try_tier(name: str, *, fork_server: bool = False) -> Tier:
-    """Run a program in the tier that tries what must not work. A tier that worked is not tried again."""
+    """Run a program in the tier that tries what must not work. A tier that worked is not tried again.
+
+    With a fork server both ways must work: binaries run alone, and may need a /proc that the server does not.
+    """
+    if fork_server and not (alone := try_tier(name)).available:
+        return alone
     key = (name, fork_server, os.geteuid())
     with _lock:
         if key not in _found:

@@ -94,6 +94,17 @@ def validate(section: str, data: Any, source: Source) -> tuple[Any, list[Problem
     return _typed(section, data), [], set()
 
 
+def validate_as(model: type[BaseModel], data: Any, source: Source) -> tuple[Any, list[Problem]]:
+    """The same for a file that belongs to no profile: the typed content (None if wrong), and the problems."""
+    if not isinstance(data, dict):
+        allowed = "a mapping of keys to values: key: value"
+        return None, [Problem(source.file, "", found=describe(data), allowed=allowed)]
+    try:
+        return model.model_validate(data), []
+    except ValidationError as error:
+        return None, [problem for _, problem in _problems(error, model, source.section, data, source)]
+
+
 def _typed(section: str, data: dict[str, Any]) -> Any:
     own = model_for(section, data)
     if not issubclass(own, TrainerFile):

@@ -32,11 +32,14 @@ class StopRequest:
     Before and after the loop (`in_loop` False) a signal ends the program at once: there is nothing to save.
     So does a second signal, whatever the program is doing, unless it comes right behind the first: torchrun's
     agent, which is inside `accelerate launch`, passes on to its processes what they have already heard.
+    `received` may also come from another process of the training; this one's own signal, a moment later, is
+    then its first.
     """
 
     received: int | None = None
     heard: float = 0.0
     in_loop: bool = False
+    signals: int = 0
 
     def install(self) -> None:
         """Handle SIGTERM and SIGINT from now on."""
@@ -45,11 +48,15 @@ class StopRequest:
 
     def _handle(self, number: int, frame: Any) -> None:
         now = time.monotonic()
-        if self.received is not None:
-            if number == self.received == signal.SIGTERM and now - self.heard < ECHO:
-                return
+        if self.signals and number == signal.SIGTERM and now - self.heard < ECHO:
+            return
+        self.signals += 1
+        if self.signals > 1:
             os._exit(128 + number)
-        self.received, self.heard = number, now
+        self.heard = now
+        if self.received is not None:
+            return
+        self.received = number
         if not self.in_loop:
             raise SystemExit(128 + number)
         print(f"{signal.Signals(number).name}: finishing this step, then saving a checkpoint", flush=True)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from r1kit.machine import doctor, resources, speed, versions
+from r1kit.settings import load_profile
 
 
 @pytest.fixture
@@ -59,10 +60,23 @@ def test_a_wrong_release_warns_and_a_missing_package_fails(
 
 
 def test_a_gpu_profile_on_a_cpu_fails(profile: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    profile.machine.device = "cuda"
+    profile = load_profile("mi350x-8")
     monkeypatch.setattr(doctor, "detect_device", lambda: ("cpu", "no GPU"))
     assert "choose a CPU profile" in str(found(profile, "device"))
     assert found(profile, "device").level == "fail"
+
+
+def test_a_big_profile_wants_room_for_all_it_keeps_and_at_least_for_one_checkpoint(
+    profile: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = load_profile("mi350x-8")
+    wanted, least = doctor.disk_wanted(big)
+    assert 100 * 10**9 < least < 110 * 10**9  # 14 bytes for each of 7.6 billion parameters
+    assert wanted > 2 * least
+    for free, level in ((wanted, "ok"), (least, "warn"), (least - 1, "fail")):
+        monkeypatch.setattr(resources, "disk_free", lambda _, free=free: free)
+        assert found(big, "free disk").level == level
+    assert doctor.disk_wanted(profile) == (doctor.DISK_WANTED, doctor.DISK_LEAST)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Programs that a model might write, by accident or not, and what must hold for each. Standard library only,
-so that an ordinary user's bare Python can run them too: `python -m tests.sandbox.hostile TIER MODE`."""
+so that an ordinary user's bare Python can run them too: `python -m tests.sandbox.hostile TIER MODE ROWS` with
+MODE spawn or fork and ROWS all or quick."""
 
 import contextlib
 import json
@@ -406,7 +407,7 @@ class Surroundings:
         for _ in range(300):  # a training has many files open, so the sandbox's own have large numbers
             self.stack.callback(os.close, os.dup(inherited))
         os.environ["R1KIT_SECRET"] = SECRET
-        self.stack.callback(os.environ.pop, "R1KIT_SECRET")
+        self.stack.callback(os.environ.pop, "R1KIT_SECRET", None)
         column = seccomp.ARCHITECTURES[platform.machine()][1]
         self.told = {name: f"{folder}/{name}" for name in ("file", "writable", "mine")}
         self.told |= {"folder": folder, "socket": folder + "-socket"}
@@ -475,11 +476,11 @@ def run(sandbox: Sandbox, surroundings: Surroundings, row: Hostile) -> str:
     return complaint(row, sandbox.run(row.program, stdin, limits=row.limits))
 
 
-def run_all(tier: str, fork_server: bool, workers: int = 6) -> list[str]:
-    """Run the table in one tier, several at once; returns what did not hold."""
+def run_all(tier: str, fork_server: bool, workers: int = 6, rows: list[Hostile] = TABLE) -> list[str]:
+    """Run the rows in one tier, several at once; returns what did not hold."""
     with Surroundings() as surroundings, Sandbox(workers, tier=tier, fork_server=fork_server) as sandbox:
         with ThreadPoolExecutor(workers) as pool:
-            complaints = list(pool.map(lambda row: run(sandbox, surroundings, row), TABLE))
+            complaints = list(pool.map(lambda row: run(sandbox, surroundings, row), rows))
         leaks = [f"{sandbox.counts['leaked']} processes left over"] if sandbox.counts["leaked"] else []
         after = sandbox.run("print(1)")
         alive = [] if after.verdict is Verdict.OK else [f"no run possible afterwards: {after}"]
@@ -488,4 +489,5 @@ def run_all(tier: str, fork_server: bool, workers: int = 6) -> list[str]:
 
 if __name__ == "__main__":
     threading.stack_size(1 << 20)
-    print(json.dumps(run_all(sys.argv[1], sys.argv[2] == "fork")))
+    chosen = [row for row in TABLE if row.quick or sys.argv[3] == "all"]
+    print(json.dumps(run_all(sys.argv[1], sys.argv[2] == "fork", rows=chosen)))

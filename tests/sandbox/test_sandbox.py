@@ -54,6 +54,10 @@ def test_a_run_takes_input_and_gives_output(sandbox):
     assert 0 < execution.seconds < 8
 
 
+def test_input_can_be_opened_by_name(open_sandbox):
+    assert open_sandbox("bubblewrap").run("print(open('/dev/stdin').read())", b"7").stdout == b"7\n"
+
+
 def test_output_is_kept_up_to_the_limit(sandbox):
     execution = sandbox.run("print('y' * 70_000)")
     assert execution.stdout == b"y" * 65536

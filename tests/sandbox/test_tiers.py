@@ -98,7 +98,7 @@ def test_root_uses_a_python_that_a_spare_user_can_reach():
         assert sandbox.run("import sys; print(sys.executable)").stdout.decode().strip() == interpreter
 
 
-@pytest.mark.parametrize("fork_server", [False, True])
+@pytest.mark.parametrize("fork_server", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_checkout_in_a_closed_home_works(tmp_path, fork_server):
     """The broker is not root any more when it starts programs, and could not read its own files then."""
     package = Path(tiers.__file__).parents[1]
@@ -129,3 +129,27 @@ def test_no_python_within_reach_is_told(untried, monkeypatch):
         BrokerError, match=r"no Python from 3.9 on that .* can start \(tried /nowhere/python3\)"
     ):
         tiers.Broker(nowhere)
+
+
+def masked_proc(command):
+    """Run where no new /proc can be mounted, as in docker; skips if that cannot be arranged."""
+    if os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
+        pytest.skip("needs root and mount namespaces")
+    hide = 'mount -t tmpfs hidden /proc/tty && exec "$@"'
+    return subprocess.run(
+        ["unshare", "--mount", "sh", "-c", hide, "sh", *command], capture_output=True, text=True, check=True
+    ).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fork_server", [False, True])
+def test_where_proc_is_masked_the_tier_without_it_serves(fork_server):
+    """With a fork server, which has no /proc, the first tier seemed to work, and no binary could be run."""
+    if not all(tier.available for tier in tiers.probe()):
+        pytest.skip("needs every tier outside of the namespace")
+    code = (
+        "from r1kit.sandbox import Sandbox\n"
+        f"with Sandbox(1, fork_server={fork_server}) as sandbox:\n"
+        "    print(sandbox.tier.name, sandbox.run('print(5)').stdout)"
+    )
+    assert masked_proc([sys.executable, "-c", code]).strip() == r"bubblewrap-no-proc b'5\n'"

@@ -112,6 +112,15 @@ def test_outside_the_training_loop_a_signal_ends_the_program():
 def test_a_second_signal_ends_the_program_at_once(monkeypatch):
     codes = []
     monkeypatch.setattr("os._exit", codes.append)
-    stop = StopRequest(received=signal.SIGTERM, in_loop=True)
+    stop = StopRequest(received=signal.SIGTERM, in_loop=True, signals=1)
     stop._handle(signal.SIGTERM, None)
     assert codes[0] == 143
+
+
+def test_a_stop_that_another_process_heard_first_is_not_a_second_signal(monkeypatch):
+    # Incident: two ranks on two nodes; the one that heard the signal later left in the middle of its save.
+    monkeypatch.setattr("os._exit", lambda code: pytest.fail("left without saving"))
+    stop = StopRequest(in_loop=True)
+    stop.received = signal.SIGTERM  # as the ranks agreed
+    stop._handle(signal.SIGTERM, None)
+    assert stop.received == signal.SIGTERM

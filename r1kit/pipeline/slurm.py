@@ -1,0 +1,195 @@
+"""`r1kit run --on slurm`: a run as a batch job, from a script that people can read, edit and submit.
+
+The job executes `r1kit run --resume RUN` on its first node; trainings of a profile with `num_machines` above
+one spread over the nodes (`r1kit.runs.nodes`). At the time limit it saves, goes back into the queue and goes
+on. What the cluster wants to hear comes from a site file. Nothing here needs Slurm's accounting: the script
+writes how the run ended into RUN/slurm/exit.json.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import string
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+
+from r1kit.runs import nodes
+from r1kit.runs.files import read_json, write_text_atomic
+from r1kit.runs.folder import Run, runs_folder
+from r1kit.settings import Profile
+from r1kit.settings.site import Site
+
+WARNING = 60  # seconds before the limit, on top of the grace: the kernel and Slurm need some too
+WAITING, ACTIVE = (
+    ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD"),
+    ("RUNNING", "COMPLETING", "SUSPENDED"),
+)
+
+
+class SlurmError(ValueError):
+    """Slurm is not there, or refused."""
+
+    exit_code = 1
+
+
+class Template(string.Template):
+    """Bash is full of dollars, so values stand as @{name}."""
+
+    delimiter = "@"
+
+
+def render(run: Run, settings: Profile, stages: list[str], site: Site, *, strict: bool = False) -> str:
+    """The batch script of a run."""
+    trainers = nodes.machines(settings.accelerate)
+    command = [sys.executable, "-m", "r1kit", "run", "--resume", run.run_id, "--stages", ",".join(stages)]
+    options = {"partition": site.partition, "account": site.account, "gpus-per-node": site.gpus_per_node}
+    options |= {"cpus-per-task": site.cpus_per_node} if site.cpus_per_node else {"exclusive": True}
+    text = resources.files("r1kit.pipeline").joinpath("slurm.sbatch").read_text(encoding="utf-8")
+    return Template(text).substitute(
+        run_id=run.run_id,
+        profile=settings.name,
+        date=f"{datetime.now():%Y-%m-%d %H:%M}",
+        folder=shlex.quote(str(folder(run))),
+        runs=shlex.quote(str(runs_folder())),
+        nodes=trainers + site.server_nodes,
+        trainers=trainers,
+        servers=site.server_nodes,
+        time=site.time,
+        warning=round(settings.machine.grace_seconds) + WARNING,
+        options="\n".join(
+            directive(name, value) for name, value in {**options, **site.options}.items() if value
+        ),
+        setup="\n".join(site.setup) or ":",
+        environment="\n".join(
+            f"export {name}={shlex.quote(text)}" for name, text in site.environment.items()
+        ),
+        command=shlex.join([*command, *(["--strict"] if strict else [])]),
+        requeues=site.requeues,
+    )
+
+
+def directive(name: str, value: object) -> str:
+    """`#SBATCH --name=value`, or `#SBATCH --name` for a bare switch."""
+    return f"#SBATCH --{name}" if value is True else f"#SBATCH --{name}={value}"
+
+
+def folder(run: Run) -> Path:
+    """Where the job's script, output and end lie."""
+    return run.path / "slurm"
+
+
+def submit(run: Run, script: str) -> str:
+    """Write the script into the run, hand it to sbatch, and return the job's number.
+
+    Raises:
+        SlurmError: there is no sbatch, the run is in the queue already, or Slurm refused.
+    """
+    if shutil.which("sbatch") is None:
+        raise SlurmError("there is no sbatch here: submit from a login node of the cluster")
+    before = run.manifest.get("slurm", {}).get("job")
+    if before and state(before):
+        raise SlurmError(f"run {run.run_id} is in the queue already, as job {before}: r1kit slurm follow")
+    path = folder(run) / "job.sbatch"
+    write_text_atomic(path, script)
+    (folder(run) / "exit.json").unlink(missing_ok=True)
+    job = _slurm("sbatch", "--parsable", str(path)).partition(";")[0]
+    run.update_manifest(slurm={"job": job})
+    return job
+
+
+def state(job: str) -> str:
+    """PENDING, RUNNING, …; empty where Slurm's queue no longer knows the job."""
+    try:
+        found = _slurm("squeue", "--noheader", f"--jobs={job}", "--states=all", "--format=%T")
+    except SlurmError as error:
+        if "Invalid job id" in str(error):  # it left the controller's memory (MinJobAge)
+            return ""
+        raise
+    return found if found in WAITING + ACTIVE else ""
+
+
+def follow(run: Run, seconds: float = 2.0) -> Iterator[str]:
+    """Lines worth printing while the job waits and runs: its states, and what it prints itself."""
+    job = job_of(run)
+    log, seen, before = folder(run) / "job.log", 0, ""
+    while True:
+        now = state(job)
+        if now != before and now:
+            yield f"job {job}: {now.lower()} {reason(job)}".rstrip()
+        before = now
+        text = log.read_text(encoding="utf-8", errors="replace")[seen:] if log.exists() else ""
+        whole = text[: text.rfind("\n") + 1] if now else text
+        seen += len(whole)
+        yield from whole.splitlines()
+        if not now:
+            return
+        time.sleep(seconds)
+
+
+def reason(job: str) -> str:
+    """Why the job waits, "(Resources)", or on which nodes it runs, "n[1-2]"."""
+    try:
+        return _slurm("squeue", "--noheader", f"--jobs={job}", "--format=%R")
+    except SlurmError:  # it has just left the queue
+        return ""
+
+
+def outcome(run: Run) -> tuple[int, str]:
+    """(exit code, why) of a run whose job has left the queue."""
+    found = read_json(folder(run) / "exit.json", {})
+    if "returncode" in found:
+        return found["returncode"], ""
+    job = job_of(run)
+    return 1, f"job {job} ended without a word: a node failed, or Slurm killed it (scontrol show job {job})"
+
+
+def cancel(run: Run, grace: float) -> str:
+    """End a run's job, a running one with a checkpoint; returns what was done.
+
+    The script alone is told first (Slurm's own way would leave its KillWait, often 30 s, for everything);
+    what is left after the grace is cancelled.
+    """
+    job = job_of(run)
+    now = state(job)
+    if not now:
+        return f"job {job} is not in the queue"
+    if now == "RUNNING":
+        _slurm("scancel", "--signal=TERM", "--batch", job)
+        deadline = time.monotonic() + grace + WARNING
+        while state(job) in ACTIVE and time.monotonic() < deadline:
+            time.sleep(0.5)
+        if state(job) not in ACTIVE and (folder(run) / "exit.json").exists():
+            return f"job {job} was asked to save and has ended"
+    _slurm("scancel", job)
+    return f"job {job} is cancelled"
+
+
+def job_of(run: Run) -> str:
+    """The run's newest job.
+
+    Raises:
+        SlurmError: it never had one.
+    """
+    job = run.manifest.get("slurm", {}).get("job")
+    if not job:
+        raise SlurmError(f"run {run.run_id} was never given to Slurm: r1kit run --on slurm")
+    return job
+
+
+def _slurm(*command: str) -> str:
+    # Seen from inside another job, sbatch would take that job's settings for its own.
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("SLURM_JOB")}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SlurmError(f"{command[0]}: {error}") from error
+    if done.returncode:
+        raise SlurmError(f"{command[0]} refused: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout.strip()
