@@ -86,23 +86,18 @@ def test_two_processes_that_were_interrupted_end_with_the_weights_of_a_whole_run
     first, second = (load_file(folder / "model/model.safetensors") for folder in (whole, cut))
     assert all(torch.equal(first[name], second[name]) for name in first)
     start = load_file(world / "base/model.safetensors")
-    assert any(not torch.equal(start[name], first[name]) for name in first)
+    assert any(not torch.equal(start[name], first[name]) for name in start)  # or nothing was tested
 
 
 def test_one_process_goes_on_where_two_with_ddp_left_off(world, servers, tmp_path):
     job_folder = write(tmp_path / "job", world, "ddp", max_steps=2)
     servers(job_folder)
     assert ended(train(job_folder), 120)[0] == 0
+    write(job_folder, world, "one", max_steps=4, per_device_train_batch_size=4)
+    code, _ = ended(train(job_folder), 60)
+    assert code == 2  # before anything is loaded: the step would have half as many samples
+    assert "a step has 4 samples, not 8" in (job_folder / "train.log").read_text()
     write(job_folder, world, "one", max_steps=4)
     assert ended(train(job_folder), 120)[0] == 0
     assert [row["step"] for row in rows(job_folder)] == [1, 2, 3, 4]
     assert "resuming from step 2" in (job_folder / "train.log").read_text()
-    write(job_folder, world, "one", max_steps=6, per_device_train_batch_size=4)
-    code, status = ended(train(job_folder), 60)
-    assert code == 2
-    assert "samples" in status["message"] or "samples" in cluster_log(job_folder)
-
-
-def cluster_log(folder: Path) -> str:
-    """What the training printed."""
-    return (folder / "train.log").read_text()
