@@ -14,7 +14,7 @@ from r1kit.runs import weight_versions
 from r1kit.runs.weight_versions import BadVersion, read_version
 from r1kit.training import weight_file
 from r1kit.training.served import Drifted, check_drift
-from r1kit.training.server_client import Bounds, ServerClient, ServerSilent, WrongVersion, connect
+from r1kit.training.server_client import Bounds, Replicas, ServerClient, ServerSilent, WrongVersion, connect
 from r1kit.training.server_generation import Link, preflight
 from r1kit.training.watchdog import Stopped
 from r1kit.training.weight_file import NoRoom, write_version
@@ -177,3 +177,21 @@ def test_a_request_is_sent_once_and_ends_within_its_bound(serve):
     with pytest.raises(ServerSilent, match=r"did not answer within 0\.3 s"):
         servers.generate([[1, 2]], n=1, max_tokens=1, temperature=1.0)
     assert (link.folder / "generations").read_text() == "1"
+
+
+def test_two_replicas_share_the_prompts_and_answer_in_order():
+    class Client:
+        def generate(self, prompts, n):
+            rows = [[prompt[0], i] for prompt in prompts for i in range(n)]
+            return {
+                "prompt_ids": prompts,
+                "completion_ids": rows,
+                "logprobs": rows,
+                "logprob_token_ids": rows,
+            }
+
+    prompts = [[i] for i in range(5)]
+    for count in (1, 2, 3, 8):  # more servers than prompts: some have nothing to do
+        answer = Replicas([Client() for _ in range(count)]).generate(prompts, n=2)
+        assert answer["completion_ids"] == [[i, j] for i in range(5) for j in range(2)]
+        assert answer["prompt_ids"] == prompts
