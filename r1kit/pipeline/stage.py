@@ -174,6 +174,9 @@ def device_mask(settings: Profile, program: str) -> dict[str, str]:
     layout = settings.machine.layout
     if layout is None:
         return {}
+    section = getattr(settings, {"pretrain": "base"}.get(program, program), None)
+    if section is not None and section.alone:
+        return mask(layout.train[:1])
     alone = program != "grpo" and settings.accelerate.get("num_processes") != len(layout.train)
     return mask(sorted({*layout.serve, *layout.train}) if alone else layout.train)
 

@@ -104,9 +104,7 @@ def processes_agree_with_their_kind(view: View) -> Iterator[Problem]:
     """accelerate would start one process and the batch arithmetic would be for several."""
     processes = view["accelerate.num_processes"]
     if view["accelerate.distributed_type"] == "NO" and processes != 1:
-        message = (
-            'distributed_type "NO" means one process; several need MULTI_CPU, MULTI_GPU, DEEPSPEED or FSDP.'
-        )
+        message = 'distributed_type "NO" means one process; several need MULTI_GPU, DEEPSPEED or FSDP.'
         yield view.problem("accelerate.num_processes", message, "1")
 
 

@@ -135,6 +135,15 @@ def processes_fit_the_layout(view: View) -> Iterator[Problem]:
 
 
 @rule
+def several_processes_start_on_a_cpu(view: View) -> Iterator[Problem]:
+    """accelerate 1.15 leaves MULTI_CPU to MPI: with num_processes 2 it starts one process without a word."""
+    if view["accelerate.distributed_type"] == "MULTI_CPU" and view["accelerate.num_processes"] > 1:
+        message = "accelerate would start one process only."
+        allowed = "MULTI_GPU (with use_cpu: true: the same on CPUs), DEEPSPEED or FSDP"
+        yield view.problem("accelerate.distributed_type", message, allowed, "MULTI_GPU")
+
+
+@rule
 def layout_sets_the_masks(view: View) -> Iterator[Problem]:
     """A mask in `environment` would renumber the devices that the layout names."""
     for name in ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
@@ -284,9 +293,10 @@ def matrices_stay_whole_for_muon(view: View) -> Iterator[Problem]:
     config = view["accelerate.deepspeed_config"] if view.given("accelerate.deepspeed_config") else {}
     if kind == "FSDP" or (kind == "DEEPSPEED" and config.get("zero_stage", 2) != 0):
         for section in TRAINER_SECTIONS:
-            if view.has(section) and view[f"{section}.optimizer"] == "muon":
+            muon = view.has(section) and view[f"{section}.optimizer"] == "muon"
+            if muon and not view[f"{section}.alone"]:
                 message = f"accelerate.yaml says {kind}, which cuts the matrices up."
-                yield view.problem(f"{section}.optimizer", message, "adamw", "adamw")
+                yield view.problem(f"{section}.optimizer", message, "adamw, or alone: true", "adamw")
 
 
 @rule

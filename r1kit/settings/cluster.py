@@ -95,7 +95,8 @@ class WeightSyncSettings(Settings):
     drift: float = Field(
         default=0.1,
         gt=0,
-        description="Stop when the mean importance ratio of server and trainer leaves 1 by more than this.",
+        description="Stop when the mean importance ratio of trainer and server leaves 1, or their "
+        "log-probabilities differ on average, by more than this.",
     )
 
 

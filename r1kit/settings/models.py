@@ -160,6 +160,10 @@ class TrainerFile(Settings):
     muon_learning_rate: float = Field(
         default=0.02, gt=0, description="Muon's learning rate; `learning_rate` stays AdamW's."
     )
+    alone: bool = Field(
+        default=False,
+        description="Train in one process, not in accelerate.yaml's: Muon needs the matrices that ZeRO cuts.",
+    )
     _trl: dict[str, Any] = PrivateAttr(default_factory=dict)
     _model: dict[str, Any] = PrivateAttr(default_factory=dict)
 

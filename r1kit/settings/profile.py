@@ -62,11 +62,20 @@ class Profile:
     def accelerate_yaml(self, program: str = "") -> str:
         """The text of accelerate.yaml with overrides applied, for the job folder of `program`.
 
-        With a layout GRPO starts one process on each device of `train`, however many the file says.
+        With a layout GRPO starts one process on each device of `train`, however many the file says; a program
+        whose settings say `alone` gets one process.
         """
-        layout, processes = self.machine.layout, self.accelerate.get("num_processes", 1)
-        count = grpo_processes(layout, processes) if program == "grpo" and layout else processes
-        return yaml_dump(self.accelerate | ({"num_processes": count} if count != processes else {}))
+        section = getattr(self, {"pretrain": "base"}.get(program, program), None)
+        if section is not None and section.alone:
+            shared = {key: value for key, value in self.accelerate.items() if not key.endswith("_config")}
+            return yaml_dump(shared | {"distributed_type": "NO", "num_processes": 1})
+        count = {"num_processes": self.grpo_processes} if program == "grpo" and self.machine.layout else {}
+        return yaml_dump(self.accelerate | count)
+
+    @property
+    def grpo_processes(self) -> int:
+        """Processes in which GRPO trains (see `cluster.grpo_processes`)."""
+        return grpo_processes(self.machine.layout, self.accelerate.get("num_processes", 1))
 
 
 def profile_names(config_root: str | Path | None = None) -> list[str]:

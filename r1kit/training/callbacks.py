@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from r1kit.runs import files, metrics
-from r1kit.training import checkpoints
+from r1kit.training import checkpoints, processes
 from r1kit.training.program import StopRequest
 from r1kit.training.throughput import Throughput
 from r1kit.training.watchdog import Watchdog
@@ -132,6 +132,9 @@ class CompleteMarker(TrainerCallback):
         if state.is_world_process_zero:
             checkpoint = self.folder / f"checkpoint-{state.global_step}"
             record = {"step": state.global_step, "total_steps": state.max_steps, "written": time.time()}
+            record |= processes.record(
+                args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+            )
             files.write_json_atomic(checkpoint / checkpoints.MARKER, record)
             checkpoints.keep_newest(self.folder, self.keep)
 

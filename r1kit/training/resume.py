@@ -19,6 +19,7 @@ from r1kit.runs import metrics
 from r1kit.settings import Problem, SettingsError
 from r1kit.training import checkpoints
 from r1kit.training.callbacks import CompleteMarker, GracefulStop, MetricsLog, Progress, saved_state
+from r1kit.training.processes import check_resume, check_started
 from r1kit.training.program import Job
 from r1kit.training.throughput import throughput_of
 
@@ -55,7 +56,8 @@ def set_sampler_epoch(dataloader: Any, epoch: int) -> None:
 def trainer_arguments(job: Job, keys: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
     """The yaml's keys with what a supervised program needs, and `save_total_limit`, which we apply ourselves.
 
-    Only keys the yaml leaves out get a default here; where and on what we train is the job's to say.
+    A checkpoint that these processes cannot go on from is refused here, before anything is loaded. Only keys
+    the yaml leaves out get a default here; where and on what we train is the job's to say.
     """
     defaults: dict[str, Any] = {
         "report_to": "none",
@@ -67,6 +69,8 @@ def trainer_arguments(job: Job, keys: dict[str, Any]) -> tuple[dict[str, Any], i
     if job.device == "cpu":
         defaults["bf16"] = False  # TRL's default is True
     keys = {**defaults, **keys}
+    check_started(job.folder)
+    check_resume(job.checkpoints, keys)
     keep = keys.pop("save_total_limit", None)
     forced = {
         "output_dir": str(job.checkpoints),

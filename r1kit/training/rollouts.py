@@ -132,6 +132,8 @@ class RolloutTrainer(ServedRollouts, ExactResume, GRPOTrainer):
     def restore_rollouts(self, checkpoint: Path) -> None:
         """Continue counting micro-steps, and with the rollouts, where `checkpoint` was taken."""
         path = Path(checkpoint) / BUFFER.format(rank=self.accelerator.process_index)
+        if not path.exists():  # made by fewer processes, with no rollouts in use: see `processes`
+            path = Path(checkpoint) / BUFFER.format(rank=0)
         saved = torch.load(path, map_location=str(self.accelerator.device), weights_only=True)
         self._step, self._buffered_inputs = saved["step"], saved["inputs"]
 

@@ -165,6 +165,7 @@ class ServerGeneration(VLLMGeneration):
                 (name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape))
                 for name, tensor in self._iter_named_params()
             ]
+        self.accelerator.wait_for_everyone()  # a rank that still saves must not use up the others' bound
         while True:
             with self._phase("sync", self.link.bounds.sync):
                 measured = self._together(self._send)

@@ -41,7 +41,7 @@ ACCELERATE = {
 }  # fmt: skip
 BACKENDS = {
     "one": {"distributed_type": "NO", "num_processes": 1},
-    "ddp": {"distributed_type": "MULTI_CPU", "num_processes": 2},
+    "ddp": {"distributed_type": "MULTI_GPU", "num_processes": 2},
     "zero2": {
         "distributed_type": "DEEPSPEED",
         "num_processes": 2,

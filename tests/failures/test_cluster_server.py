@@ -9,30 +9,14 @@ import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.failures import cluster
-from tests.failures.cluster import StandIn, checkpoints_in, ended, train, write
+from tests.failures.cluster import checkpoints_in, ended, train, write
 from tests.training.conftest import rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.failures, pytest.mark.cluster]
-
-
-@pytest.fixture
-def servers(world: Path) -> Iterator:
-    """`servers(job, *options)` starts a stand-in; all of them are ended after the test."""
-    started: list[StandIn] = []
-
-    def start(job: Path, *options: str, **kwargs: int) -> StandIn:
-        started.append(StandIn(job, world, *options, **kwargs))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.stop()
 
 
 def test_a_killed_server_ends_the_run_with_a_checkpoint_of_that_step_and_the_run_resumes(

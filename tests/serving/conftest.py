@@ -75,7 +75,9 @@ def profile_with_server(tmp_path: Path) -> Path:
     """A copy of cpu-tiny with a server."""
     folder = tmp_path / "tiny"
     shutil.copytree(CONFIG_ROOT / "cpu-tiny", folder)
-    server = json.dumps(machine().server.model_dump())
+    server = json.dumps(machine(max_model_len=128).server.model_dump())
     with open(folder / "machine.yaml", "a", encoding="utf-8") as file:
         file.write(f"server: {server}\n")
+    with open(folder / "grpo.yaml", "a", encoding="utf-8") as file:
+        file.write("use_vllm: true\nvllm_mode: server\n")
     return folder

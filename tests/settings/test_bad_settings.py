@@ -422,7 +422,7 @@ def test_an_unknown_profile_names_the_nearest(profile_folder: Path) -> None:
 def test_the_length_reward_wants_whole_groups_in_each_process(profile_folder: Path) -> None:
     """Two processes of 12 completions hold three groups of 8 together, but one and a half each."""
     changes = {
-        "accelerate.distributed_type": "MULTI_CPU",
+        "accelerate.distributed_type": "MULTI_GPU",
         "accelerate.num_processes": 2,
         "grpo.per_device_train_batch_size": 12,
         "grpo.gradient_accumulation_steps": 1,

@@ -12,7 +12,7 @@ from r1kit.settings import SettingsError, load_profile
 SERVER = {"max_model_len": 256}
 SERVED = {"machine.server": SERVER, "grpo.use_vllm": True, "grpo.vllm_mode": "server"}
 TWO = {
-    "accelerate.distributed_type": "MULTI_CPU",
+    "accelerate.distributed_type": "MULTI_GPU",
     "accelerate.num_processes": 2,
     "grpo.gradient_accumulation_steps": 1,
 }
@@ -99,6 +99,12 @@ BAD = [
         "NCCL needs GPUs",
     ),
     (
+        "processes left to MPI",
+        TWO | {"accelerate.distributed_type": "MULTI_CPU"},
+        "distributed_type",
+        "one process only",
+    ),
+    (
         "ranks that give up",
         SERVED | TWO | server(generation_seconds=1800),
         "ddp_timeout",
@@ -153,6 +159,16 @@ def test_grpo_trains_on_its_devices_and_sft_on_all_eight(profile_folder: Path):
     profile = load_profile(profile_folder, GPUS | {"accelerate.num_processes": 8})
     assert "num_processes: 6" in profile.accelerate_yaml("grpo")
     assert "num_processes: 8" in profile.accelerate_yaml("sft")
+
+
+def test_muon_trains_alone_beside_zero(profile_folder: Path):
+    zero = {"accelerate.distributed_type": "DEEPSPEED", "accelerate.deepspeed_config": {"zero_stage": 2}}
+    alone = {"accelerate.num_processes": 2, "base.alone": True, "sft.alone": True}
+    profile = load_profile(profile_folder, zero | alone)
+    for program in ("pretrain", "sft"):
+        assert "distributed_type: 'NO'" in profile.accelerate_yaml(program)
+        assert "zero_stage" not in profile.accelerate_yaml(program)
+    assert "zero_stage: 2" in profile.accelerate_yaml("grpo")
 
 
 def test_an_open_server_is_advice_and_no_error(profile_folder: Path):

@@ -10,7 +10,9 @@ from transformers import TrainerControl, TrainerState
 from r1kit.training.callbacks import CompleteMarker, GracefulStop, MetricsLog, readable
 from r1kit.training.program import StopRequest
 
-ARGS = SimpleNamespace(world_size=1, device="cpu")
+ARGS = SimpleNamespace(
+    world_size=1, device="cpu", per_device_train_batch_size=4, gradient_accumulation_steps=2
+)
 
 
 def state_at(step: int, tokens: int = 0, **fields) -> TrainerState:
@@ -80,7 +82,9 @@ def test_the_marker_is_written_after_the_checkpoint_and_old_ones_go(tmp_path):
     for step in (5, 10, 15):
         (tmp_path / f"checkpoint-{step}").mkdir()
         marker.on_save(ARGS, state_at(step), TrainerControl())
-        assert json.loads((tmp_path / f"checkpoint-{step}/complete.json").read_text())["step"] == step
+        written = json.loads((tmp_path / f"checkpoint-{step}/complete.json").read_text())
+        assert written["step"] == step
+        assert (written["processes"], written["backend"], written["batch"]) == (1, "one process", 8)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-15"]
 
 

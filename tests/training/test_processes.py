@@ -1,0 +1,83 @@
+"""Another number of processes goes on from a checkpoint where it can, and is refused at once where not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from r1kit.settings import SettingsError
+from r1kit.training.processes import check_resume, check_started
+
+ZERO2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """`processes(count, **environment)`: as torchrun and accelerate would say it."""
+    for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+
+    def say(count: int, **environment: str) -> None:
+        for name, value in {"WORLD_SIZE": str(count), **environment}.items():
+            monkeypatch.setenv(name, value)
+
+    return say
+
+
+def made_by(folder, count: int, backend: str, batch: int = 8, rollouts: object = None) -> None:
+    checkpoint = folder / "checkpoint-4"
+    checkpoint.mkdir()
+    torch.save({"step": 4, "inputs": rollouts}, checkpoint / "rollout_buffer_0.pt")
+    record = {"processes": count, "backend": backend, "batch": batch}
+    (checkpoint / "complete.json").write_text(json.dumps(record))
+
+
+def test_one_process_goes_on_after_two_with_ddp_if_the_batch_stays(tmp_path, processes):
+    made_by(tmp_path, 2, "DDP")
+    processes(1)
+    check_resume(tmp_path, {"per_device_train_batch_size": 8})
+    with pytest.raises(SettingsError, match=r"a step has 4 samples, not 8"):
+        check_resume(tmp_path, {"per_device_train_batch_size": 4})
+
+
+def test_rollouts_in_use_are_not_divided_anew(tmp_path, processes):
+    made_by(tmp_path, 2, "DDP", rollouts=[torch.zeros(1)])
+    processes(4)
+    with pytest.raises(SettingsError, match="rollouts that a step was using"):
+        check_resume(tmp_path, {"per_device_train_batch_size": 2})
+
+
+def test_zero_2_goes_on_with_the_same_processes_only(tmp_path, processes):
+    made_by(tmp_path, 2, "DeepSpeed ZeRO-2")
+    processes(2, **ZERO2)
+    check_resume(tmp_path, {"per_device_train_batch_size": 4})
+    processes(4, **ZERO2)
+    with pytest.raises(SettingsError, match=r"made by 2 processes \(DeepSpeed ZeRO-2\), now there are 4"):
+        check_resume(tmp_path, {"per_device_train_batch_size": 2})
+
+
+def test_another_back_end_is_refused_by_name(tmp_path, processes):
+    made_by(tmp_path, 2, "DDP")
+    processes(2, **ZERO2)
+    with pytest.raises(SettingsError, match="distributed_type"):
+        check_resume(tmp_path, {"per_device_train_batch_size": 4})
+
+
+def test_no_checkpoint_and_one_without_a_record_refuse_nobody(tmp_path, processes):
+    processes(2)
+    check_resume(tmp_path, {})
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1/complete.json").write_text('{"step": 1}')
+    check_resume(tmp_path, {})
+
+
+def test_one_process_where_two_were_asked_for_is_not_a_training(tmp_path, processes):
+    """Incident, 2026-11-24: accelerate starts one process for MULTI_CPU, and the run looked healthy."""
+    (tmp_path / "accelerate.yaml").write_text("distributed_type: MULTI_CPU\nnum_processes: 2\n")
+    processes(1, ACCELERATE_USE_CPU="true")
+    with pytest.raises(SettingsError, match="1 of 2 processes"):
+        check_started(tmp_path)
+    processes(2, ACCELERATE_USE_CPU="true")
+    check_started(tmp_path)
