@@ -52,7 +52,14 @@ GRPO = {  # generates once for four steps of two micro-batches: most checkpoints
     "gradient_checkpointing": False,
     "bf16": False,
 }
-NOT_COMPARED = ("seconds", "seconds_left", "tokens_per_second", "step_time")
+NOT_COMPARED = (
+    "seconds",
+    "seconds_left",
+    "tokens_per_second",
+    "step_time",
+    "mfu/causal",
+    "mfu/full_attention",
+)
 
 
 def kill_at(program: str, folder: Path, step: int, number: int = signal.SIGKILL) -> int:
