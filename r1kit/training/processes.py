@@ -50,8 +50,8 @@ def check_started(folder: str | Path) -> None:
     accelerate 1.15 starts just one for `distributed_type: MULTI_CPU` (it leaves the others to MPI), and says
     nothing. On a CPU, `MULTI_GPU` with `use_cpu: true` starts them.
 
-    With ZeRO-3 the final model folder gets no weights, only DeepSpeed's pieces, unless `zero3_save_16bit_model`
-    is true (seen with DeepSpeed 0.19, 2026-11-24): the next stage would find that out.
+    With ZeRO-3 the final model folder gets no weights, only DeepSpeed's pieces, unless
+    `zero3_save_16bit_model` is true (seen with DeepSpeed 0.19, 2026-11-24): the next stage would find that out.
 
     Raises:
         SettingsError: fewer processes run than asked for, or ZeRO-3 would not write the model.
