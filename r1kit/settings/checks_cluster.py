@@ -136,8 +136,12 @@ def processes_fit_the_layout(view: View) -> Iterator[Problem]:
 
 @rule
 def several_processes_start_on_a_cpu(view: View) -> Iterator[Problem]:
-    """accelerate 1.15 leaves MULTI_CPU to MPI: with num_processes 2 it starts one process without a word."""
-    if view["accelerate.distributed_type"] == "MULTI_CPU" and view["accelerate.num_processes"] > 1:
+    """accelerate 1.15 leaves MULTI_CPU to MPI: with num_processes 2 it starts one process without a word.
+
+    Over several nodes it is srun that starts them (runs/nodes.py).
+    """
+    of_mpi = view["accelerate.distributed_type"] == "MULTI_CPU" and view["accelerate.num_machines"] == 1
+    if of_mpi and view["accelerate.num_processes"] > 1:
         message = "accelerate would start one process only."
         allowed = "MULTI_GPU (with use_cpu: true: the same on CPUs), DEEPSPEED or FSDP"
         yield view.problem("accelerate.distributed_type", message, allowed, "MULTI_GPU")

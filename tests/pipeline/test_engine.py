@@ -289,7 +289,8 @@ def test_no_network_is_needed_not_even_a_loopback_interface(notebook, tmp_path):
     prefix = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
     if not shutil.which("unshare") or subprocess.run([*prefix, "true"], capture_output=True).returncode:
         pytest.skip("unshare is not permitted here")
-    code = "import os; print(1); os.system('echo 2 > two'); print(open('two').read())"
+    path = str(tmp_path / "two")
+    code = f"import os; print(1); os.system('echo 2 > {path}'); print(open({path!r}).read())"
     done = papermill(notebook(code), tmp_path / "out.ipynb", prefix=prefix)
     log, _ = done.communicate(timeout=60)
     assert done.returncode == 0, log
