@@ -45,18 +45,26 @@ def batch_of(keys: Mapping[str, Any], count: int) -> int:
 
 
 def check_started(folder: str | Path) -> None:
-    """Refuse to train alone where accelerate.yaml asks for several processes.
+    """Refuse to train alone where accelerate.yaml asks for several processes, or for a model without weights.
 
     accelerate 1.15 starts just one for `distributed_type: MULTI_CPU` (it leaves the others to MPI), and says
     nothing. On a CPU, `MULTI_GPU` with `use_cpu: true` starts them.
 
+    With ZeRO-3 the final model folder gets no weights, only DeepSpeed's pieces, unless
+    `zero3_save_16bit_model` is true (seen with DeepSpeed 0.19, 2026-11-24): the next stage would find that out.
+
     Raises:
-        SettingsError: fewer processes run than asked for.
+        SettingsError: fewer processes run than asked for, or ZeRO-3 would not write the model.
     """
     path = Path(folder) / "accelerate.yaml"
     if "ACCELERATE_USE_CPU" not in os.environ or not path.exists():
         return  # not started by accelerate
-    asked = yaml_load(path.read_text(encoding="utf-8")).get("num_processes") or 1
+    content = yaml_load(path.read_text(encoding="utf-8"))
+    zero = content.get("deepspeed_config") or {}
+    if zero.get("zero_stage") == 3 and zero.get("zero3_save_16bit_model") is not True:
+        key, message = "deepspeed_config.zero3_save_16bit_model", "The final model would have no weights."
+        raise SettingsError([Problem("accelerate.yaml", key, allowed="true", message=message)])
+    asked = content.get("num_processes") or 1
     if processes() < asked:
         message = (
             f"{processes()} of {asked} processes was started. On a CPU write MULTI_GPU with use_cpu: true."

@@ -81,3 +81,14 @@ def test_one_process_where_two_were_asked_for_is_not_a_training(tmp_path, proces
         check_started(tmp_path)
     processes(2, ACCELERATE_USE_CPU="true")
     check_started(tmp_path)
+
+
+def test_zero_3_that_would_leave_a_model_without_weights_is_refused(tmp_path, processes):
+    """Incident, 2026-11-24: model/ held a config, a tokenizer and DeepSpeed's pieces."""
+    path = tmp_path / "accelerate.yaml"
+    path.write_text("num_processes: 2\ndeepspeed_config: {zero_stage: 3}\n")
+    processes(2, ACCELERATE_USE_CPU="true")
+    with pytest.raises(SettingsError, match="would have no weights"):
+        check_started(tmp_path)
+    path.write_text("num_processes: 2\ndeepspeed_config: {zero_stage: 3, zero3_save_16bit_model: true}\n")
+    check_started(tmp_path)
