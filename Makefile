@@ -8,7 +8,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab setup-cluster demo-cluster test test-fast lint browser sandbox slurm matrix lock clean
+.PHONY: help setup demo lab setup-cluster demo-cluster test test-fast test-cluster lint browser sandbox slurm matrix lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -27,7 +27,10 @@ lab: setup ## Open the notebooks in JupyterLab
 	@$(VENV)/bin/jupyter lab notebooks
 
 test: lint test-fast | browser slurm ## Everything: lint, fast tests, notebooks end to end, browser, kills and hangs
-	@$(VENV)/bin/python -m pytest -q -m "slow or e2e"
+	@$(VENV)/bin/python -m pytest -q -m "(slow or e2e) and not cluster"
+
+test-cluster: setup-cluster $(VENV)/.test ## Servers killed and silent, ranks killed and stopped, the real vLLM (about 15 minutes)
+	@$(VENV)/bin/python -m pytest -q -m "cluster"
 
 test-fast: $(VENV)/.test | sandbox ## The fast tests (under two minutes)
 	@$(VENV)/bin/python -m pytest -q -m "not slow and not e2e"

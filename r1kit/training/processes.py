@@ -51,7 +51,7 @@ def check_started(folder: str | Path) -> None:
     nothing. On a CPU, `MULTI_GPU` with `use_cpu: true` starts them.
 
     With ZeRO-3 the final model folder gets no weights, only DeepSpeed's pieces, unless
-    `zero3_save_16bit_model` is true (seen with DeepSpeed 0.19, 2026-11-24): the next stage would find that out.
+    `zero3_save_16bit_model` is true (seen with DeepSpeed 0.19, 2026-11-24), and the next stage would fail.
 
     Raises:
         SettingsError: fewer processes run than asked for, or ZeRO-3 would not write the model.
