@@ -46,3 +46,10 @@ def write_completion(steps: list[str], answer: str) -> str:
 def user_prompt(problem: str) -> list[dict[str, str]]:
     """The conversation that asks for an answer to ``problem`` (TRL's conversational prompt)."""
     return [{"role": "user", "content": problem}]
+
+
+def begins_reasoning(prompt: str) -> bool:
+    """Whether a prompt ends in `<think>`, as chat templates of R1's distilled models write it: the completion
+    then begins within the reasoning.
+    """
+    return prompt.rstrip().endswith(THINK_OPEN)

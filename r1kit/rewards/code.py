@@ -24,7 +24,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from r1kit.data.format import THINK_OPEN
+from r1kit.data.format import begins_reasoning
 from r1kit.rewards.completions import completion_text
 from r1kit.rewards.format import has_form
 from r1kit.rewards.shared_sandbox import configure, shared_client, shared_sandbox
@@ -134,7 +134,7 @@ def judge_completions(
     for row, (completion, problem) in enumerate(zip(completions, problems, strict=True)):
         if problem is None:
             continue
-        begun = require_reasoning or (prompts is not None and _begins_reasoning(prompts[row]))
+        begun = require_reasoning or (prompts is not None and begins_reasoning(completion_text(prompts[row])))
         source = program(completion_text(completion), problem.language, reasoning=begun)
         if source is None:
             found[row] = 0.0
@@ -188,7 +188,3 @@ def _problem(verification_info: Any) -> Problem | None:
             _logged.add(reason)
             _log.warning("a row cannot be judged: %s", reason)
         return None
-
-
-def _begins_reasoning(prompt: str | list[dict[str, str]]) -> bool:
-    return completion_text(prompt).rstrip().endswith(THINK_OPEN)

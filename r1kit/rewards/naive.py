@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 
+from r1kit.rewards.code import binary_code_reward
 from r1kit.rewards.completions import completion_text
 
 _OPEN_R1_STEPS = re.compile(r"(Step \d+:|^\d+\.|\n-|\n\*|First,|Second,|Next,|Finally,)")
@@ -54,9 +55,6 @@ def naive_code_reward(completions: list, solution: list[str], **columns) -> list
     Raises:
         SandboxError: nothing isolates programs on this machine.
     """
-    # Imported here, as in the registry: the sandbox is needed only where there is code to judge.
-    from r1kit.rewards.code import binary_code_reward
-
     return binary_code_reward(completions, verification_info=[_without_input(str(gold)) for gold in solution])
 
 

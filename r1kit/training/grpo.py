@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from r1kit.data.format import THINK_OPEN
+from r1kit.data.format import begins_reasoning
 from r1kit.training import program
 
 
@@ -84,7 +84,7 @@ def opens_reasoning(tokenizer: Any) -> bool:
         return False
     turn = [{"role": "user", "content": "?"}]
     prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-    return prompt.rstrip().endswith(THINK_OPEN)
+    return begins_reasoning(prompt)
 
 
 def main(arguments: list[str] | None = None) -> int:
