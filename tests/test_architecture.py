@@ -16,6 +16,7 @@ FLOORS = [
     {"training", "serving", "evaluation"},
     {"pipeline"},
     {"views", "bench"},
+    {"commands"},
     {"cli", "__main__", "__init__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

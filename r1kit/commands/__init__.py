@@ -1,0 +1,1 @@
+"""The commands of `r1kit`, a module each; `r1kit.cli` puts them together."""

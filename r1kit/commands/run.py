@@ -1,0 +1,76 @@
+"""`r1kit run` and `r1kit status`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from r1kit.commands.options import DEFAULT_PROFILE, JsonOption, SetOption
+from r1kit.commands.slurm import run_on
+
+
+def run(
+    profile: Annotated[str, typer.Option(help="A folder of configs/, or its path. [default: cpu-tiny]")] = "",
+    stages: Annotated[str, typer.Option(help="01-04, 02_sft, 00,05 or all. [default: all]")] = "",
+    set_: SetOption = None,
+    resume: Annotated[str, typer.Option(help="Go on with this run: finished stages are skipped.")] = "",
+    run_id: Annotated[str, typer.Option(help="Name for the new run; made from the time otherwise.")] = "",
+    strict: Annotated[
+        bool, typer.Option(help="Exit with 5 where pass@1 is outside the profile's range.")
+    ] = False,
+    on: Annotated[str, typer.Option(help="`here`, or `slurm`: as a batch job.")] = "here",
+    site: Annotated[str, typer.Option(help="A file of sites/, by name or path (with --on slurm).")] = "",
+    detach: Annotated[bool, typer.Option(help="Submit and return (with --on slurm).")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run notebooks in order, headlessly, and print the table of what the models learned."""
+    if on != "here":
+        run_on(on, profile, stages, set_ or [], resume, run_id, strict, site, detach, as_json)
+    from r1kit.pipeline.prerequisites import new_run, reopen_run
+    from r1kit.pipeline.run import NOT_AS_EXPECTED, run_stages, surprises
+    from r1kit.pipeline.stages import select
+    from r1kit.runs.files import shown
+    from r1kit.runs.results import summarise
+    from r1kit.settings import parse_overrides
+    from r1kit.views.progress import Progress
+    from r1kit.views.tables import print_summary
+
+    names, changes = select(stages) if stages else [], parse_overrides(set_ or [])
+    if resume:
+        found, settings = reopen_run(resume, profile, changes)
+    else:
+        asked = names or select("all")
+        found, settings = new_run(profile or DEFAULT_PROFILE, changes, run_id or None, stages=asked)
+    names = names or found.manifest.get("stages") or select("all")
+    outcome = run_stages(found, names, settings, Progress(sys.stderr if as_json else None))
+    summary, unexpected = summarise(found), surprises(found, settings)
+    code = outcome.code or (NOT_AS_EXPECTED if strict and unexpected else 0)
+    if as_json:
+        print(json.dumps(summary | {"exit_code": code, "unexpected": unexpected}, indent=1))
+    else:
+        print_summary(summary, shown(found.path))
+        print("\n".join([outcome.message] if outcome.message else unexpected))
+    raise typer.Exit(code)
+
+
+def status(
+    run_id: Annotated[str, typer.Argument(metavar="[RUN]", help="The newest run otherwise.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Where a run stands: its stages, their results, pass@1."""
+    from r1kit.runs.files import shown
+    from r1kit.runs.folder import RunError, newest_run, open_run
+    from r1kit.runs.results import summarise
+    from r1kit.views.tables import print_summary
+
+    found = open_run(run_id) if run_id else newest_run()
+    if found is None:
+        raise RunError("there are no runs yet; `r1kit run` starts one")
+    summary = summarise(found)
+    if as_json:
+        print(json.dumps(summary, indent=1))
+    else:
+        print_summary(summary, shown(found.path))
