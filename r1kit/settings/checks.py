@@ -39,7 +39,10 @@ def check(view: View) -> list[Problem]:
         checks_model,
         checks_recipe,
         checks_rewards,
+        checks_sampling,
         checks_scale,
+        checks_server,
+        checks_sharding,
         checks_trainer,
     )
 

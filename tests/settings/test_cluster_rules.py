@@ -32,6 +32,15 @@ COLOCATE = {name: value for name, value in GPUS.items() if not name.startswith("
     "grpo.vllm_max_model_length": 192,
 }
 
+SLEEP = COLOCATE | {"grpo.vllm_enable_sleep_mode": True}
+
+
+def fsdp(**changes: Any) -> dict[str, Any]:
+    config = {"fsdp_version": 2, "fsdp_state_dict_type": "FULL_STATE_DICT"} | changes
+    wrap = {"fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}
+    kind = {"accelerate.distributed_type": "FSDP", "accelerate.fsdp_config": config | wrap}
+    return GPUS | kind | {"base.alone": True, "sft.alone": True}
+
 
 def server(**changes: Any) -> dict[str, Any]:
     return {"machine.server": SERVER | changes}
@@ -136,6 +145,32 @@ BAD = [
         "ds3_gather_for_generation",
         "whole",
     ),
+    (
+        "sleep without a bed",
+        SERVED | {"grpo.vllm_enable_sleep_mode": True},
+        "vllm_enable_sleep_mode",
+        "nothing",
+    ),
+    (
+        "sleep in segments that vLLM does not see",
+        SLEEP | {"machine.environment.PYTORCH_ALLOC_CONF": "expandable_segments:True"},
+        "environment.PYTORCH_ALLOC_CONF",
+        "PYTORCH_CUDA_ALLOC_CONF",
+    ),
+    ("FSDP on a CPU", fsdp() | {"accelerate.use_cpu": True}, "distributed_type", "DDP, without a word"),
+    ("FSDP 1", fsdp(fsdp_version=1), "fsdp_config.fsdp_version", "Only FSDP2"),
+    (
+        "pieces of a model",
+        fsdp(fsdp_state_dict_type="SHARDED_STATE_DICT"),
+        "fsdp_config.fsdp_state_dict_type",
+        "no weights",
+    ),
+    (
+        "ZeRO-3's pieces of a model",
+        TWO | {"accelerate.distributed_type": "DEEPSPEED", "accelerate.deepspeed_config": {"zero_stage": 3}},
+        "deepspeed_config.zero3_save_16bit_model",
+        "no weights",
+    ),
 ]
 
 
@@ -149,7 +184,8 @@ def test_a_contradiction_is_named_with_its_key(profile_folder: Path, changes: di
 
 
 @pytest.mark.parametrize(
-    "changes", [SERVED, SERVED | TWO, GPUS, GPUS | {"accelerate.num_processes": 8}, COLOCATE]
+    "changes",
+    [SERVED, SERVED | TWO, GPUS, GPUS | {"accelerate.num_processes": 8}, COLOCATE, SLEEP, fsdp()],
 )
 def test_a_sound_cluster_is_accepted(profile_folder: Path, changes: dict):
     load_profile(profile_folder, changes)
@@ -174,3 +210,11 @@ def test_muon_trains_alone_beside_zero(profile_folder: Path):
 def test_an_open_server_is_advice_and_no_error(profile_folder: Path):
     profile = load_profile(profile_folder, SERVED | server(host="0.0.0.0"))
     assert "replace the weights" in str(next(w for w in profile.warnings if w.key == "server.host"))
+
+
+def test_sleep_mode_is_told_to_cost_a_transfer(profile_folder: Path):
+    seen = {"machine.environment.PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    profile = load_profile(profile_folder, SLEEP | seen)
+    assert "loads all weights again" in str(
+        next(w for w in profile.warnings if w.key == "vllm_enable_sleep_mode")
+    )
