@@ -13,8 +13,6 @@ from r1kit.settings.errors import Problem
 from r1kit.settings.view import View
 
 LONG = 1024  # tokens; from here on sequence-level correction silences completions (see the rule)
-TOGGLED = "PYTORCH_CUDA_ALLOC_CONF"  # the one name that every vLLM since May 2026 reads
-ALLOCATOR = (TOGGLED, "PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 
 
 def corrected(view: View) -> bool:
@@ -68,21 +66,6 @@ def only_vllm_inside_the_trainer_sleeps(view: View) -> Iterator[Problem]:
     if view["grpo.vllm_enable_sleep_mode"] and mode(view) != "colocate":
         message = "Only vLLM inside the trainer (vllm_mode: colocate) sleeps; here the key does nothing."
         yield view.problem("grpo.vllm_enable_sleep_mode", message, "false", "false")
-
-
-@rule
-def a_sleeping_vllm_sees_the_allocator(view: View) -> Iterator[Problem]:
-    """Sleep mode's memory pool cannot live in expandable segments. vLLM switches them off around it (PR
-    40812), but until 0.30 only where it found them under one of torch's three names; else it dies at the
-    first wake-up, after the models were loaded.
-    """
-    if not view["grpo.vllm_enable_sleep_mode"]:
-        return
-    for name in ALLOCATOR:
-        key = f"machine.environment.{name}"
-        if name != TOGGLED and view.given(key) and "expandable_segments:true" in view[key].lower():
-            message = f"Not every vLLM sees it there, and sleep mode needs it off. Write it as {TOGGLED}."
-            yield view.problem(key, message, f"no expandable_segments under this name, or {TOGGLED}")
 
 
 @advice
