@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 
-from r1kit.runs import outcome, processes, sampler, status
+from r1kit.runs import outcome, processes, sampler, status, weight_versions
 from r1kit.runs.files import read_json
 from r1kit.runs.tree import Tree
 
@@ -157,7 +157,8 @@ def work(options: argparse.Namespace, guard: int) -> int:
 def _finish(
     options: argparse.Namespace, job: dict[str, Any], raw: int, ended_by: str | None, *, oom_kills: int = 0
 ) -> int:
-    """Write the end into status.json and return the exit code."""
+    """Write the end into status.json and return the exit code; free shared memory of killed trainers."""
+    weight_versions.sweep(weight_versions.shared_root())
     log = outcome.read_tail(options.folder / "train.log", offset=job.get("log_offset", 0))
     stated = options.folder / "exit.json"  # written by our training programs; an old one says nothing
     fresh = stated.exists() and stated.stat().st_mtime >= options.started

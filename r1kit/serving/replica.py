@@ -14,6 +14,8 @@ from r1kit.serving.command import server_command, server_environment
 from r1kit.serving.group import PATIENCE, end_groups
 from r1kit.settings.models import MachineSettings
 
+BAD_SETTINGS = 2  # exit code: a setting cannot work, and nothing was started
+
 
 class ServingFailed(RuntimeError):
     """The servers cannot go on; `code` is the exit code of the contract."""
@@ -89,8 +91,8 @@ def place(machine: MachineSettings, index: int, log_path: Path) -> Replica:
     if taken := health.port_taken(host, port):
         raise ServingFailed(
             f"The server cannot start: {taken}. End that one, or set server.port in machine.yaml to another "
-            "port "
-            "(0 takes a free one)."
+            "port (0 takes a free one).",
+            BAD_SETTINGS,
         )
     return Replica(index, port, health.base_url(host, port), log_path)
 

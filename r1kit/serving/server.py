@@ -16,10 +16,9 @@ import psutil
 
 from r1kit.runs.files import read_json
 from r1kit.runs.launch import Job, JobFailed
-from r1kit.serving.command import KEY_FILE
+from r1kit.runs.server_files import KEY, STATE
 from r1kit.serving.group import members
 from r1kit.serving.health import is_loopback
-from r1kit.serving.keeper import STATE
 from r1kit.settings.models import MachineSettings
 
 GRACE = 25.0  # seconds the keeper has to end engines and workers in order
@@ -57,7 +56,7 @@ class Server:
     @property
     def key(self) -> str:
         """The shared secret for /v1; "" if there is none."""
-        path = self.folder / KEY_FILE
+        path = self.folder / KEY
         return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
     def line(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from r1kit.runs.files import write_text_atomic
 from r1kit.runs.folder import runs_folder
 from r1kit.runs.launch import JobFailed, launch
-from r1kit.serving.keeper import STATE
+from r1kit.runs.server_files import STATE
 from r1kit.serving.server import GRACE, Server
 from r1kit.settings import yaml_dump
 from r1kit.settings.models import MachineSettings

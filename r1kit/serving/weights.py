@@ -44,6 +44,18 @@ class WeightVersions:
         self.r1kit_loaded = NOTHING | {"step": step, "token": token}
         return self.r1kit_loaded
 
+    def r1kit_receive(self, length: int) -> dict[str, Any]:
+        """Receive `length` float32 numbers through the NCCL group with the trainer; their sum."""
+        import torch
+
+        try:
+            tensor = torch.zeros(length, dtype=torch.float32, device=self.device)
+            stream = torch.cuda.current_stream() if tensor.is_cuda else None
+            self.weight_transfer_engine.model_update_group.broadcast(tensor, src=0, stream=stream)
+            return {"sum": float(tensor.sum())}
+        except Exception as error:  # no group, or NCCL's own: the trainer must hear it
+            return {"error": f"{type(error).__name__}: {error}"}
+
     def r1kit_version(self) -> dict[str, Any]:
         """The version loaded; step -1 before the first sync."""
         return getattr(self, "r1kit_loaded", NOTHING)

@@ -12,10 +12,14 @@ from typing import Any
 
 from r1kit.data.format import begins_reasoning
 from r1kit.training import program
+from r1kit.training.server_link import check_servers, link_of, preflight
 
 
 def train(job: program.Job) -> None:
     """Train `inputs.model` on `inputs.prompts` as `grpo` in the job's settings says."""
+    link = link_of(job)
+    if link and program.is_main():
+        check_servers(link, job.inputs["model"])
     leave_vllm_out(job)
     from transformers import AutoTokenizer
     from trl import GRPOConfig
@@ -26,8 +30,7 @@ def train(job: program.Job) -> None:
     from r1kit.training.optimizer import build_optimizer
     from r1kit.training.resume import fit, make_config, model_arguments, small_dataset, trainer_arguments
     from r1kit.training.rollouts import RolloutTrainer
-    from r1kit.training.served import generating_through, link_of
-    from r1kit.training.server_generation import preflight
+    from r1kit.training.served import generating_through
     from r1kit.training.unjudged import UnjudgedWatch
 
     keys, model_keys, own = job.section("grpo")
@@ -43,10 +46,9 @@ def train(job: program.Job) -> None:
     args = make_config(
         GRPOConfig, {**keys, "model_init_kwargs": model_init, "reward_weights": weights}, "grpo.yaml"
     )
-    link = link_of(job)
     with generating_through(link):
         if link and program.is_main():
-            preflight(link, job.inputs["model"], args.device)
+            preflight(link, args.device)
         trainer = RolloutTrainer(
             model=job.inputs["model"],
             args=args,

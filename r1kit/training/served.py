@@ -12,13 +12,11 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from r1kit.training import checkpoints
-from r1kit.training.program import Job
-from r1kit.training.server_client import Bounds
-from r1kit.training.server_generation import Link, ServerGeneration
+from r1kit.training.server_generation import ServerGeneration
+from r1kit.training.server_link import Link
 from r1kit.training.watchdog import Stopped
 
 RATIO = "sampling/importance_sampling_ratio/mean"
@@ -116,35 +114,3 @@ def generating_through(link: Link | None) -> Iterator[None]:
         grpo_trainer.VLLMGeneration = plain
         if link is not None and link.connected is not None:
             link.connected.close()
-
-
-def link_of(job: Job) -> Link | None:
-    """The link that the job's settings describe; None if no server generates.
-
-    Raises:
-        Stopped: grpo.yaml asks for a server and the job knows none.
-    """
-    grpo, machine = job.settings["grpo"], job.settings.get("machine", {})
-    if not grpo.get("use_vllm") or grpo.get("vllm_mode", "colocate") != "server":
-        return None
-    if "server" not in job.inputs:
-        raise Stopped(
-            "grpo.yaml generates through a vLLM server, and none was started for this stage. Start it with "
-            "`r1kit serve`, or from the notebook with run.serve(model) before run.launch.",
-            returncode=1,
-        )
-    server, sync = machine.get("server") or {}, machine.get("weight_sync") or {}
-    plain = Link(folder=Path(job.inputs["server"]), job=job.folder)
-    return Link(
-        folder=plain.folder,
-        job=job.folder,
-        bounds=Bounds(
-            generation=server.get("generation_seconds", plain.bounds.generation),
-            sync=server.get("sync_seconds", plain.bounds.sync),
-        ),
-        start_seconds=server.get("start_seconds", plain.start_seconds),
-        restart=server.get("restart", plain.restart),
-        transport=sync.get("transport", plain.transport),
-        sync_folder=sync.get("folder"),
-        watchdog=job.watchdog,
-    )

@@ -8,128 +8,22 @@ the generation. Nothing is generated twice by accident, because no request is re
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list, gather_object
 from trl.generation.vllm_generation import VLLMGeneration
 
-from r1kit.runs.fingerprint import model_fingerprint
-from r1kit.runs.weight_versions import sync_folder
+from r1kit.runs.server_files import ask_restart, restart_asked, server_state
 from r1kit.training import server_client
-from r1kit.training.server_client import Bounds, ServerTrouble
-from r1kit.training.watchdog import HUNG, Stopped, Watchdog
-from r1kit.training.weight_sync import FileTransport, NcclTransport, Transport
+from r1kit.training.server_diagnosis import exit_code, explain
+from r1kit.training.server_link import PAUSE, Link
+from r1kit.training.server_session import ServerLost, ServerSilent, ServerTrouble
+from r1kit.training.watchdog import Stopped
+from r1kit.training.weight_sync import Transport
 
 RECOVERIES = 5  # in a row without a step between them
-ADVICE = {
-    "gone": "Start the stage again: it goes on from the checkpoint. With `server: {restart: true}` in "
-    "machine.yaml a server that dies is started again and the same run continues.",
-    "silent": "The server is alive but stuck or too slow: look at its log, lower max_completion_length, or "
-    "raise server.generation_seconds (and sync_seconds) in machine.yaml; then start the stage again.",
-    "refused": "Start the server with `r1kit serve`, which sets all that the trainer needs.",
-    "room": "Free the medium, or set weight_sync.folder in machine.yaml to another one; then start the stage "
-    "again.",
-}
-
-
-@dataclass
-class Link:
-    """What the trainer knows of the server: where it is, and how patient to be."""
-
-    folder: Path
-    """The serve job's folder, with server.json, train.log and perhaps api_key."""
-    job: Path
-    bounds: Bounds = field(default_factory=Bounds)
-    start_seconds: float = 600.0
-    restart: bool = False
-    transport: str = "file"
-    sync_folder: str | None = None
-    watchdog: Watchdog | None = None
-    connected: Transport | None = None
-
-    def connect(self, device: Any) -> Transport:
-        """The transport to the servers, made and probed once; see `preflight`."""
-        if self.connected is None:
-            servers = server_client.connect(self.folder, self.bounds)
-            for client in servers.clients:
-                client.ask_model()
-            if self.transport == "file":
-                folder = sync_folder(self.sync_folder, self.job / "weights")
-                self.connected = FileTransport(servers, folder)
-            else:
-                self.connected = NcclTransport(servers)
-            self.connected.probe(device)
-        return self.connected
-
-    def explain(self, trouble: BaseException) -> str:
-        """The paragraph for a trouble."""
-        kinds = {server_client.ServerSilent: "silent", server_client.ServerRefused: "refused"}
-        kind = kinds.get(type(trouble), "room" if isinstance(trouble, OSError) else "gone")
-        what = getattr(trouble, "strerror", None) or str(trouble)
-        return server_client.diagnosis(self.folder, what, ADVICE[kind])
-
-
-def preflight(link: Link, model: str, device: Any) -> None:
-    """Before any model is loaded: is the server there, has it our model, do weights reach it? Main process.
-
-    Raises:
-        Stopped: with the diagnosis.
-    """
-    try:
-        transport = link.connect(device)
-        for client in transport.servers.clients:
-            check_server(client, model, link)
-    except (ServerTrouble, OSError) as trouble:
-        raise Stopped(link.explain(trouble), exit_code(trouble)) from trouble
-
-
-def exit_code(trouble: BaseException) -> int:
-    """4 for a server that is gone or silent; 1 for one that refused, and for a full disk."""
-    refused = isinstance(trouble, server_client.ServerRefused) or not isinstance(trouble, ServerTrouble)
-    return 1 if refused else HUNG
-
-
-def check_server(client: server_client.ServerClient, model: str, link: Link) -> None:
-    """Refuse a server with another model, or without what the importance ratio needs.
-
-    Raises:
-        ServerRefused: with what was found and what is needed.
-    """
-    info = client.get_server_info()
-    served = str(info["model_config"]["model"])
-    if Path(served).name.startswith("v0") and (Path(served) / "version.json").exists():
-        served = server_client.server_state(link.folder).get(
-            "model", served
-        )  # vLLM names what it last loaded
-    if not same_model(served, model):
-        raise server_client.ServerRefused(
-            f"The server at {client.base_url} serves {served}; this training starts from {model}"
-        )
-    mode = info["model_config"].get("logprobs_mode")
-    if mode != "processed_logprobs":
-        raise server_client.ServerRefused(
-            f"The server at {client.base_url} runs with --logprobs-mode {mode}; the importance ratio needs "
-            "processed_logprobs (after temperature)"
-        )
-    if link.transport == "nccl" and info.get("weight_transfer_config") is None:
-        raise server_client.ServerRefused(
-            f"The server at {client.base_url} has no weight transfer; it needs --weight-transfer-config, or "
-            "set weight_sync.transport: file"
-        )
-
-
-def same_model(served: str, model: str) -> bool:
-    """Whether two names are one model: equal, or folders of the same shape and the same tokens.
-
-    A run that goes on elsewhere serves from a copied path, so paths alone do not decide.
-    """
-    found = model_fingerprint(served)
-    return served == model or (found != "" and found == model_fingerprint(model))
 
 
 class ServerGeneration(VLLMGeneration):
@@ -167,7 +61,7 @@ class ServerGeneration(VLLMGeneration):
             ]
         self.accelerator.wait_for_everyone()  # a rank that still saves must not use up the others' bound
         while True:
-            with self._phase("sync", self.link.bounds.sync):
+            with self.link.phase("sync", self.link.bounds.sync):
                 measured = self._together(self._send)
             if measured is not None:
                 self.measured = measured
@@ -215,7 +109,7 @@ class ServerGeneration(VLLMGeneration):
             return answer["completion_ids"], answer["logprobs"]
 
         while True:
-            with self._phase("generate", self.link.bounds.generation):
+            with self.link.phase("generate", self.link.bounds.generation):
                 answer = self._together(ask, collective=False)
             if answer is not None:
                 break
@@ -241,10 +135,7 @@ class ServerGeneration(VLLMGeneration):
             try:
                 outcome[0] = work()
             except (ServerTrouble, OSError) as trouble:
-                curable = getattr(trouble, "curable", False) and self.link.restart
-                if curable:
-                    print(f"{trouble}; waiting for the server to be restarted", flush=True)
-                outcome[1:] = [self.link.explain(trouble), curable, exit_code(trouble)]
+                outcome[1:] = [explain(self.link.folder, trouble), self._curable(trouble), exit_code(trouble)]
         elif collective:
             for _ in self._iter_named_params():
                 pass
@@ -257,24 +148,34 @@ class ServerGeneration(VLLMGeneration):
             raise Stopped(explanation, code)
         return None
 
+    def _curable(self, trouble: BaseException) -> bool:
+        """Main process: whether a restart may help; the keeper is asked for one where it cannot see the need.
+
+        A server that is alive and stuck still answers /health, so only who waits for it knows.
+        """
+        if not (getattr(trouble, "curable", False) and self.link.restart):
+            return False
+        print(f"{trouble}; waiting for the server to be restarted", flush=True)
+        if isinstance(trouble, ServerSilent):
+            ask_restart(self.link.folder, trouble.reason, [trouble.url])
+        return True
+
     def _recover(self) -> None:
         """Wait until the keeper has a healthy server again, within `start_seconds`; then connect to it."""
 
         def wait() -> bool:
-            deadline = time.monotonic() + self.link.start_seconds
-            while time.monotonic() < deadline:
-                state = server_client.server_state(self.link.folder).get("state")
+            start = time.monotonic()
+            while (seconds := time.monotonic() - start) < self.link.start_seconds:
+                state = server_state(self.link.folder).get("state")
                 if state in ("failed", "stopped"):
                     break
-                if state == "ready" and self._reconnect():
+                if state == "ready" and not restart_asked(self.link.folder) and self._reconnect():
                     print("the server is back; pushing the weights again", flush=True)
                     return True
-                time.sleep(0.2)
-            raise server_client.ServerSilent(
-                f"The server did not come back within {self.link.start_seconds:g} s"
-            )
+                time.sleep(PAUSE)
+            raise ServerLost(f"The server was lost and did not come back within {seconds:.0f} s")
 
-        with self._phase("restart", self.link.start_seconds):
+        with self.link.phase("restart", self.link.start_seconds):
             self._together(wait, collective=False)
 
     def _reconnect(self) -> bool:
@@ -291,7 +192,3 @@ class ServerGeneration(VLLMGeneration):
             self.transport.probe(self.accelerator.device)
         self.vllm_client = servers.clients[0]
         return True
-
-    def _phase(self, name: str, bound: float) -> Any:
-        watchdog = self.link.watchdog
-        return watchdog.phase(name, bound) if watchdog else contextlib.nullcontext()

@@ -80,12 +80,13 @@ class Watchdog:
 
     @contextlib.contextmanager
     def phase(self, name: str, bound: float | None) -> Iterator[None]:
-        """Something with a bound of its own, such as "generate"."""
+        """Something with a bound of its own, such as "generate"; what was before goes on after it."""
+        starting = self.state["phase"] == "start"
         self._set(name, bound)
         try:
             yield
         finally:
-            self._set("step", self.step_seconds)
+            self._set(*(("start", None) if starting else ("step", self.step_seconds)))
 
     def _set(self, phase: str, bound: float | None) -> None:
         now = time.time()
@@ -118,14 +119,18 @@ class Watchdog:
             return ""
         hint = {
             "generate": "server.generation_seconds", "sync": "server.sync_seconds",
-            "restart": "server.start_seconds",
+            "restart": "server.start_seconds", "preflight": "server.sync_seconds",
         }.get(state["phase"], "step_seconds")  # fmt: skip
+        group = (
+            "Trainer and server did not come together to move weights: weight_sync.transport: file needs no "
+            "group of both. "
+        ) * (state["phase"] == "preflight")
         others = " ".join(self.describe(other) for other in self.siblings().values())
         return (
             f"Process {self.rank} (pid {os.getpid()}) has been in phase '{state['phase']}' of step "
             f"{state['step']} for {seconds:.0f} s; {hint} in machine.yaml allows {state['bound']:g}. "
-            f"{others} The stacks of this process are in train.log. A stopped or dead process, another "
-            "device mask or a collective that not all processes reach is the usual cause; if the work is "
+            f"{others} {group}The stacks of this process are in train.log. A stopped or dead process, "
+            "another device mask or a collective that not all processes reach is the usual cause; if the work is "
             "just slow, raise the bound. The last complete checkpoint is kept: start the stage again to go "
             "on from it."
         )

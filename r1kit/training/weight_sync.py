@@ -8,57 +8,21 @@ own workers. With both transports every sync has a version, and the server's is 
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from r1kit.runs.weight_versions import Version, drop_old, new_token
-from r1kit.training.server_client import Replicas, ServerTrouble, WrongVersion
+from r1kit.runs.weight_versions import Version, drop_old, new_token, release
+from r1kit.training.server_client import Replicas, ServerClient
+from r1kit.training.server_session import ServerTrouble, WrongVersion
+from r1kit.training.weight_change import ChangeNorm
 from r1kit.training.weight_file import Metadata, size_of, write_version
 
-SAMPLED = 2**22
-"""Parameters compared for `weights/change_norm`: all of a small model, every k-th of a large one."""
-
-
-class ChangeNorm:
-    """How far the weights moved between two syncs: the L2 norm of the difference of all parameters.
-
-    It keeps a copy of at most about `SAMPLED` parameters (16 MB). Beyond that it looks at every k-th and
-    scales by sqrt(k): an estimate, whose error falls with the square root of their number.
-    """
-
-    def __init__(self, metadata: Metadata):
-        total = sum(torch.Size(shape).numel() for _, _, shape in metadata)
-        self.every = max(1, total // SAMPLED)
-        self.before: dict[str, torch.Tensor] = {}
-        self.squares: float | None = None
-
-    def watch(
-        self, tensors: Iterable[tuple[str, torch.Tensor]], again: bool = False
-    ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Pass the tensors on and compare them with those of the last complete pass.
-
-        `again`: they are the same as then, sent to a server that was restarted; the norm stays.
-        """
-        squares, first, seen = 0.0, not self.before, {}
-        for name, tensor in tensors:
-            sample = tensor.detach().reshape(-1)[:: self.every].to("cpu", torch.float32, copy=True)
-            if not first:
-                squares += float((sample - self.before[name]).double().square().sum())
-            seen[name] = sample
-            yield name, tensor
-        self.before = seen
-        if not (first or again):
-            self.squares = squares
-
-    @property
-    def norm(self) -> float | None:
-        """Of the last pass; None after the first."""
-        return None if self.squares is None else (self.squares * self.every) ** 0.5
+PROBE = 1024  # numbers in the tensor of the preflight
 
 
 class Transport:
@@ -152,8 +116,8 @@ class FileTransport(Transport):
 
     def probe(self, device: torch.device) -> None:
         """Have every worker read one small tensor."""
-        tensor = torch.arange(1024, dtype=torch.float32)
-        metadata: Metadata = [("probe", "float32", [1024])]
+        tensor = torch.arange(PROBE, dtype=torch.float32)
+        metadata: Metadata = [("probe", "float32", [PROBE])]
         version = write_version(self.folder, 0, metadata, [("probe", tensor)])
         path = str(self.folder / version.name)
         for workers in self.servers.each(lambda client: client.worker_call("r1kit_probe", folder=path)):
@@ -163,7 +127,7 @@ class FileTransport(Transport):
 
     def close(self) -> None:
         """Free the shared memory."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        release(self.folder)
 
 
 class NcclTransport(Transport):
@@ -186,14 +150,49 @@ class NcclTransport(Transport):
         return version
 
     def probe(self, device: torch.device) -> None:
-        """Build the groups, which stay for the training; NCCL moves a tensor of its own to warm them up."""
+        """Build the groups, which stay for the training, and move one tensor to every worker.
+
+        What never returns here (device masks that differ, a network card that is not the other's) is ended by
+        the watchdog, whose phase `preflight` lasts as long as a sync may.
+        """
         for client in self.servers.clients:
-            client.init_communicator(device=device)
+            try:
+                client.init_communicator(device=device)
+            except ServerTrouble:
+                raise
+            except Exception as error:  # vLLM's and NCCL's own, of no common kind
+                raise ServerTrouble(
+                    f"trainer and server at {client.base_url} cannot build an NCCL group "
+                    f"({type(error).__name__}: {error}); weight_sync.transport: file needs none"
+                ) from error
+            move_one_tensor(client, torch.device(device))
 
     def close(self) -> None:
         """Leave the groups."""
         for client in self.servers.clients:
             client.close_communicator()
+
+
+def move_one_tensor(client: ServerClient, device: torch.device) -> None:
+    """Broadcast a small tensor through the group that `client` has built, and compare what arrived.
+
+    The workers wait in the broadcast while they answer, so the request runs beside the sending.
+
+    Raises:
+        ServerTrouble: a worker received something else.
+    """
+    tensor = torch.arange(PROBE, dtype=torch.float32, device=device)
+    stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+    with ThreadPoolExecutor(1) as pool:
+        answers = pool.submit(client.worker_call, "r1kit_receive", length=PROBE)
+        client.communicator.broadcast(tensor, src=0, stream=stream)
+        expected = float(tensor.sum())
+        for worker in answers.result():
+            if worker["sum"] != expected:
+                raise ServerTrouble(
+                    f"a worker of {client.base_url} received a tensor with the sum {worker['sum']:g} through "
+                    f"NCCL, {expected:g} was sent; use weight_sync.transport: file"
+                )
 
 
 def describe(version: dict[str, Any]) -> str:
