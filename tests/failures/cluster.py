@@ -1,26 +1,34 @@
-"""A GRPO job beside a stand-in server: small enough for seconds, with every bound short."""
+"""A GRPO job beside a server that obeys orders: small enough for seconds, with every bound short.
+
+The server is kept by the real keeper and behaves like vLLM until it is told otherwise (see
+tests/training/stand_in_server.py). Starting costs seconds of imports, so a job goes through several failures,
+one after the other, and each start goes on from the checkpoint that the last one left.
+"""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
+import pytest
 import yaml
 
-from r1kit.runs.files import read_json
+from r1kit.runs import weight_versions
+from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.runs.launch import Job, launch
+from r1kit.serving.server import Server
+from r1kit.serving.start import serve
+from r1kit.settings.models import MachineSettings
+from r1kit.training import checkpoints
 
+STAND_IN = Path(__file__).parent / "stand_in"
+ROOT = Path(__file__).parents[2]
 GRPO = {
     "rewards": [{"name": "cosine", "weight": 1.0}],  # varies with the length even for an untrained model
     "learning_rate": 3e-3,
     "num_generations": 4,
     "max_completion_length": 24,
-    "max_steps": 6,
-    "save_steps": 2,
     "logging_steps": 1,
     "gradient_checkpointing": False,
     "bf16": False,
@@ -28,12 +36,8 @@ GRPO = {
     "vllm_mode": "server",
     "vllm_importance_sampling_mode": "token_truncate",
 }
-MACHINE = {
-    "device": "cpu",
-    "step_seconds": 60,
-    "server": {"max_model_len": 96, "generation_seconds": 15, "sync_seconds": 10, "start_seconds": 60},
-    "weight_sync": {"transport": "file", "drift": 0.02},
-}
+SERVER = {"max_model_len": 96, "generation_seconds": 60, "sync_seconds": 20, "start_seconds": 60}
+SYNC = {"transport": "file", "drift": 1e-3}
 ACCELERATE = {
     "compute_environment": "LOCAL_MACHINE", "num_machines": 1, "machine_rank": 0, "mixed_precision": "no",
     "use_cpu": True, "main_training_function": "main", "same_network": True, "rdzv_backend": "static",
@@ -54,69 +58,62 @@ BACKENDS = {
 
 
 def write(
-    folder: Path, world: Path, backend: str = "one", machine: dict | None = None, **grpo: object
+    folder: Path,
+    world: Path,
+    server: Server | Path,
+    backend: str = "one",
+    sync: dict | None = None,
+    step_seconds: float = 60,
+    **grpo: object,
 ) -> Path:
-    """The job folder, with accelerate.yaml; the server's folder is `folder`/server."""
-    (folder / "server").mkdir(parents=True, exist_ok=True)
-    processes = BACKENDS[backend]["num_processes"]
+    """The job folder, with accelerate.yaml, of a training that generates through `server` (or its folder)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = isinstance(server, Server)
     inputs = {name: str(world / name) for name in ("tokenizer", "prompts")}
-    inputs |= {"model": str(world / "base"), "server": str(folder / "server")}
-    settings = {
-        "profile": "test", "stage": "test", "run_id": "test", "inputs": inputs,
-        "machine": {name: MACHINE[name] | (machine or {}).get(name, {}) if isinstance(MACHINE[name], dict)
-                    else (machine or {}).get(name, MACHINE[name]) for name in MACHINE},
-        "grpo": GRPO | {"per_device_train_batch_size": 8 // processes} | grpo,
+    inputs |= {"model": str(world / "base"), "server": str(server.folder if kept else server)}
+    share = {"per_device_train_batch_size": 8 // BACKENDS[backend]["num_processes"]}
+    machine = {
+        "device": "cpu", "step_seconds": step_seconds, "weight_sync": SYNC | (sync or {}),
+        "server": server.machine.server.model_dump(mode="json") if kept else SERVER,
     }  # fmt: skip
-    (folder / "resolved.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    content = {"profile": "test", "stage": "test", "run_id": "test", "inputs": inputs, "machine": machine}
+    content["grpo"] = GRPO | share | grpo
+    (folder / "resolved.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     (folder / "accelerate.yaml").write_text(yaml.safe_dump(ACCELERATE | BACKENDS[backend]), encoding="utf-8")
     return folder
 
 
-class StandIn:
-    """A stand-in server in a process of its own."""
-
-    def __init__(self, job: Path, world: Path, *options: str, port: int = 0):
-        self.folder = job / "server"
-        (self.folder / "server.json").unlink(missing_ok=True)
-        self.arguments = [str(self.folder), "--model", str(world / "base")]
-        self.process = self.start(*options, "--port", str(port))
-
-    def start(self, *options: str) -> subprocess.Popen:
-        """Start and wait until it serves."""
-        before = read_json(self.folder / "server.json", {}).get("started")
-        with open(self.folder / "train.log", "ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.training.stand_in_server", *self.arguments, *options],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        deadline = time.monotonic() + 120
-        while (state := read_json(self.folder / "server.json", {})).get("started") in (None, before):
-            assert process.poll() is None, (self.folder / "train.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        self.port = int(state["urls"][0].rsplit(":", 1)[1])
-        return process
-
-    def restart(self) -> None:
-        """As the keeper does: wait for the death, start again at the same address."""
-        self.process.wait(timeout=120)
-        self.process = self.start("--port", str(self.port), "--restarts", "1")
-
-    def stop(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.wait()
+def start_server(folder: Path, world: Path, model: Path | None = None, **settings: object) -> Server:
+    """The stand-in under the real keeper; returns at once."""
+    environment = {"PYTHONPATH": f"{STAND_IN}:{ROOT}", "STAND_IN_FOLDER": str(folder), "OMP_NUM_THREADS": 1}
+    machine = {
+        "device": "cpu", "grace_seconds": 5, "server": SERVER | {"environment": environment} | settings,
+    }  # fmt: skip
+    return serve(
+        folder, MachineSettings.model_validate(machine), model or world / "base", tell=lambda line: None
+    )
 
 
-def train(folder: Path) -> Job:
+def generations(server: Server) -> int:
+    """How many generations a server was asked for so far, over all its starts."""
+    return read_json(server.folder / "generations", 0)
+
+
+def order(server: Server, **what: str) -> None:
+    """`order(server, second="die")`: what happens in the generations to come, the first, the second, ..."""
+    numbers = {"first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "eighth": 8}
+    orders = {str(generations(server) + numbers[name]): act for name, act in what.items()}
+    write_json_atomic(server.folder / "orders.json", orders)
+
+
+def train(folder: Path, accelerate: bool = True) -> Job:
     """Start the training under the supervisor."""
-    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.getcwd()}
-    return launch("r1kit.training.grpo", folder, environment=environment, grace=20.0)
+    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    return launch("r1kit.training.grpo", folder, environment=environment, grace=20.0, accelerate=accelerate)
 
 
-def ended(job: Job, seconds: float) -> tuple[int, dict]:
-    """The exit code and status.json's `job` once it has ended, within `seconds` and with nothing left."""
+def ended(job: Job, seconds: float = 120) -> tuple[int, str]:
+    """Exit code and message once it has ended, within `seconds`, with no process and no weights left."""
     deadline = time.monotonic() + seconds
     while job.poll() is None:
         assert time.monotonic() < deadline, job.log_tail(60)
@@ -125,7 +122,9 @@ def ended(job: Job, seconds: float) -> tuple[int, dict]:
     while (left := processes_of(job.folder)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left, left
-    return job.poll(), read_json(job.folder / "status.json")["job"]
+    trainer = read_json(job.folder / "ranks/0.json", {}).get("pid")
+    assert not list(weight_versions.shared_root().glob(f"*-{trainer}-*")), "weights stayed in shared memory"
+    return job.poll(), read_json(job.folder / "status.json")["job"]["message"]
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -141,17 +140,26 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
-def until_step(job: Job, step: int) -> None:
-    """Wait for the row of `step` in metrics.jsonl."""
-    path = job.folder / "metrics.jsonl"
-    while not path.exists() or f'"step": {step},' not in path.read_text(encoding="utf-8"):
+def until(condition, job: Job) -> None:
+    """Wait until `condition()` while the job runs."""
+    while not condition():
         assert job.poll() is None, job.log_tail(60)
         time.sleep(0.01)
 
 
+def until_step(job: Job, step: int) -> None:
+    """Wait for the row of `step` in metrics.jsonl."""
+    path = job.folder / "metrics.jsonl"
+    until(lambda: path.exists() and f'"step": {step},' in path.read_text(encoding="utf-8"), job)
+
+
 def checkpoints_in(folder: Path) -> list[int]:
     """Steps of the complete checkpoints."""
-    from r1kit.training import checkpoints
+    found = checkpoints.all_checkpoints(folder / "checkpoints")
+    return [checkpoints.step_of(path) for path in found if checkpoints.is_complete(path)]
 
-    return [checkpoints.step_of(p) for p in checkpoints.all_checkpoints(folder / "checkpoints")
-            if checkpoints.is_complete(p)]  # fmt: skip
+
+def goes_on_from(folder: Path, step: int) -> None:
+    """Skip a test whose job an earlier test of the file should have brought to `step`, and has not."""
+    if checkpoints_in(folder)[-1:] != [step]:
+        pytest.skip(f"it goes on from step {step}, to which the tests before it bring the job")

@@ -13,13 +13,11 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.failures.cluster import StandIn
 from tests.training.conftest import tokenizer, world  # noqa: F401 - fixtures
 
 # A trainer that ignores every polite signal, with a child in its own session, one under nohup, one daemon.
@@ -149,17 +147,3 @@ def notebook(tmp_path):
         return tmp_path / "in.ipynb"
 
     return make
-
-
-@pytest.fixture
-def servers(world: Path) -> Iterator[Callable[..., StandIn]]:  # noqa: F811
-    """`servers(job, *options)` starts a stand-in for vLLM; all of them are ended after the test."""
-    started: list[StandIn] = []
-
-    def start(job: Path, *options: str, **kwargs: int) -> StandIn:
-        started.append(StandIn(job, world, *options, **kwargs))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.stop()

@@ -1,8 +1,12 @@
 """A server with vLLM's endpoints and a real model behind them, made to misbehave on demand.
 
-It generates with transformers and loads weights with the package's own worker extension, so that everything a
-trainer can see of a healthy server is true: log-probabilities, versions, changed answers. It writes
-`server.json` into FOLDER as the keeper does.
+It loads weights with the package's own worker extension, so that everything a trainer can see of a healthy
+server is true: log-probabilities, versions, changed answers. What it samples depends on the weights' version
+alone, so that an interrupted training can be compared with a whole one bit by bit.
+
+FOLDER holds `generations`, how many were asked so far, over all starts, and `orders.json`, what happens in
+which of them: {"4": "die"} (SIGKILL), "hang" (never answered), "hold" (not before the order is taken back),
+"freeze" (from then on it says that it has loaded new weights, and does not).
 """
 
 from __future__ import annotations
@@ -10,51 +14,50 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
 
-from r1kit.runs.files import write_json_atomic
+from r1kit.runs.files import read_json, write_json_atomic
+from r1kit.runs.fingerprint import model_fingerprint
 from r1kit.serving.weights import WeightVersions
+from tests.training.small_qwen2 import SmallQwen2
 
 
 class Worker(WeightVersions):
     """vLLM's worker with the extension; `frozen` says that it loads and does not."""
 
-    def __init__(self, model: str, frozen: bool):
-        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-        self.frozen = frozen
+    def __init__(self, model: str):
+        self.model = SmallQwen2(model)
+        self.eos = read_json(Path(model) / "config.json")["eos_token_id"]
+        self.frozen = False
 
     def reload_weights(self, weights_path: str) -> None:
         if not self.frozen:
-            self.model.load_state_dict(load_file(Path(weights_path) / "model.safetensors"), strict=False)
+            self.model.load(Path(weights_path) / "model.safetensors")
 
-    @torch.no_grad()
     def complete(self, prompts: list[list[int]], n: int, max_tokens: int, temperature: float) -> list[dict]:
         """`n` completions a prompt with the log-probability of each token, prompt-major."""
         rows = [list(prompt) for prompt in prompts for _ in range(n)]
         width = max(map(len, rows))
-        eos = self.model.config.eos_token_id
+        torch.manual_seed(max(self.r1kit_version()["step"], 0))
         ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
         tokens: list[list[int]] = [[] for _ in rows]
         logprobs: list[list[float]] = [[] for _ in rows]
         done = [False] * len(rows)
         for _ in range(max_tokens):
-            positions = (mask.cumsum(1) - 1).clamp(min=0)
-            logits = self.model(ids, attention_mask=mask, position_ids=positions).logits[:, -1]
-            scores = torch.log_softmax(logits / temperature, dim=-1)
+            scores = torch.log_softmax(self.model.last_logits(ids, mask) / temperature, dim=-1)
             drawn = torch.multinomial(scores.exp(), 1)
             for i, token in enumerate(drawn[:, 0].tolist()):
                 if not done[i]:
                     tokens[i].append(token)
                     logprobs[i].append(scores[i, token].item())
-                    done[i] = token == eos
+                    done[i] = token == self.eos
             if all(done):
                 break
             ids = torch.cat([ids, drawn], dim=1)
@@ -91,12 +94,18 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
         self.wfile.flush()
 
+    def order(self, generation: int) -> str:
+        """What is to happen in a generation; "" for nothing."""
+        return read_json(self.server.options.folder / "orders.json", {}).get(str(generation), "")
+
     def do_GET(self) -> None:
         options = self.server.options
         if self.path == "/health":
             self.answer({})
         elif self.path == "/v1/models":
             self.answer({"data": [{"id": options.serve or options.model}]})
+        elif self.path == "/get_world_size":
+            self.answer({"world_size": 1})
         elif self.path.startswith("/server_info") and not options.no_development:
             transfer = {"backend": "nccl"} if options.weight_transfer else None
             model = {"model": options.serve or options.model, "logprobs_mode": options.logprobs_mode}
@@ -109,12 +118,16 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length) or b"{}")
         if self.path == "/v1/completions":
-            self.server.generations += 1
-            (options.folder / "generations").write_text(str(self.server.generations))
-            if self.server.generations == options.die_at:
-                os.kill(os.getpid(), 9)
-            if self.server.generations == options.hang_at:
+            count = int(read_json(options.folder / "generations", 0)) + 1
+            write_json_atomic(options.folder / "generations", count)
+            order = self.order(count)
+            if order == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if order == "hang":
                 time.sleep(3600)
+            while order == "hold" and self.order(count) == "hold":
+                time.sleep(0.02)
+            worker.frozen = worker.frozen or order == "freeze"
             with self.server.lock:
                 choices = worker.complete(body["prompt"], body["n"], body["max_tokens"], body["temperature"])
             self.answer({"choices": choices})
@@ -130,41 +143,40 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def serve(options: argparse.Namespace) -> ThreadingHTTPServer:
-    """A server that listens, and whose state stands in `options.folder`/server.json."""
-    server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
+    """A server that listens; with `--state` it is a keeper too, and writes server.json."""
+    server = ThreadingHTTPServer((options.host, options.port), Handler)
     server.daemon_threads = True
-    server.options, server.generations, server.lock = options, 0, threading.Lock()
-    server.worker = Worker(options.model, options.frozen)
-    state = {
-        "state": "ready", "message": "", "urls": [f"http://127.0.0.1:{server.server_port}"],
-        "pids": [os.getpid()], "model": options.serve or options.model, "restarts": options.restarts,
-        "started": time.time(),
-    }  # fmt: skip
-    write_json_atomic(options.folder / "server.json", state)
+    server.options, server.lock = options, threading.Lock()
+    server.worker = Worker(options.model)
+    if options.state:
+        state = {
+            "state": "ready", "message": "", "urls": [f"http://{options.host}:{server.server_port}"],
+            "pids": [os.getpid()], "model": options.serve or options.model,
+            "fingerprint": model_fingerprint(options.serve or options.model), "restarts": 0,
+        }  # fmt: skip
+        write_json_atomic(options.folder / "server.json", state)
     return server
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The options of a misbehaviour."""
+    """The options: some are vLLM's, the others say what is wrong with it. vLLM's others are passed over."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("--folder", type=Path, default=os.environ.get("STAND_IN_FOLDER"))
     parser.add_argument("--model", required=True)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--serve", default="", help="say that this model is served")
     parser.add_argument("--logprobs-mode", default="processed_logprobs")
-    parser.add_argument("--die-at", type=int, default=0, help="kill itself in this generation")
-    parser.add_argument("--hang-at", type=int, default=0, help="never answer this generation")
-    parser.add_argument("--frozen", action="store_true", help="say that weights were loaded, and do not")
+    parser.add_argument("--serve", default="", help="say that this model is served")
     parser.add_argument("--no-development", action="store_true")
     parser.add_argument("--weight-transfer", action="store_true")
-    parser.add_argument("--restarts", type=int, default=0, help="what server.json says")
-    return parser.parse_args(arguments)
+    parser.add_argument("--state", action="store_true")
+    return parser.parse_known_args(arguments)[0]
 
 
 def main() -> None:
     """Serve until killed."""
     options = parse()
-    torch.manual_seed(options.restarts)
+    options.folder = Path(options.folder)
     torch.set_num_threads(1)
     serve(options).serve_forever()
 

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import os
+import queue
+import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from r1kit.runs import weight_versions
+from r1kit.runs.fingerprint import model_fingerprint
 from r1kit.runs.weight_versions import BadVersion, read_version
+from r1kit.serving.weights import WeightVersions
 from r1kit.training import weight_file
 from r1kit.training.served import Drifted, check_drift
-from r1kit.training.server_client import Bounds, Replicas, ServerClient, ServerSilent, WrongVersion, connect
-from r1kit.training.server_generation import Link, preflight
+from r1kit.training.server_client import Replicas, ServerClient, connect
+from r1kit.training.server_link import Link, check_model, check_servers, preflight
+from r1kit.training.server_session import Bounds, ServerRefused, ServerSilent, ServerTrouble, WrongVersion
 from r1kit.training.watchdog import Stopped
+from r1kit.training.weight_change import ChangeNorm
 from r1kit.training.weight_file import NoRoom, write_version
-from r1kit.training.weight_sync import ChangeNorm, FileTransport
+from r1kit.training.weight_sync import FileTransport, move_one_tensor
 from tests.training import stand_in_server
+from tests.training.small_qwen2 import SmallQwen2
 
 TENSORS = [
     ("a", torch.arange(12, dtype=torch.float32).reshape(3, 4)),
@@ -67,13 +78,20 @@ def test_a_full_disk_leaves_nothing_of_the_attempt_and_all_of_the_old_version(tm
     assert read_version(tmp_path / old.name) == old
 
 
-def test_what_a_killed_trainer_left_in_shared_memory_is_swept(tmp_path, monkeypatch):
-    monkeypatch.setattr(weight_versions.psutil, "pid_exists", lambda pid: False)
-    dead = weight_versions.sync_folder(str(tmp_path), tmp_path)
-    dead = dead.rename(dead.with_name(dead.name + "1"))
+def test_what_a_killed_trainer_left_in_shared_memory_is_swept(tmp_path):
+    program = (
+        "import os, pathlib, sys; from r1kit.runs.weight_versions import sync_folder; "
+        "print(sync_folder(sys.argv[1], pathlib.Path('.')), flush=True); os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
+    dead = Path(killed.stdout.strip())
+    assert dead.exists()
     mine = weight_versions.sync_folder(str(tmp_path), tmp_path)
     assert mine.exists()
     assert not dead.exists()
+    assert weight_versions.sweep(tmp_path) == []  # a living process's folder, though the number says nothing
+    weight_versions.release(mine)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_change_norm_is_the_distance_between_two_syncs_and_stays_when_one_is_repeated():
@@ -98,6 +116,18 @@ def test_a_half_frozen_generator_shows_in_log_probabilities_and_not_in_the_mean_
         check_drift(0.8, 0.0, 0.1, 5)
 
 
+def test_the_stand_ins_model_is_transformers_model(world):
+    from transformers import AutoModelForCausalLM
+
+    ids = torch.tensor([[0, 0, 7, 8, 9], [3, 4, 5, 6, 7]])
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    model = AutoModelForCausalLM.from_pretrained(world / "base", dtype=torch.float32).eval()
+    theirs = model(ids, attention_mask=mask, position_ids=positions).logits[:, -1]
+    ours = SmallQwen2(str(world / "base")).last_logits(ids, mask)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
 @pytest.fixture
 def serve(world, tmp_path):
     """`serve(*options)`: a link to a stand-in server in a thread of this process."""
@@ -105,7 +135,9 @@ def serve(world, tmp_path):
 
     def start(*options: str, transport: str = "file") -> Link:
         server = stand_in_server.serve(
-            stand_in_server.parse([str(tmp_path), "--model", str(world / "base"), *options])
+            stand_in_server.parse(
+                ["--folder", str(tmp_path), "--state", "--model", str(world / "base"), *options]
+            )
         )
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
@@ -129,29 +161,76 @@ def serve(world, tmp_path):
 def test_the_wrong_server_is_refused_before_a_model_is_loaded(options, transport, message, serve, world):
     link = serve(*options, transport=transport)
     with pytest.raises(Stopped, match=message) as stopped:
-        preflight(link, str(world / "base"), torch.device("cpu"))
-    assert stopped.value.returncode == 1
+        check_servers(link, str(world / "base"))
+    assert stopped.value.returncode == 2
     assert "r1kit serve" in str(stopped.value)
 
 
-def test_a_server_without_weight_transfer_is_refused_for_nccl(serve, world, monkeypatch):
+def test_a_server_without_weight_transfer_is_refused_for_nccl(serve, world):
     link = serve(transport="nccl")
-    monkeypatch.setattr(ServerClient, "init_communicator", lambda self, device: None)
     with pytest.raises(Stopped, match="has no weight transfer"):
-        preflight(link, str(world / "base"), torch.device("cpu"))
+        check_servers(link, str(world / "base"))
+
+
+def test_a_group_that_cannot_be_built_is_told_before_a_model_is_loaded(serve, world):
+    link = serve("--weight-transfer", transport="nccl")
+    check_servers(link, str(world / "base"))
+    with pytest.raises(Stopped, match="cannot build an NCCL group") as stopped:
+        preflight(link, torch.device("cpu"))
+    assert stopped.value.returncode == 4
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_one_tensor_goes_through_the_group_and_what_arrived_is_compared(arrives):
+    """The group of both sides, as a queue: the worker waits in it while it answers, as in NCCL."""
+    pipe: queue.Queue[torch.Tensor] = queue.Queue()
+
+    class Received:
+        def broadcast(self, tensor, src, stream):
+            tensor.copy_(pipe.get(timeout=5) if arrives else pipe.get(timeout=5) * 0)
+
+    class Sent:
+        def broadcast(self, tensor, src, stream):
+            pipe.put(tensor)
+
+    worker = WeightVersions()
+    worker.device = torch.device("cpu")
+    worker.weight_transfer_engine = SimpleNamespace(model_update_group=Received())
+    client = ServerClient("http://nowhere")
+    client.communicator = Sent()
+    client.worker_call = lambda method, **kwargs: [getattr(worker, method)(**kwargs)]
+    if arrives:
+        move_one_tensor(client, torch.device("cpu"))
+    else:
+        with pytest.raises(ServerTrouble, match="received a tensor with the sum 0"):
+            move_one_tensor(client, torch.device("cpu"))
+
+
+def test_the_keepers_fingerprint_decides_where_paths_do_not(world, tmp_path):
+    base, copy = world / "base", tmp_path / "copy"
+    shutil.copytree(base, copy)
+    state = {"model": "/elsewhere/base", "fingerprint": model_fingerprint(base)}
+    check_model("/elsewhere/base", str(copy), state, "url")  # another node's path, the same model
+    check_model("/dev/shm/v00000003-abcdef", str(copy), state, "url")  # what vLLM loaded last
+    with pytest.raises(ServerRefused, match="serves /elsewhere/other"):
+        check_model("/elsewhere/other", str(copy), state, "url")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"hidden_size": 96}))
+    with pytest.raises(ServerRefused, match="another shape or vocabulary"):
+        check_model("/elsewhere/base", str(copy), state, "url")
 
 
 def test_nobody_there_is_exit_code_4_with_a_paragraph(tmp_path, world):
     (tmp_path / "server.json").write_text('{"urls": ["http://127.0.0.1:9"], "pids": [], "state": "ready"}')
     link = Link(tmp_path, tmp_path, Bounds(2, 2))
     with pytest.raises(Stopped, match="Connection refused") as stopped:
-        preflight(link, str(world / "base"), torch.device("cpu"))
+        check_servers(link, str(world / "base"))
     assert stopped.value.returncode == 4
 
 
 def test_new_weights_change_the_answers_and_another_token_is_noticed(serve, world):
     link = serve()
-    preflight(link, str(world / "base"), torch.device("cpu"))
+    preflight(link, torch.device("cpu"))
     transport = link.connected
     assert isinstance(transport, FileTransport)
     weights = load_file(world / "base/model.safetensors")
@@ -172,11 +251,12 @@ def test_new_weights_change_the_answers_and_another_token_is_noticed(serve, worl
 
 def test_a_request_is_sent_once_and_ends_within_its_bound(serve):
     """Incident: TRL's client has no timeout and repeats a POST up to five times (trl 1.16, `_post`)."""
-    link = serve("--hang-at", "1")
+    link = serve()
+    (link.folder / "orders.json").write_text('{"1": "hang"}')
     servers = connect(link.folder, Bounds(generation=0.3, sync=1))
     with pytest.raises(ServerSilent, match=r"did not answer within 0\.3 s"):
         servers.generate([[1, 2]], n=1, max_tokens=1, temperature=1.0)
-    assert (link.folder / "generations").read_text() == "1"
+    assert json.loads((link.folder / "generations").read_text()) == 1
 
 
 def test_two_replicas_share_the_prompts_and_answer_in_order():

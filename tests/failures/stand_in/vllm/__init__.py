@@ -1,0 +1,1 @@
+"""Stands in for vLLM where tests put its folder on PYTHONPATH."""
