@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,7 @@ from r1kit.training.watchdog import HUNG
 
 FAILED, BAD_SETTINGS = 1, 2
 LOG_LINES = 3
+NEWS = 1.0  # seconds a keeper has to notice a death; it looks four times a second
 ERROR = re.compile(r"(?:^|\s)((?:\w+\.)*\w*(?:Error|Exception): .*)$", re.MULTILINE)
 ADVICE = {
     "gone": "Start the stage again: it goes on from the checkpoint. With `server: {restart: true}` in "
@@ -41,6 +43,9 @@ def explain(folder: Path, trouble: BaseException) -> str:
     """The paragraph for a trouble with the server of `folder`."""
     kinds = {ServerSilent: "silent", ServerRefused: "refused"}
     kind = kinds.get(type(trouble), "room" if isinstance(trouble, OSError) else "gone")
+    deadline = time.monotonic() + NEWS
+    while kind == "gone" and server_state(folder).get("state") == "ready" and time.monotonic() < deadline:
+        time.sleep(0.05)  # a connection ends before its process does, and before the keeper can say why
     return diagnosis(folder, getattr(trouble, "strerror", None) or str(trouble), ADVICE[kind])
 
 

@@ -113,7 +113,7 @@ def content(response: requests.Response, base_url: str) -> dict[str, Any]:
     if response.status_code == 404 and path in DEVELOPMENT:
         raise ServerRefused(
             f"The server at {base_url} does not offer {path}: its development endpoints are off, by "
-            "which weights arrive. Start it with `r1kit serve`, or with VLLM_SERVER_DEV_MODE=1 in its environment"
+            "which weights arrive. Start it with `r1kit serve`, or with VLLM_SERVER_DEV_MODE=1"
         )
     if response.status_code == 401:
         raise ServerRefused(f"The server at {base_url} wants another API key (401)")

@@ -130,9 +130,9 @@ class Watchdog:
             f"Process {self.rank} (pid {os.getpid()}) has been in phase '{state['phase']}' of step "
             f"{state['step']} for {seconds:.0f} s; {hint} in machine.yaml allows {state['bound']:g}. "
             f"{others} {group}The stacks of this process are in train.log. A stopped or dead process, "
-            "another device mask or a collective that not all processes reach is the usual cause; if the work is "
-            "just slow, raise the bound. The last complete checkpoint is kept: start the stage again to go "
-            "on from it."
+            "another device mask or a collective that not all processes reach is the usual cause; if the "
+            "work is just slow, raise the bound. The last complete checkpoint is kept: start the stage again "
+            "to go on from it."
         )
 
     def dead_sibling(self) -> str:

@@ -1,4 +1,4 @@
-"""What happens to a server during GRPO, one thing after the other to the same job: killed, silent, out of room.
+"""What happens to a server during GRPO, one thing after the other to one job: killed, silent, out of room.
 
 Each time the run ends as described or goes on; at the end its weights are those of a quiet run.
 """
@@ -81,7 +81,8 @@ def test_a_killed_server_ends_the_run_with_a_checkpoint_of_that_step(world, job_
     code, message = ended(train(write(job_folder, world, mine, **STEPS), accelerate=False))
     assert code == 4
     assert "was lost while it did /v1/completions" in message
-    assert "is gone" in message
+    assert "its keeper: failed (The vLLM server (replica 0" in message
+    assert "was killed by signal 9" in message
     assert "End of its log" in message
     assert "Start the stage again" in message
     assert checkpoints_in(job_folder)[-1] == 6
