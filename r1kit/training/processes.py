@@ -72,6 +72,18 @@ def check_started(folder: str | Path) -> None:
         raise SettingsError([Problem("accelerate.yaml", "distributed_type", message=message)])
 
 
+def check_sharded(accelerator: Any) -> None:
+    """Refuse to train with DDP where accelerate.yaml asks for FSDP: on a CPU accelerate 1.15 says nothing.
+
+    Raises:
+        SettingsError: the model is not sharded.
+    """
+    found = accelerator.distributed_type.value
+    if backend().startswith("FSDP") and found != "FSDP":
+        message = f"accelerate would train with {found} instead: it shards on GPUs only."
+        raise SettingsError([Problem("accelerate.yaml", "distributed_type", "FSDP", message=message)])
+
+
 def check_resume(folder: str | Path, keys: Mapping[str, Any]) -> None:
     """Refuse to go on from the newest checkpoint in `folder` where that cannot work.
 

@@ -19,7 +19,7 @@ from r1kit.runs import metrics
 from r1kit.settings import Problem, SettingsError
 from r1kit.training import checkpoints
 from r1kit.training.callbacks import CompleteMarker, GracefulStop, MetricsLog, Progress, saved_state
-from r1kit.training.processes import check_resume, check_started
+from r1kit.training.processes import check_resume, check_sharded, check_started
 from r1kit.training.program import Job
 from r1kit.training.throughput import throughput_of
 
@@ -118,6 +118,7 @@ def fit(trainer: Trainer, job: Job, keep: int | None = None, restore: Any = None
         restore: called with the checkpoint's path before training goes on, for state the Trainer doesn't
             know.
     """
+    check_sharded(trainer.accelerator)
     trainer.remove_callback(PrinterCallback)
     log = MetricsLog(job.metrics, throughput_of(trainer, job.settings.get("machine", {})))
     for callback in (log, CompleteMarker(job.checkpoints, keep), GracefulStop(job.stop)):

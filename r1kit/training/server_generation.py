@@ -61,8 +61,7 @@ class ServerGeneration(VLLMGeneration):
             ]
         self.accelerator.wait_for_everyone()  # a rank that still saves must not use up the others' bound
         while True:
-            with self.link.phase("sync", self.link.bounds.sync):
-                measured = self._together(self._send)
+            measured = self._together(self._send, "sync", self.link.bounds.sync, collective=True)
             if measured is not None:
                 self.measured = measured
                 return
@@ -109,8 +108,7 @@ class ServerGeneration(VLLMGeneration):
             return answer["completion_ids"], answer["logprobs"]
 
         while True:
-            with self.link.phase("generate", self.link.bounds.generation):
-                answer = self._together(ask, collective=False)
+            answer = self._together(ask, "generate", self.link.bounds.generation)
             if answer is not None:
                 break
             self._recover()
@@ -121,25 +119,34 @@ class ServerGeneration(VLLMGeneration):
         mine = slice(first, first + len(prompts))
         return rows[mine], completions[mine], logprobs[mine], None
 
-    def _together(self, work: Callable[[], Any], collective: bool = True) -> Any:
+    def _together(
+        self, work: Callable[[], Any], phase: str, bound: float, *, collective: bool = False
+    ) -> Any:
         """Do `work` on the main process and hand its result to all; None when a restart may cure its failure.
 
         Args:
+            phase: what the watchdog calls it, and `bound` how long it may take: the main process's work, and
+                the others' waiting for it. A main process that finds the others stuck is in its step again.
             collective: the other ranks take part by walking through the parameters.
 
         Raises:
             Stopped: on every rank, when it cannot be cured.
         """
         outcome: list[Any] = [None, None, False, 0]  # result, explanation, curable, exit code
+        with self.link.phase(phase, bound):
+            if self.accelerator.is_main_process:
+                try:
+                    outcome[0] = work()
+                except (ServerTrouble, OSError) as trouble:
+                    told = explain(self.link.folder, trouble)
+                    outcome[1:] = [told, self._curable(trouble), exit_code(trouble)]
+            else:
+                if collective:
+                    for _ in self._iter_named_params():
+                        pass
+                broadcast_object_list(outcome, from_process=0)
         if self.accelerator.is_main_process:
-            try:
-                outcome[0] = work()
-            except (ServerTrouble, OSError) as trouble:
-                outcome[1:] = [explain(self.link.folder, trouble), self._curable(trouble), exit_code(trouble)]
-        elif collective:
-            for _ in self._iter_named_params():
-                pass
-        broadcast_object_list(outcome, from_process=0)
+            broadcast_object_list(outcome, from_process=0)
         result, explanation, curable, code = outcome
         if explanation is None:
             return result
@@ -175,8 +182,7 @@ class ServerGeneration(VLLMGeneration):
                 time.sleep(PAUSE)
             raise ServerLost(f"The server was lost and did not come back within {seconds:.0f} s")
 
-        with self.link.phase("restart", self.link.start_seconds):
-            self._together(wait, collective=False)
+        self._together(wait, "restart", self.link.start_seconds)
 
     def _reconnect(self) -> bool:
         """Whether all servers named by server.json answer; the clients then point to them."""

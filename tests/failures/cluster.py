@@ -54,6 +54,14 @@ BACKENDS = {
             "offload_optimizer_device": "none", "offload_param_device": "none",
         },
     },
+    "fsdp2": {
+        "distributed_type": "FSDP",
+        "num_processes": 2,
+        "fsdp_config": {
+            "fsdp_version": 2, "fsdp_state_dict_type": "FULL_STATE_DICT", "fsdp_reshard_after_forward": True,
+            "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "fsdp_cpu_ram_efficient_loading": False,
+        },
+    },
 }  # fmt: skip
 
 
@@ -106,10 +114,10 @@ def order(server: Server, **what: str) -> None:
     write_json_atomic(server.folder / "orders.json", orders)
 
 
-def train(folder: Path, accelerate: bool = True) -> Job:
+def train(folder: Path, accelerate: bool = True, program: str = "r1kit.training.grpo") -> Job:
     """Start the training under the supervisor."""
     environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    return launch("r1kit.training.grpo", folder, environment=environment, grace=20.0, accelerate=accelerate)
+    return launch(program, folder, environment=environment, grace=20.0, accelerate=accelerate)
 
 
 def ended(job: Job, seconds: float = 120) -> tuple[int, str]:

@@ -122,3 +122,21 @@ def test_one_process_goes_on_where_two_with_ddp_left_off(world, server, ddp):
     assert ended(train(write(ddp, world, server, "one", **more), accelerate=False))[0] == 0
     assert [row["step"] for row in rows(ddp)] == list(range(1, step + 3))
     assert f"resuming from step {step}" in (ddp / "train.log").read_text()
+
+
+def test_fsdp2_shards_sends_whole_weights_and_goes_on_from_its_checkpoint(world, server, tmp_path):
+    job_folder = write(tmp_path / "job", world, server, "fsdp2", max_steps=2, save_steps=1)
+    program = "tests.failures.fsdp_on_cpu"
+    assert ended(train(job_folder, program=program))[0] == 0
+    write(job_folder, world, server, "fsdp2", max_steps=4, save_steps=2)
+    assert ended(train(job_folder, program=program))[0] == 0
+    assert "resuming from step 2" in (job_folder / "train.log").read_text()
+    written = rows(job_folder)
+    assert [row["step"] for row in written] == [1, 2, 3, 4]
+    assert all(row["sampling/sampling_logp_difference/mean"] < 1e-4 for row in written)
+    assert all(row["weights/change_norm"] > 0 for row in written[1:2] + written[3:])
+    made = read_json(job_folder / "checkpoints/checkpoint-4/complete.json")
+    assert made["backend"] == "FSDP2"
+    weights = load_file(job_folder / "model/model.safetensors")
+    base = load_file(world / "base/model.safetensors")
+    assert {name: tensor.shape for name, tensor in weights.items()} == {n: t.shape for n, t in base.items()}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
 from r1kit.settings import SettingsError
-from r1kit.training.processes import check_resume, check_started
+from r1kit.training.processes import check_resume, check_sharded, check_started
 
 ZERO2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
 
@@ -92,3 +94,11 @@ def test_zero_3_that_would_leave_a_model_without_weights_is_refused(tmp_path, pr
         check_started(tmp_path)
     path.write_text("num_processes: 2\ndeepspeed_config: {zero_stage: 3, zero3_save_16bit_model: true}\n")
     check_started(tmp_path)
+
+
+def test_fsdp_that_accelerate_forgot_is_not_a_training(processes):
+    """Seen, 2026-11-24: on a CPU accelerate 1.15 trains with DDP where accelerate.yaml says FSDP."""
+    processes(2, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    check_sharded(SimpleNamespace(distributed_type=DistributedType.FSDP))
+    with pytest.raises(SettingsError, match="MULTI_CPU instead"):
+        check_sharded(SimpleNamespace(distributed_type=DistributedType.MULTI_CPU))
