@@ -72,13 +72,14 @@ def write(
     backend: str = "one",
     sync: dict | None = None,
     step_seconds: float = 60,
+    model: Path | None = None,
     **grpo: object,
 ) -> Path:
     """The job folder, with accelerate.yaml, of a training that generates through `server` (or its folder)."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = isinstance(server, Server)
     inputs = {name: str(world / name) for name in ("tokenizer", "prompts")}
-    inputs |= {"model": str(world / "base"), "server": str(server.folder if kept else server)}
+    inputs |= {"model": str(model or world / "base"), "server": str(server.folder if kept else server)}
     share = {"per_device_train_batch_size": 8 // BACKENDS[backend]["num_processes"]}
     machine = {
         "device": "cpu", "step_seconds": step_seconds, "weight_sync": SYNC | (sync or {}),

@@ -1,4 +1,7 @@
-"""The real vLLM on the CPU, from start to end, with a model of two layers. Skipped where it is missing."""
+"""The real vLLM on the CPU, one server for all of it: new weights, a GRPO trainer, a kill, the end.
+
+Skipped where vLLM is not installed. Its start takes 20 to 40 s, nearly all imports in three processes.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ import importlib.util
 import os
 import signal
 
+import psutil
 import pytest
 
 from r1kit.pipeline.writers import ServedWriter, largest_difference, model_of
-from r1kit.serving import health
+from r1kit.runs.files import read_json
 from r1kit.serving.start import serve
 from r1kit.settings.models import MachineSettings
-from tests.serving.conftest import processes_of, wait_for
+from tests.failures import cluster
+from tests.serving.conftest import processes_of
+from tests.training.conftest import rows, tokenizer, world  # noqa: F401 - fixtures
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,56 +34,92 @@ SERVER = {
     "kv_cache_gib": 0.1,
     "eager": True,
     "restart": True,
-    "environment": {"VLLM_CPU_OMP_THREADS_BIND": "nobind"},
+    "start_seconds": 240,
+    "generation_seconds": 120,
+    "sync_seconds": 60,
+    "environment": {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": 1},
 }
+SHAPE = {  # vLLM on a CPU wants heads of 32
+    "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "max_position_embeddings": 128, "tie_word_embeddings": True,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    """Two models that differ in their weights alone; vLLM on a CPU wants heads of 32."""
+def models(tokenizer, tmp_path_factory):  # noqa: F811
+    """Two models that differ in their weights alone."""
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from r1kit.data import corpus
-    from r1kit.data.tokenizer import train_tokenizer
+    from r1kit.training.pretrain import build_model
 
-    tokenizer = train_tokenizer(corpus.documents(100, 0), 400)
-    shape = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2, "num_hidden_layers": 2}
-    config = Qwen2Config(
-        vocab_size=len(tokenizer), intermediate_size=64, max_position_embeddings=128,
-        tie_word_embeddings=True, **shape,
-    )  # fmt: skip
     folders = []
     for seed in (1, 2):
         torch.manual_seed(seed)
         folders.append(tmp_path_factory.mktemp("models") / str(seed))
-        Qwen2ForCausalLM(config).save_pretrained(folders[-1])
+        build_model(SHAPE, tokenizer).save_pretrained(folders[-1])
         tokenizer.save_pretrained(folders[-1])
-    return folders, tokenizer
+    return folders
 
 
-def test_it_takes_new_weights_samples_from_them_comes_back_from_a_kill_and_leaves_nothing(
-    checkpoints, tmp_path
-):
-    (first, second), tokenizer = checkpoints
-    machine = MachineSettings.model_validate(
-        {"device": "cpu", "grace_seconds": 5, "environment": {"HF_HUB_OFFLINE": "1"}, "server": SERVER}
-    )
-    server = serve(tmp_path / "server", machine, first, tell=lambda line: None)
+@pytest.fixture(scope="module")
+def server(models, tmp_path_factory):
+    """Returns at once; whoever needs it waits."""
+    machine = {"device": "cpu", "grace_seconds": 5, "environment": {"HF_HUB_OFFLINE": "1"}, "server": SERVER}
+    folder = tmp_path_factory.mktemp("vllm") / "server"
+    server = serve(folder, MachineSettings.model_validate(machine), models[0], tell=lambda line: None)
+    yield server
+    server.stop()
+
+
+def test_it_takes_new_weights_and_samples_from_them(server, models, tokenizer, tmp_path):  # noqa: F811
+    first, second = models
+    server.wait_ready()
+    writer = ServedWriter(server, tokenizer, tmp_path)
     try:
-        server.wait_ready()
-        writer = ServedWriter(server, tokenizer, tmp_path)
-        prompts = [[{"role": "user", "content": f"Ann has {n} apples."}] for n in range(4)]
         writer.load(second)
+        prompts = [[{"role": "user", "content": f"Ann has {n} apples."}] for n in range(4)]
         written = writer.write(prompts, 24, at_once=4)
-        assert largest_difference(model_of(second), written)[1] < 1e-4
-        assert largest_difference(model_of(first), written)[0] > 1e-2, "the two models are told apart"
-        os.kill(server.state["pids"][0], signal.SIGKILL)
-        wait_for(lambda: server.state["state"] == "restarting")
-        server.wait_ready()
-        assert health.healthy(server.urls[0])
-        writer.transport.close()
-        left = processes_of(server)
     finally:
-        server.stop()
-    assert not [process for process in left if process.is_running()]
+        writer.transport.close()
+    assert largest_difference(model_of(second), written)[1] < 1e-4
+    assert largest_difference(model_of(first), written)[0] > 1e-2, "the two models are told apart"
+
+
+def test_killed_during_a_generation_it_comes_back_and_the_same_run_goes_on(
+    server,
+    models,
+    world,  # noqa: F811
+    tmp_path,
+):
+    lengths = {"max_completion_length": 64, "max_steps": 4, "save_steps": 100}
+    job_folder = cluster.write(tmp_path / "job", world, server, model=models[0], **lengths)
+    job = cluster.train(job_folder, accelerate=False)
+    cluster.until_step(job, 2)
+    phase = job_folder / "ranks/0.json"
+    cluster.until(lambda: read_json(phase, {}).get("phase") == "generate", job)
+    old = processes_of(server)[1:]
+    os.kill(server.state["pids"][0], signal.SIGKILL)
+    code, message = cluster.ended(job, 400)
+    assert code == 0, message
+    log = (job_folder / "train.log").read_text()
+    assert "waiting for the server to be restarted" in log
+    assert log.count("the server is back; pushing the weights again") == 1
+    assert server.state["restarts"] == 1
+    assert not [process for process in old if process.is_running()]
+    written = rows(job_folder)
+    assert [row["step"] for row in written] == [1, 2, 3, 4]
+    assert all(row["weights/version"] == row["weights/server_version"] == row["step"] - 1 for row in written)
+    assert all(abs(row["sampling/importance_sampling_ratio/mean"] - 1) < 1e-3 for row in written)
+    assert all(row["sampling/sampling_logp_difference/mean"] < 1e-4 for row in written)
+    assert sum(row["weights/change_norm"] for row in written[1:]) > 0  # or nothing was tested
+
+
+def test_it_leaves_nothing_when_it_ends(server):
+    server.wait_ready()
+    left = processes_of(server)
+    assert len(left) > 3, "keeper, server, engine and worker"
+    server.stop()
+    assert not [
+        process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    ]
+    assert server.state["state"] == "stopped"
