@@ -36,7 +36,7 @@ GRPO = {
     "vllm_mode": "server",
     "vllm_importance_sampling_mode": "token_truncate",
 }
-SERVER = {"max_model_len": 96, "generation_seconds": 60, "sync_seconds": 20, "start_seconds": 60}
+SERVER = {"max_model_len": 96, "generation_seconds": 60, "sync_seconds": 30, "start_seconds": 120}
 SYNC = {"transport": "file", "drift": 1e-3}
 ACCELERATE = {
     "compute_environment": "LOCAL_MACHINE", "num_machines": 1, "machine_rank": 0, "mixed_precision": "no",
@@ -121,7 +121,7 @@ def train(folder: Path, accelerate: bool = True, program: str = "r1kit.training.
     return launch(program, folder, environment=environment, grace=20.0, accelerate=accelerate)
 
 
-def ended(job: Job, seconds: float = 120) -> tuple[int, str]:
+def ended(job: Job, seconds: float = 300) -> tuple[int, str]:
     """Exit code and message once it has ended, within `seconds`, with no process and no weights left."""
     deadline = time.monotonic() + seconds
     while job.poll() is None:

@@ -20,13 +20,14 @@ from r1kit.settings.profile import CONFIG_ROOT
 STAND_IN = Path(__file__).parent / "stand_in"
 
 
-def machine(mode: str = "", **server: object) -> MachineSettings:
-    """machine.yaml with a server that behaves as `mode` says."""
+def machine(mode: str = "", sync: str | None = None, **server: object) -> MachineSettings:
+    """machine.yaml with a server that behaves as `mode` says, and a sync folder."""
     environment = {"PYTHONPATH": str(STAND_IN), "STAND_IN": mode}
     return MachineSettings.model_validate(
         {
             "device": "cpu",
             "grace_seconds": 5,
+            "weight_sync": {"folder": sync},
             "server": {"max_model_len": 64, "environment": environment, **server},
         }
     )
@@ -57,9 +58,10 @@ def processes_of(server: Server) -> list[psutil.Process]:
 
 
 def block_of(server: Server) -> Path:
-    """The shared memory that the newest stand-in engine holds."""
+    """The shared memory that the newest stand-in engine holds; a path that is not there before it says so."""
     lines = (server.folder / "train.log").read_text().splitlines()
-    return Path("/dev/shm") / next(line.split()[1] for line in reversed(lines) if line.startswith("block"))
+    names = [line.split()[1] for line in lines if line.startswith("block")]
+    return Path("/dev/shm") / (names or ["not said yet"])[-1]
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:

@@ -11,11 +11,13 @@ import stat
 import subprocess
 import sys
 import urllib.error
+from pathlib import Path
 
 import psutil
 import pytest
 
 from r1kit.runs.launch import JobFailed
+from r1kit.runs.server_files import ask_restart, restart_asked
 from r1kit.serving import health
 from tests.serving.conftest import STAND_IN, block_of, processes_of, wait_for
 
@@ -100,6 +102,38 @@ def test_a_silent_server_is_taken_for_dead_within_its_bound(start):
 
 
 @pytest.mark.slow
+def test_a_server_that_only_its_trainer_knows_to_be_stuck_is_started_again_as_often_as_allowed(start):
+    """/health answers all the while; the trainer asks through a file, which a keeper elsewhere sees too."""
+    server = start(restart=True, restarts=1)
+    server.wait_ready()
+    url, (first, *_) = server.urls[0], server.state["pids"]
+    ask_restart(server.folder, "accepted /v1/completions and did not answer within 4 s", [url])
+    wait_for(lambda: restart_asked(server.folder) is None)
+    server.wait_ready()
+    assert server.urls == [url]
+    assert server.state["restarts"] == 1
+    assert not psutil.pid_exists(first)
+    ask_restart(server.folder, "accepted /v1/completions and did not answer within 4 s", [url])
+    wait_for(lambda: server.job.poll() is not None)
+    assert server.job.poll() == 4
+    assert "did not answer within 4 s" in server.state["message"]
+
+
+@pytest.mark.slow
+def test_weights_of_a_killed_trainer_are_freed_by_the_keeper(start, tmp_path):
+    program = (
+        "import os, pathlib, sys; from r1kit.runs.weight_versions import sync_folder; "
+        "print(sync_folder(sys.argv[1], pathlib.Path('.')), flush=True); os.kill(os.getpid(), 9)"
+    )
+    folder = tmp_path / "sync"
+    killed = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True)
+    left = Path(killed.stdout.strip())
+    assert left.is_dir()
+    start(sync=str(folder)).wait_ready()
+    wait_for(lambda: not left.exists())
+
+
+@pytest.mark.slow
 def test_a_restart_on_request_is_no_failure(start):
     server = start()
     server.wait_ready()
@@ -135,6 +169,7 @@ def test_a_taken_port_is_refused_with_its_owner_before_anything_starts(start):
         server = start(port=port)
         with pytest.raises(JobFailed, match=f"port {port} is taken by process {os.getpid()}"):
             server.wait_ready()
+    assert server.job.poll() == 2
     assert server.state["pids"] == []
 
 
