@@ -25,7 +25,8 @@ from r1kit.training import checkpoints
 STAND_IN = Path(__file__).parent / "stand_in"
 ROOT = Path(__file__).parents[2]
 GRPO = {
-    "rewards": [{"name": "cosine", "weight": 1.0}],  # varies with the length even for an untrained model
+    # varies from completion to completion even for an untrained model: every step changes the weights
+    "rewards": [{"name": "repetition_penalty", "weight": 1.0, "ngram_size": 1}],
     "learning_rate": 3e-3,
     "num_generations": 4,
     "max_completion_length": 24,
@@ -121,7 +122,7 @@ def train(folder: Path, accelerate: bool = True, program: str = "r1kit.training.
     return launch(program, folder, environment=environment, grace=20.0, accelerate=accelerate)
 
 
-def ended(job: Job, seconds: float = 300) -> tuple[int, str]:
+def ended(job: Job, seconds: float = 500) -> tuple[int, str]:
     """Exit code and message once it has ended, within `seconds`, with no process and no weights left."""
     deadline = time.monotonic() + seconds
     while job.poll() is None:

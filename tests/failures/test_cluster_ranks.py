@@ -137,7 +137,7 @@ def test_fsdp2_shards_sends_whole_weights_and_goes_on_from_its_checkpoint(world,
     written = rows(job_folder)
     assert [row["step"] for row in written] == [1, 2, 3, 4]
     assert all(row["sampling/sampling_logp_difference/mean"] < 1e-4 for row in written)
-    assert all(row["weights/change_norm"] > 0 for row in written[1:2] + written[3:])
+    assert all(row["weights/change_norm"] > 0 for row in (written[1], written[3]))  # a start's first has none
     made = read_json(job_folder / "checkpoints/checkpoint-4/complete.json")
     assert made["backend"] == "FSDP2"
     weights = load_file(job_folder / "model/model.safetensors")

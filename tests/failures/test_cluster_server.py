@@ -62,7 +62,7 @@ def test_with_restart_a_killed_and_a_silent_server_come_back_and_the_same_run_go
     assert generations(mine) == 5 + 3  # none was asked twice without need
     assert all(row["weights/version"] == row["weights/server_version"] == row["step"] - 1 for row in written)
     assert all(abs(row["sampling/importance_sampling_ratio/mean"] - 1) < 1e-3 for row in written)
-    assert sum(row["weights/change_norm"] for row in written[1:]) > 0  # or nothing was tested
+    assert all(row["weights/change_norm"] > 0 for row in written[1:])  # or nothing was tested
     size = (world / "base/model.safetensors").stat().st_size
     assert all(0.9 * size < row["sync/bytes"] <= size and 0 < row["sync/seconds"] < 5 for row in written)
     # the third failure is one more than the keeper may repair

@@ -110,7 +110,7 @@ def test_killed_during_a_generation_it_comes_back_and_the_same_run_goes_on(
     assert all(row["weights/version"] == row["weights/server_version"] == row["step"] - 1 for row in written)
     assert all(abs(row["sampling/importance_sampling_ratio/mean"] - 1) < 1e-3 for row in written)
     assert all(row["sampling/sampling_logp_difference/mean"] < 1e-4 for row in written)
-    assert sum(row["weights/change_norm"] for row in written[1:]) > 0  # or nothing was tested
+    assert all(row["weights/change_norm"] > 0 for row in written[1:])  # or nothing was tested
 
 
 def test_it_leaves_nothing_when_it_ends(server):
