@@ -8,6 +8,7 @@ the generation. Nothing is generated twice by accident, because no request is re
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -119,9 +120,7 @@ class ServerGeneration(VLLMGeneration):
         mine = slice(first, first + len(prompts))
         return rows[mine], completions[mine], logprobs[mine], None
 
-    def _together(
-        self, work: Callable[[], Any], phase: str, bound: float, *, collective: bool = False
-    ) -> Any:
+    def _together(self, work: Callable[[], Any], phase: str, bound: float, collective: bool = False) -> Any:
         """Do `work` on the main process and hand its result to all; None when a restart may cure its failure.
 
         Args:
@@ -164,7 +163,8 @@ class ServerGeneration(VLLMGeneration):
             return False
         print(f"{trouble}; waiting for the server to be restarted", flush=True)
         if isinstance(trouble, ServerSilent):
-            ask_restart(self.link.folder, trouble.reason, [trouble.url])
+            with contextlib.suppress(OSError):  # no room for a file: the wait below then ends in vain
+                ask_restart(self.link.folder, trouble.reason, [trouble.url])
         return True
 
     def _recover(self) -> None:

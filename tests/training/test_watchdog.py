@@ -52,6 +52,16 @@ def test_work_with_a_bound_of_its_own_is_not_overdue_and_without_one_never(tmp_p
     assert not dog.overdue()
 
 
+def test_a_group_that_is_never_built_is_named_and_loading_the_model_after_it_has_no_bound(tmp_path):
+    dog = Watchdog(tmp_path, step_seconds=1)
+    with dog.phase("preflight", 20):
+        dog.state["since"] -= 26
+        assert "weight_sync.transport: file needs no group" in dog.overdue()
+        assert "server.sync_seconds in machine.yaml allows 20" in dog.overdue()
+    dog.state["since"] -= 3600
+    assert not dog.overdue()
+
+
 def test_rank_0_speaks_first(tmp_path):
     first, second = (Watchdog(tmp_path, rank, 2, step_seconds=10) for rank in (0, 1))
     for dog in (first, second):
