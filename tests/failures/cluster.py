@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from r1kit.runs import weight_versions
 from r1kit.runs.files import read_json, write_json_atomic
@@ -25,8 +26,7 @@ from r1kit.training import checkpoints
 STAND_IN = Path(__file__).parent / "stand_in"
 ROOT = Path(__file__).parents[2]
 GRPO = {
-    # varies from completion to completion even for an untrained model: every step changes the weights
-    "rewards": [{"name": "repetition_penalty", "weight": 1.0, "ngram_size": 1}],
+    "rewards": [{"name": "cosine", "weight": 1.0}],  # of the length, which differs (see `eager_to_end`)
     "learning_rate": 3e-3,
     "num_generations": 4,
     "max_completion_length": 24,
@@ -91,6 +91,18 @@ def write(
     (folder / "resolved.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     (folder / "accelerate.yaml").write_text(yaml.safe_dump(ACCELERATE | BACKENDS[backend]), encoding="utf-8")
     return folder
+
+
+def eager_to_end(model: Path) -> Path:
+    """Let an untrained model end completions at all lengths: rewards differ, and every step changes weights.
+
+    The row of the end token in the (tied) embedding grows, and with it what contexts say for or against it.
+    """
+    path = model / "model.safetensors"
+    weights = load_file(path)
+    weights["model.embed_tokens.weight"][read_json(model / "config.json")["eos_token_id"]] *= 20
+    save_file(weights, path, metadata={"format": "pt"})
+    return model
 
 
 def start_server(folder: Path, world: Path, model: Path | None = None, **settings: object) -> Server:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.training.conftest import tokenizer, world  # noqa: F401 - fixtures
+from tests.failures.cluster import eager_to_end
+from tests.training.conftest import tokenizer  # noqa: F401 - a fixture
+from tests.training.conftest import world as plain_world  # noqa: F401 - a fixture
 
 # A trainer that ignores every polite signal, with a child in its own session, one under nohup, one daemon.
 STUBBORN = """
@@ -147,3 +150,12 @@ def notebook(tmp_path):
         return tmp_path / "in.ipynb"
 
     return make
+
+
+@pytest.fixture(scope="session")
+def world(plain_world: Path, tmp_path_factory) -> Path:  # noqa: F811
+    """The world of tests/training with a base model whose completions differ in length."""
+    folder = tmp_path_factory.mktemp("eager") / "world"
+    shutil.copytree(plain_world, folder)
+    eager_to_end(folder / "base")
+    return folder

@@ -57,6 +57,7 @@ def models(tokenizer, tmp_path_factory):  # noqa: F811
         folders.append(tmp_path_factory.mktemp("models") / str(seed))
         build_model(SHAPE, tokenizer).save_pretrained(folders[-1])
         tokenizer.save_pretrained(folders[-1])
+        cluster.eager_to_end(folders[-1])
     return folders
 
 
