@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from r1kit.settings import SettingsError, load_profile
+from r1kit.settings import SettingsError, load_profile, yaml_load
 
 SERVER = {"max_model_len": 256}
 SERVED = {"machine.server": SERVER, "grpo.use_vllm": True, "grpo.vllm_mode": "server"}
@@ -189,6 +189,13 @@ def test_a_contradiction_is_named_with_its_key(profile_folder: Path, changes: di
 )
 def test_a_sound_cluster_is_accepted(profile_folder: Path, changes: dict):
     load_profile(profile_folder, changes)
+
+
+def test_the_fsdp_of_the_documentation_is_accepted(profile_folder: Path):
+    page = (Path(__file__).parents[2] / "docs/guide-grpo.md").read_text()
+    block = yaml_load(page.split("```yaml\n")[1].split("```")[0])
+    alone = {"base.alone": True, "sft.alone": True}
+    load_profile(profile_folder, GPUS | alone | {f"accelerate.{key}": value for key, value in block.items()})
 
 
 def test_grpo_trains_on_its_devices_and_sft_on_all_eight(profile_folder: Path):
