@@ -3,8 +3,9 @@
 The peak of large matrix products says half of it: at 128 channels a step also waits for passes over memory
 and for the start of each kernel, and generation for one small pass a token. So one decoder layer at
 cpu-tiny's shapes is timed: forward and backward over a batch of rows, and forward over one token of many
-sequences. Both follow threads, clock and other work on the machine as a training itself does. `r1kit.training.speed_log`
-writes them beside a CPU training's metrics, and `r1kit plan --against` counts with what stands there.
+sequences. Both follow threads, clock and other work on the machine as a training itself does.
+`r1kit.training.speed_log` writes them beside a CPU training's metrics, and `r1kit plan --against` counts with
+what stands there.
 """
 
 from __future__ import annotations
