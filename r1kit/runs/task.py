@@ -1,9 +1,8 @@
 """`python -m r1kit.runs.task --folder JOB -- CMD...`: one task of a step, on whichever node srun put it.
 
 Gives CMD the one SIGTERM that a stop means (`step`: the file JOB/stop), a server's keeper the SIGUSR1 that
-means to start anew (JOB/anew), and leaves nothing behind when CMD
-has ended: runaways are adopted and killed. Slurm finds them by itself only where it tracks processes with
-cgroups.
+means to start anew (JOB/anew), and leaves nothing behind when CMD has ended: runaways are adopted and killed.
+Slurm finds them by itself only where it tracks processes with cgroups.
 """
 
 from __future__ import annotations
