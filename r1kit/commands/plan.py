@@ -7,34 +7,48 @@ from typing import Annotated
 
 import typer
 
-from r1kit.commands.options import DEFAULT_PROFILE, JsonOption, ProfileOption
+from r1kit.commands.options import DEFAULT_PROFILE, JsonOption
 
 
 def plan(
-    profile: ProfileOption = DEFAULT_PROFILE,
+    profile: Annotated[
+        str, typer.Option(help="A folder of configs/, by name or path. [default: cpu-tiny, or the run's own]")
+    ] = "",
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting: sft.max_length=16384")] = None,
     against: Annotated[str, typer.Option(help="A run: print what was predicted beside what it did.")] = "",
     lengths: Annotated[
         str, typer.Option(help="A JSON file with the traces' lengths: [[tokens, documents], ...]")
     ] = "",
     gflops: Annotated[float, typer.Option(help="A CPU's matrix speed, in place of the profile's.")] = 0.0,
+    here: Annotated[
+        bool, typer.Option("--here", help="Measure this CPU now, a second with torch, and plan for it.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Memory, hours and disk of a profile before anything starts: what fits, and what to change."""
+    from r1kit.machine.layer_speed import measure_layer
     from r1kit.machine.plan import make_plan
     from r1kit.settings import load_profile, parse_overrides
     from r1kit.settings.lengths import read_lengths
-    from r1kit.views.plan import compare, measured, render, render_comparison
+    from r1kit.views.plan import render
+    from r1kit.views.plan_against import compare, measured, render_comparison
 
-    settings = load_profile(profile, parse_overrides(set_ or []))
-    made = make_plan(settings, lengths=read_lengths(lengths) if lengths else None, gflops=gflops or None)
+    changes, histogram = parse_overrides(set_ or []), read_lengths(lengths) if lengths else None
     if against:
         from r1kit.runs.folder import open_run
 
-        found = measured(open_run(against).path)
-        rows, reference = compare(made, found), settings.machine.reference_gflops
+        run = open_run(against)
+        own = profile in ("", run.manifest.get("profile"), run.manifest.get("profile_source"))
+        source = run.manifest.get("profile_source", run.manifest["profile"]) if own else profile
+        settings = load_profile(source, (run.manifest.get("overrides", {}) if own else {}) | changes)
+        found = measured(run.path) | ({"gflops": gflops} if gflops else {})
+        rows = compare(settings, found, histogram)
         shown = json.dumps({"profile": settings.name, "run": against, "rows": rows}, indent=1)
-        table = render_comparison(settings.name, against, rows, found.get("gflops"), reference)
+        table = render_comparison(settings.name, against, rows, found, settings.machine.reference_gflops)
         print(shown if as_json else table)
         return
+    settings = load_profile(profile or DEFAULT_PROFILE, changes)
+    on_cpu = settings.machine.device == "cpu"
+    layer = measure_layer(1.0) if here and on_cpu else None
+    made = make_plan(settings, lengths=histogram, gflops=gflops or None, layer=layer)
     print(json.dumps(made.as_dict(), indent=1) if as_json else render(made))

@@ -14,7 +14,10 @@ from r1kit.commands.slurm import run_on
 
 def run(
     profile: Annotated[str, typer.Option(help="A folder of configs/, or its path. [default: cpu-tiny]")] = "",
-    stages: Annotated[str, typer.Option(help="01-04, 02_sft, 00,05 or all. [default: all]")] = "",
+    stages: Annotated[
+        str,
+        typer.Option(help="01-04, 02_sft, 00,05 or all. [default: what the profile can run]"),
+    ] = "",
     set_: SetOption = None,
     resume: Annotated[str, typer.Option(help="Go on with this run: finished stages are skipped.")] = "",
     run_id: Annotated[str, typer.Option(help="Name for the new run; made from the time otherwise.")] = "",
@@ -29,22 +32,24 @@ def run(
     """Run notebooks in order, headlessly, and print the table of what the models learned."""
     if on != "here":
         run_on(on, profile, stages, set_ or [], resume, run_id, strict, site, detach, as_json)
-    from r1kit.pipeline.prerequisites import new_run, reopen_run
+    from r1kit.pipeline.prerequisites import new_run, refuse_what_it_has_no_settings_for, reopen_run
     from r1kit.pipeline.run import NOT_AS_EXPECTED, run_stages, surprises
-    from r1kit.pipeline.stages import select
+    from r1kit.pipeline.stages import possible, select
     from r1kit.runs.files import shown
     from r1kit.runs.results import summarise
-    from r1kit.settings import parse_overrides
+    from r1kit.settings import load_profile, parse_overrides
     from r1kit.views.progress import Progress
     from r1kit.views.tables import print_summary
 
-    names, changes = select(stages) if stages else [], parse_overrides(set_ or [])
+    names, changes = select(stages) if stages not in ("", "all") else [], parse_overrides(set_ or [])
     if resume:
         found, settings = reopen_run(resume, profile, changes)
+        names = names or (found.manifest.get("stages") if not stages else None) or possible(settings)
+        refuse_what_it_has_no_settings_for(settings, names)
     else:
-        asked = names or select("all")
-        found, settings = new_run(profile or DEFAULT_PROFILE, changes, run_id or None, stages=asked)
-    names = names or found.manifest.get("stages") or select("all")
+        profile = profile or DEFAULT_PROFILE
+        names = names or possible(load_profile(profile, changes))
+        found, settings = new_run(profile, changes, run_id or None, stages=names)
     outcome = run_stages(found, names, settings, Progress(sys.stderr if as_json else None))
     summary, unexpected = summarise(found), surprises(found, settings)
     code = outcome.code or (NOT_AS_EXPECTED if strict and unexpected else 0)

@@ -30,18 +30,23 @@ def run_on(
 ) -> None:
     """Make or reopen the run, hand it to Slurm, and follow it; never returns."""
     from r1kit.pipeline import slurm
-    from r1kit.pipeline.prerequisites import new_run, reopen_run
-    from r1kit.pipeline.stages import select
-    from r1kit.settings import parse_overrides
+    from r1kit.pipeline.prerequisites import new_run, refuse_what_it_has_no_settings_for, reopen_run
+    from r1kit.pipeline.stages import possible, select
+    from r1kit.settings import load_profile, parse_overrides
     from r1kit.settings.site import load_site
 
     if on != "slurm":
         raise typer.BadParameter(f"--on takes here or slurm, not {on!r}")
     names, parsed, place = select(stages or "all"), parse_overrides(changes), load_site(site)
+    every = stages in ("", "all")
     if resume:
         found, settings = reopen_run(resume, profile, parsed)
+        names = possible(settings) if every else names
+        refuse_what_it_has_no_settings_for(settings, names)
     else:
-        found, settings = new_run(profile or DEFAULT_PROFILE, parsed, run_id or None)
+        profile = profile or DEFAULT_PROFILE
+        names = possible(load_profile(profile, parsed)) if every else names
+        found, settings = new_run(profile, parsed, run_id or None, stages=names)
     job = slurm.submit(found, slurm.render(found, settings, names, place, strict=strict))
     if detach:
         print(
@@ -99,11 +104,12 @@ def slurm_script(
 ) -> None:
     """Print the batch script that `r1kit run --on slurm` would submit; makes and submits nothing."""
     from r1kit.pipeline import slurm
-    from r1kit.pipeline.stages import select
+    from r1kit.pipeline.stages import possible, select
     from r1kit.runs.folder import Run, new_run_id, runs_folder
     from r1kit.settings import load_profile
     from r1kit.settings.site import load_site
 
     settings, run_id = load_profile(profile), new_run_id(profile)
     found = Run(run_id, runs_folder() / run_id)
-    print(slurm.render(found, settings, select(stages), load_site(site)), end="")
+    names = possible(settings) if stages == "all" else select(stages)
+    print(slurm.render(found, settings, names, load_site(site)), end="")

@@ -102,10 +102,10 @@ DEVICES: dict[str, Device] = {
         0.30, shares_source=NVIDIA_FLOOR,
     ),
     "cpu": Device(
-        "two CPU cores (x86, AVX2)", 161.0 * GIGA, None, 24 * 10**9, 35.7 * GIGA, r"^cpu$",
-        "float32: measure_gflops() with two threads on the reference machine, 2026-11-23; bandwidth: numpy "
-        "copy of 512 MB, 2026-11-24; memory: that machine's",
-        0.25, 1.0, 0.015, 10**9, "measured with cpu-tiny's own runs, see the plan's tests",
+        "two CPU cores (x86, AVX2)", 183.0 * GIGA, None, 24 * 10**9, 35.7 * GIGA, r"^cpu$",
+        "float32: measure_gflops() with two threads on the reference machine while nothing else computed, "
+        "2026-11-24; bandwidth: numpy copy of 512 MB, the same day; memory: that machine's",
+        0.305, 1.0, 0.0085, 10**9, "measured with cpu-tiny's own runs, see the plan's tests",
     ),
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1kit.machine import detect_device
-from r1kit.pipeline.stages import STAGES, StageSpec
+from r1kit.pipeline.stages import STAGES, StageSpec, lacks
 from r1kit.runs import folder as runs
 from r1kit.runs import results
 from r1kit.runs.files import read_json
@@ -44,6 +44,7 @@ def new_run(
         RunError: `run_id` is malformed or taken.
     """
     settings = load_profile(profile, overrides)
+    refuse_what_it_has_no_settings_for(settings, stages)
     refuse_what_cannot_run_yet(settings, stages)
     device, reason = detect_device()
     trainers = {"base": settings.base, "sft": settings.sft, "grpo": settings.grpo}
@@ -102,6 +103,23 @@ def refuse_what_cannot_run_yet(settings: Profile, stages: Sequence[str]) -> None
         )
         file = display_path(settings.folder / "data.yaml")
         raise SettingsError([Problem(file, "source", found="hub", allowed="stories", message=message)])
+
+
+def refuse_what_it_has_no_settings_for(settings: Profile, stages: Sequence[str]) -> None:
+    """A stage that requires a part of the settings would otherwise stop in its middle, after hours perhaps.
+
+    Raises:
+        SettingsError: the profile leaves that part out.
+    """
+    for name in stages:
+        if lacks(STAGES[name], settings):
+            section, _, key = STAGES[name].requires.partition(".")
+            others = ",".join(other for other in stages if not lacks(STAGES[other], settings))
+            message = f"{name} cannot run without it."
+            message += f" Leave that stage out: --stages {others}." if others else ""
+            allowed = f"a section as in configs/cpu-tiny/{section}.yaml"
+            file = display_path(settings.folder / f"{section}.yaml")
+            raise SettingsError([Problem(file, key, "nothing", allowed, message=message)])
 
 
 def source_of(settings: Profile) -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 from r1kit.runs import nodes
 from r1kit.runs.files import read_json, write_text_atomic
 from r1kit.runs.folder import Run, runs_folder
+from r1kit.serving.own_node import check_reachable
 from r1kit.settings import Profile
 from r1kit.settings.site import Site
 
@@ -46,7 +47,13 @@ class Template(string.Template):
 
 
 def render(run: Run, settings: Profile, stages: list[str], site: Site, *, strict: bool = False) -> str:
-    """The batch script of a run."""
+    """The batch script of a run.
+
+    Raises:
+        SettingsError: the site has nodes for servers, and the profile's could not be reached there.
+    """
+    if site.server_nodes and settings.machine.server:
+        check_reachable(settings.machine)
     trainers = nodes.machines(settings.accelerate)
     command = [sys.executable, "-m", "r1kit", "run", "--resume", run.run_id, "--stages", ",".join(stages)]
     options = {"partition": site.partition, "account": site.account, "gpus-per-node": site.gpus_per_node}

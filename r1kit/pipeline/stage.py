@@ -212,6 +212,7 @@ def open_stage(name: str, namespace: dict[str, Any]) -> Stage:
 
     if run_id:
         run, settings = prerequisites.reopen_run(run_id, profile_name, turned)
+        prerequisites.refuse_what_it_has_no_settings_for(settings, [name])
         prerequisites.refuse_what_cannot_run_yet(settings, [name])
     else:
         run, settings = prerequisites.new_run(profile_name, turned, stages=[name])

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from r1kit.settings import Profile
 
 
 @dataclass(frozen=True)
@@ -19,12 +23,16 @@ class Knob:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage: settings files it reads, stages whose results it reads, knobs beyond PROFILE and RUN_ID."""
+    """One stage: settings files it reads, stages whose results it reads, knobs beyond PROFILE and RUN_ID.
+
+    `requires` is a part of the settings that a profile may leave out and this stage cannot do without.
+    """
 
     name: str
     question: str
     sections: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    requires: str = ""
     knobs: dict[str, Knob] = field(default_factory=dict)
 
 
@@ -66,6 +74,7 @@ STAGES: dict[str, StageSpec] = {
             "How does a reward make a model reason better than its teacher?",
             ("grpo",),
             needs=("01_data", "02_sft"),
+            requires="grpo.collapse",
             knobs={
                 "LEARNING_RATE": Knob(float, "grpo.learning_rate"),
                 "MAX_STEPS": Knob(int, "grpo.max_steps"),
@@ -77,6 +86,7 @@ STAGES: dict[str, StageSpec] = {
             "What does a reward really teach?",
             ("grpo", "sft", "data"),
             needs=("01_data", "02_sft"),
+            requires="grpo.programs",
             knobs={
                 "MAX_STEPS": Knob(int, "grpo.programs.max_steps"),
                 "CASES": Knob(int, "grpo.programs.cases"),
@@ -103,6 +113,17 @@ class UnknownStage(ValueError):
     """A stage that does not exist was asked for."""
 
     exit_code = 2
+
+
+def lacks(spec: StageSpec, settings: Profile) -> bool:
+    """Whether the profile leaves out what the stage requires."""
+    section, _, key = spec.requires.partition(".")
+    return bool(key) and getattr(getattr(settings, section), key) is None
+
+
+def possible(settings: Profile) -> list[str]:
+    """The stages that a profile has the settings for: what `r1kit run` runs unless told otherwise."""
+    return [name for name, spec in STAGES.items() if not lacks(spec, settings)]
 
 
 def stage(name: str) -> StageSpec:

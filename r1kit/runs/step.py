@@ -17,12 +17,26 @@ from pathlib import Path
 from typing import Any
 
 LAST_SECONDS = 3.0  # of the grace, for srun to kill the tasks on all nodes
-STOP = "stop"
+STOP, ANEW = "stop", "anew"
 
 
 def stop_requested(folder: Path) -> bool:
     """Whether somebody wants the step in this job folder to end."""
     return (folder / STOP).exists()
+
+
+def ask_anew(folder: Path) -> None:
+    """Send the program of the step in this job folder SIGUSR1, on whichever node it runs."""
+    (folder / ANEW).touch()
+
+
+def anew_requested(folder: Path) -> bool:
+    """Whether somebody asked for that since the last call."""
+    try:
+        (folder / ANEW).unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         asked.append(time.monotonic())
         (options.folder / STOP).touch()
 
-    (options.folder / STOP).unlink(missing_ok=True)  # an earlier start of this job was stopped
+    for request in (STOP, ANEW):  # of an earlier start of this job
+        (options.folder / request).unlink(missing_ok=True)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, ask)
     step = subprocess.Popen(options.command, stdin=subprocess.DEVNULL)

@@ -1,8 +1,8 @@
 """`python -m r1kit.runs.task --folder JOB -- CMD...`: one task of a step, on whichever node srun put it.
 
-Gives CMD the one SIGTERM that a stop means (`step`: the file JOB/stop), and leaves nothing behind when CMD
-has ended: runaways are adopted and killed. Slurm finds them by itself only where it tracks processes with
-cgroups.
+Gives CMD the one SIGTERM that a stop means (`step`: the file JOB/stop), a server's keeper the SIGUSR1 that
+means to start anew (JOB/anew), and leaves nothing behind when CMD has ended: runaways are adopted and killed.
+Slurm finds them by itself only where it tracks processes with cgroups.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from r1kit.runs import processes
-from r1kit.runs.step import stop_requested
+from r1kit.runs.step import anew_requested, stop_requested
 from r1kit.runs.tree import Tree
 
 TICK = 0.5  # seconds between two looks for the file
@@ -41,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         if not asked and stop_requested(options.folder):
             asked = True
             os.kill(child, signal.SIGTERM)
+        if anew_requested(options.folder):
+            os.kill(child, signal.SIGUSR1)
         time.sleep(TICK)
         tree.reap()
     tree.end([], grace=2.0)

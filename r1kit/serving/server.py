@@ -17,6 +17,7 @@ import psutil
 from r1kit.runs.files import read_json
 from r1kit.runs.launch import Job, JobFailed
 from r1kit.runs.server_files import KEY, STATE
+from r1kit.runs.step import ask_anew
 from r1kit.serving.group import members
 from r1kit.serving.health import is_loopback
 from r1kit.settings.models import MachineSettings
@@ -32,11 +33,13 @@ class Server:
     Attributes:
         job: the keeper; `job.stop()` ends everything.
         tell: gets a line whenever there is news of a start.
+        node: the Slurm node that it has to itself; "" if it runs beside us.
     """
 
     job: Job
     machine: MachineSettings
     tell: Callable[[str], None] = print
+    node: str = ""
 
     @property
     def folder(self) -> Path:
@@ -62,6 +65,8 @@ class Server:
     def line(self) -> str:
         """The server now, in one line: state, memory and CPU time of its processes, restarts."""
         state = self.state
+        if self.node:  # its processes are not among those of this machine
+            return f"server {state.get('state', 'not there')} on {self.node}"
         processes = members(*state.get("pids", []))
         memory, seconds = 0, 0.0
         for process in processes:
@@ -106,7 +111,10 @@ class Server:
         before = self.state
         if self.job.poll() is not None or not before.get("keeper"):
             raise JobFailed(1, "The server does not run, so it cannot be restarted: start it with serve")
-        os.kill(before["keeper"], signal.SIGUSR1)
+        if self.node:
+            ask_anew(self.folder)
+        else:
+            os.kill(before["keeper"], signal.SIGUSR1)
         deadline = time.monotonic() + 2 * GRACE
         while self.job.poll() is None and self.state.get("pids") == before["pids"]:
             if time.monotonic() > deadline:

@@ -13,6 +13,7 @@ from r1kit.runs.files import write_text_atomic
 from r1kit.runs.folder import runs_folder
 from r1kit.runs.launch import JobFailed, launch
 from r1kit.runs.server_files import STATE
+from r1kit.serving.own_node import check_reachable, node_for_servers
 from r1kit.serving.server import GRACE, Server
 from r1kit.settings import yaml_dump
 from r1kit.settings.models import MachineSettings
@@ -44,9 +45,12 @@ def serve(
 
     Raises:
         NoServerInProfile: machine.yaml has no `server`.
+        SettingsError: it would run on a Slurm node of its own, where the trainers could not reach it.
     """
     if machine.server is None:
         raise NoServerInProfile("machine.yaml of this profile has no `server`; --profile cpu-cluster has one")
+    if node := node_for_servers():
+        check_reachable(machine)
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STATE).unlink(missing_ok=True)
@@ -55,9 +59,15 @@ def serve(
     write_text_atomic(folder / "resolved.yaml", yaml_dump(content))
     environment = {**machine.environment, **machine.server.environment}
     job = launch(
-        "r1kit.serving.keeper", folder, environment=environment, grace=GRACE, accelerate=False, detach=detach
+        "r1kit.serving.keeper",
+        folder,
+        environment=environment,
+        grace=GRACE,
+        accelerate=False,
+        detach=detach,
+        serving=True,
     )
-    return Server(job, machine, tell)
+    return Server(job, machine, tell, node)
 
 
 def new_folder(profile: str) -> Path:

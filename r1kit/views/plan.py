@@ -1,18 +1,8 @@
-"""A plan in words: memory table, hours with a roofline beside each, prediction beside measurement."""
+"""A plan in words: memory table, hours with a roofline beside each. `plan_against` holds it to a run."""
 
 from __future__ import annotations
 
-from itertools import pairwise
-from pathlib import Path
-from statistics import median
-from typing import Any
-
 from r1kit.machine.plan import Plan
-from r1kit.runs import metrics, results, status
-from r1kit.runs.files import read_json
-
-WARM = 0.2
-"""Share of a run's rows left out at its start, where kernels are chosen and files read."""
 
 
 def size(bytes_: float) -> str:
@@ -113,61 +103,3 @@ def _end(plan: Plan) -> list[str]:
         lines += ["", f"claim: {finding.claim}: {'follows' if finding.follows else 'does not follow'}"]
         lines.append(f"  {finding.why}")
     return lines
-
-
-def measured(run: Path) -> dict[str, float]:
-    """What a run's files say: median seconds of a step after warm-up, and peak memory of each job."""
-    found: dict[str, float] = {}
-    environment = results.read_result(run / "00_environment")
-    if environment and "gflops" in environment["metrics"]:
-        found["gflops"] = environment["metrics"]["gflops"]
-    for name, folder in (("sft", run / "02_sft"), ("grpo", run / "04_grpo")):
-        rows = metrics.read(folder / "metrics.jsonl")
-        rows = rows[round(len(rows) * WARM) :]
-        if len(rows) > 1:
-            found[f"{name}.step_seconds"] = median(
-                (after["seconds"] - before["seconds"]) / (after["step"] - before["step"])
-                for before, after in pairwise(rows)
-                if after["step"] > before["step"]
-            )
-        job = status.read(folder).get("job") or read_json(folder / "status.json", {}).get("job") or {}
-        if job.get("peak_rss_bytes"):
-            found[f"{name}.memory"] = job["peak_rss_bytes"]
-    return found
-
-
-def compare(plan: Plan, found: dict[str, float]) -> list[dict[str, Any]]:
-    """Prediction beside measurement: rows of quantity, predicted, measured, ratio (measured / predicted).
-
-    The plan is the profile's: it counts with the matrix speed of the reference machine.
-    """
-    predicted = {
-        "sft.step_seconds": plan.sft.step_seconds,
-        "grpo.step_seconds": plan.grpo.step_seconds,
-        "sft.memory": plan.stages["sft"].memory.total,
-        "grpo.memory": plan.stages["grpo"].memory.total + plan.server.total,
-    }
-    return [
-        {"quantity": name, "predicted": value, "measured": found[name], "ratio": found[name] / value}
-        for name, value in predicted.items()
-        if name in found
-    ]
-
-
-def render_comparison(
-    profile: str, run: str, rows: list[dict[str, Any]], gflops: float | None, reference: float | None
-) -> str:
-    """The rows of `compare` as a table; with a CPU's matrix speed then and in the profile, where known."""
-    if not rows:
-        return f"run {run} has neither SFT nor GRPO to compare with"
-    lines = [f"{profile} against {run}", f"{'':20}{'predicted':>14}{'measured':>14}{'ratio':>9}"]
-    for row in rows:
-        show = size if row["quantity"].endswith("memory") else duration
-        values = f"{show(row['predicted']):>14}{show(row['measured']):>14}{row['ratio']:>9.2f}"
-        lines.append(f"{row['quantity']:20}{values}")
-    if gflops and reference:
-        lines.append(
-            f"the run's machine multiplied at {gflops:.0f} GFLOP/s when it began, the profile counts with "
-            f"{reference:.0f}: `--gflops {gflops:.0f}` plans for that"
-        )
-    return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""Figures for the notebooks: training curves (`curves.py`), pass@1 with intervals, lengths, before and after.
+"""Figures for the notebooks: training curves (`curves.py`), the machine (`machine_curves.py`), pass@1 with
+intervals, lengths, before and after.
 
 Every function returns a `matplotlib.figure.Figure`; `figure_alt(figure)` says in words what it shows. Bars
 differ by hatching as well as by colour.
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from r1kit.views.curves import compare_rewards, loss_curve, paid_and_true, training_panel
 from r1kit.views.figures import BLUE, COLOURS, GREY, HATCHES, RED, described, figure_alt, panels, png
+from r1kit.views.machine_curves import machine_panel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +24,7 @@ __all__ = [
     "figure_alt",
     "length_histograms",
     "loss_curve",
+    "machine_panel",
     "paid_and_true",
     "pass1_bars",
     "pass_rate_histogram",

@@ -6,10 +6,10 @@ from operator import getitem
 import pytest
 
 from r1kit.pipeline import prerequisites
-from r1kit.pipeline.stages import STAGES, UnknownStage, select, stage
+from r1kit.pipeline.stages import STAGES, UnknownStage, possible, select, stage
 from r1kit.runs.files import write_json_atomic
 from r1kit.runs.results import write_result
-from r1kit.settings import SettingsError, load_profile
+from r1kit.settings import SettingsError, load_profile, profile_names
 
 
 @pytest.fixture(autouse=True)
@@ -117,3 +117,31 @@ def test_a_profile_with_real_data_is_refused_before_a_run_is_made(runs_folder):
     run, settings = prerequisites.new_run("mi350x-8", {}, stages=["00_environment"])
     assert settings.data.source == "hub"
     assert run.path.is_dir()
+
+
+def test_a_stage_whose_settings_are_left_out_is_refused_before_a_run_is_made(runs_folder):
+    """04b_rewards took hours of eight GPUs to come to `programs`, which their profiles do not have."""
+    with pytest.raises(SettingsError) as refused:
+        prerequisites.new_run("mi350x-8", {}, stages=["00_environment", "04b_rewards"])
+    assert "programs" in str(refused.value)
+    assert "Leave that stage out: --stages 00_environment" in str(refused.value)
+    with pytest.raises(SettingsError, match="04_grpo cannot run without it"):
+        prerequisites.new_run("cpu-tiny", {"grpo.collapse": None}, stages=["04_grpo"])
+    assert list(runs_folder.iterdir()) == []
+
+
+def test_a_notebook_opened_alone_is_refused_too():
+    from r1kit.pipeline.stage import open_stage
+
+    run, _ = prerequisites.new_run("mi350x-8", {}, stages=["00_environment"])
+    for number in ("", run.run_id):
+        with pytest.raises(SettingsError, match="04b_rewards cannot run without it"):
+            open_stage("04b_rewards", {"PROFILE": "mi350x-8", "RUN_ID": number})
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_profile_can_run_the_main_path_and_the_lesson_on_rewards_needs_the_stories(name):
+    settings = load_profile(name)
+    lesson = ["04b_rewards"] if settings.data.source == "stories" else []
+    assert sorted(set(STAGES) - set(possible(settings))) == sorted({"04b_rewards"} - set(lesson))
+    assert "04_grpo" in possible(settings)

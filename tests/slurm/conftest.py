@@ -79,12 +79,12 @@ def two_nodes():
 def submit(slurm, site, two_nodes):
     """Give Slurm the batch script of a new two-node run that trains in `folder`; returns (run, job)."""
 
-    def submit(module: str, folder: Path, grace: float = 30.0):
+    def submit(module: str, folder: Path, grace: float = 30.0, **changes):
         from r1kit.pipeline import slurm as jobs
         from r1kit.pipeline.prerequisites import new_run
         from r1kit.settings.site import load_site
 
-        run, settings = new_run("cpu-tiny", two_nodes)
+        run, settings = new_run("cpu-tiny", two_nodes | changes)
         (folder / "accelerate.yaml").write_text(settings.accelerate_yaml())
         script = jobs.render(run, settings, ["02_sft"], load_site(str(site)))
         command = shlex.join([sys.executable, "-c", DRIVER, module, str(folder), str(grace)])

@@ -7,6 +7,7 @@ its tasks when it gets SIGTERM itself, so that a checkpoint at the time limit wo
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 
@@ -127,3 +128,49 @@ def test_a_server_runs_on_the_last_node_beside_the_trainer_and_ends_in_order(slu
     assert (tmp_path / "training").read_text() == "n1"
     assert (tmp_path / "serving").read_text() == "n2"
     assert (tmp_path / "ended").exists()
+
+
+GRPO = {
+    "rewards": [{"name": "cosine", "weight": 1.0}],  # varies with the length even for an untrained model
+    "learning_rate": 3e-3,
+    "num_generations": 4,
+    "per_device_train_batch_size": 4,
+    "max_completion_length": 16,
+    "max_steps": 3,
+    "save_steps": 100,
+    "logging_steps": 1,
+    "gradient_checkpointing": False,
+    "bf16": False,
+}
+ZERO_2 = {
+    "accelerate.distributed_type": "DEEPSPEED",
+    "accelerate.deepspeed_config": {
+        "zero_stage": 2,
+        "gradient_accumulation_steps": 1,
+        "offload_optimizer_device": "none",
+        "offload_param_device": "none",
+        "zero3_init_flag": False,
+    },
+}
+
+
+@pytest.mark.parametrize("engine", ["DDP", "DeepSpeed"])
+def test_grpo_trains_on_two_nodes(slurm, submit, world, tmp_path, engine):  # noqa: F811
+    """Two groups of four, one on each node; ZeRO-2 keeps half of the optimizer's state on each."""
+    if engine == "DeepSpeed":
+        pytest.importorskip("deepspeed", reason="make setup-cluster")
+    folder = write_job(tmp_path / "job", world, grpo=GRPO)
+    run, job = submit("r1kit.training.grpo", folder, **(ZERO_2 if engine == "DeepSpeed" else {}))
+    log = jobs.folder(run) / "job.log"
+    slurm.wait(lambda: not jobs.state(job), lambda: f"the end:\n{log.read_text()}", 240)
+    assert jobs.outcome(run) == (0, ""), log.read_text() + (folder / "train.log").read_text()
+    logged = rows(folder)
+    assert [row["step"] for row in logged] == [1, 2, 3]
+    assert all(row["grad_norm"] > 0 for row in logged)
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    made = json.loads((checkpoint / "complete.json").read_text())
+    assert made["processes"] == 2
+    assert made["backend"] == ("DDP" if engine == "DDP" else "DeepSpeed ZeRO-2")
+    before, after = (load_file(path / "model.safetensors") for path in (world / "base", folder / "model"))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert processes_of(folder) == []

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from r1kit.cli import main
+from r1kit.machine.layer_speed import REFERENCE, SPEED_FILE
 from r1kit.machine.plan import make_plan
+from r1kit.runs import metrics
 from r1kit.runs.files import write_json_atomic
-from r1kit.settings import load_profile
+from r1kit.settings import Profile, load_profile
 from r1kit.settings.profile import CONFIG_ROOT
-from r1kit.views.plan import compare, duration, measured, render, size
+from r1kit.views.plan import duration, render, size
+from r1kit.views.plan_against import compare, measured
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -31,6 +34,11 @@ def run_folder(path: Path, seconds: float) -> None:
     (stage / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_json_atomic(stage / "status.json", {"state": "completed", "job": {"peak_rss_bytes": 1_100_000_000}})
     write_json_atomic(path / "run.json", {"run_id": path.name, "profile": "cpu-tiny"})
+
+
+def ratio(profile: Profile, run: Path) -> float:
+    rows = {row["quantity"]: row["ratio"] for row in compare(profile, measured(run))}
+    return rows["sft.step_seconds"]
 
 
 def test_the_guides_claims_are_printed_with_their_arithmetic() -> None:
@@ -61,7 +69,8 @@ def test_measured_steps_leave_the_warm_up_out(tmp_path: Path) -> None:
 def test_a_plan_stands_beside_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     plan = make_plan(load_profile("cpu-tiny"))
     run_folder(tmp_path / "a-run", 1.1 * plan.sft.step_seconds)
-    rows = {row["quantity"]: row["ratio"] for row in compare(plan, measured(tmp_path / "a-run"))}
+    found = measured(tmp_path / "a-run")
+    rows = {row["quantity"]: row["ratio"] for row in compare(load_profile("cpu-tiny"), found)}
     assert rows["sft.step_seconds"] == pytest.approx(1.1)
     assert 0.8 < rows["sft.memory"] < 1.2
     monkeypatch.setenv("R1KIT_RUNS", str(tmp_path))
@@ -69,6 +78,47 @@ def test_a_plan_stands_beside_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "1.10" in capsys.readouterr().out
     assert call(monkeypatch, "plan", "--against", "a-run", "--json") == 0
     assert {row["quantity"] for row in json.loads(capsys.readouterr().out)["rows"]} == set(rows)
+
+
+def test_a_run_is_held_to_a_plan_for_the_machine_as_it_was(tmp_path: Path) -> None:
+    """A neighbour halved the machine's speed while SFT ran; matrices had been fast when the run began."""
+    profile = load_profile("cpu-tiny")
+    step = 2 * make_plan(profile).sft.step_seconds
+    run_folder(tmp_path / "run", step)
+    write_json_atomic(tmp_path / "run" / "00_environment" / "result.json", {"metrics": {"gflops": 183.0}})
+    assert ratio(profile, tmp_path / "run") == pytest.approx(2)
+    row = {"step": 20, "layer_gflops": REFERENCE.gflops / 2, "pass_seconds": 2 * REFERENCE.pass_seconds}
+    for found in (row, row, row | {"layer_gflops": 1.0}):  # the last at a bad moment
+        metrics.append(tmp_path / "run" / "02_sft" / SPEED_FILE, found)
+    assert ratio(profile, tmp_path / "run") == pytest.approx(1)
+
+
+def test_a_runs_own_profile_and_changes_are_what_it_is_held_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    run_folder(tmp_path / "a-run", 0.2)
+    manifest = {
+        "run_id": "a-run",
+        "profile": "cpu-tiny",
+        "overrides": {"sft.per_device_train_batch_size": 34},
+    }
+    write_json_atomic(tmp_path / "a-run" / "run.json", manifest)
+    monkeypatch.setenv("R1KIT_RUNS", str(tmp_path))
+    predicted = []
+    for more in ([], ["--set", "sft.per_device_train_batch_size=17"]):
+        assert call(monkeypatch, "plan", "--against", "a-run", "--json", *more) == 0
+        (row,) = [
+            r for r in json.loads(capsys.readouterr().out)["rows"] if r["quantity"] == "sft.step_seconds"
+        ]
+        predicted.append(row["predicted"])
+    assert predicted[0] == pytest.approx(2 * predicted[1])
+
+
+def test_memory_on_gpus_is_that_of_the_fullest(tmp_path: Path) -> None:
+    run_folder(tmp_path / "run", 0.2)
+    row = {"gpus": [{"index": 0, "memory_used": 40e9}, {"index": 1, "memory_used": 41e9}, {"index": 2}]}
+    metrics.append(tmp_path / "run" / "02_sft" / "system.jsonl", row)
+    assert measured(tmp_path / "run")["sft.memory"] == 41e9
 
 
 def test_settings_of_a_plan_can_be_changed_and_are_checked(monkeypatch: pytest.MonkeyPatch, capsys) -> None:

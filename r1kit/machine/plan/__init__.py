@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from r1kit.machine.layer_speed import LayerSpeed
 from r1kit.machine.peaks import Device
 from r1kit.machine.plan.claims import Finding, audit
 from r1kit.machine.plan.hours import GrpoHours, SftHours, Speeds, grpo_hours, sft_hours
@@ -22,6 +23,7 @@ from r1kit.machine.plan.inputs import (
 )
 from r1kit.machine.plan.memory import Memory, ServerMemory, server_memory, training_memory
 from r1kit.machine.plan.remedies import nearest
+from r1kit.machine.plan.speeds import shared, speeds_of
 from r1kit.settings import Problem, Profile, SettingsError
 from r1kit.settings.errors import display_path
 from r1kit.settings.lengths import Lengths
@@ -152,28 +154,25 @@ class Plan:
         }
 
 
-def make_plan(profile: Profile, *, lengths: Lengths | None = None, gflops: float | None = None) -> Plan:
+def make_plan(
+    profile: Profile,
+    *,
+    lengths: Lengths | None = None,
+    gflops: float | None = None,
+    layer: LayerSpeed | None = None,
+) -> Plan:
     """The plan of a profile.
 
     Args:
         lengths: the measured histogram of its SFT data; by default what is known of the source.
         gflops: a CPU's measured matrix speed, which takes the place of the profile's reference.
+        layer: a CPU's measured speed with small layers; it says more, and counts where both are given.
 
     Raises:
         SettingsError: machine.yaml names no device, or nothing says the model's shape.
     """
     device, assumed = device_of(profile), profile.machine.plan
-    reference = profile.machine.reference_gflops
-    on_cpu = device.name.startswith("two CPU")
-    peak = (gflops or reference or device.matrix / 1e9) * 1e9 if on_cpu else device.matrix
-    slower = (reference or device.matrix / 1e9) * 1e9 / peak if on_cpu and gflops else 1.0
-    speeds = Speeds(
-        peak,
-        assumed.train_share or device.train_share,
-        device.bandwidth / slower,
-        assumed.decode_share or device.decode_share,
-        device.forward_seconds * slower,
-    )
+    speeds = speeds_of(profile, device, gflops, layer)
     data = profile.data.model_dump()
     lengths = lengths or trace_lengths(data)
     if lengths is None:
@@ -203,7 +202,7 @@ def make_plan(profile: Profile, *, lengths: Lengths | None = None, gflops: float
         stages[name] = StagePlan(training, training_memory(training, device), good, changes)
     sft = sft_hours(
         trainings["sft"],
-        speeds,
+        shared(speeds, profile, trainings["sft"].devices),
         lengths,
         documents,
         packing=packing_of(profile),
@@ -214,7 +213,7 @@ def make_plan(profile: Profile, *, lengths: Lengths | None = None, gflops: float
     grpo = grpo_hours(
         trainings["grpo"],
         generation,
-        speeds,
+        shared(speeds, profile, trainings["grpo"].devices),
         prompts=profile.data.prompts,
         group=given(profile, "grpo", "num_generations"),
         iterations=given(profile, "grpo", "num_iterations") or 1,

@@ -136,6 +136,8 @@ def training_of(profile: Profile, section: Section) -> Training:
     engine: Engine = {"DEEPSPEED": "deepspeed", "FSDP": "fsdp", "NO": "single"}.get(kind, "ddp")
     if section == "grpo":
         devices = grpo_devices(profile)
+    if getattr(profile, section).alone:
+        engine, devices = "single", 1
     zero = (profile.accelerate.get("deepspeed_config") or {}).get("zero_stage", 0)
     half = given(profile, section, "dtype") in ("bfloat16", "float16")
     row = given(profile, "sft", "max_length") if section == "sft" else longest_sample(profile)

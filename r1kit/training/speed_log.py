@@ -1,0 +1,48 @@
+"""The machine's speed while a CPU training runs: `speed.jsonl`, for `r1kit plan --against RUN`.
+
+A laptop slows down when it is warm and whenever other work runs, so a speed measured at another time says
+little about a step. Timed a few times in the training itself: the same process, threads and neighbours.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from r1kit.machine.layer_speed import measure_layer
+from r1kit.runs import metrics
+
+FIRST, EVERY = 5.0, 30.0  # seconds of training before the first row, and from row to row
+WINDOW = 0.3  # seconds a row takes: 1% of a training on a CPU
+
+
+class SpeedLog(TrainerCallback):
+    """Appends `{"step", "layer_gflops", "pass_seconds"}` after `FIRST` seconds and every `EVERY` from then.
+
+    Nothing on a GPU, whose peak the device table knows, nor with several processes, which would wait.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path, self.due = Path(path), math.inf
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock."""
+        if args.device.type == "cpu" and args.world_size == 1:
+            self.due = time.monotonic() + FIRST
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure and write a row where it is time to."""
+        if time.monotonic() < self.due:
+            return
+        found = measure_layer(WINDOW)
+        row = {"step": state.global_step, "layer_gflops": found.gflops, "pass_seconds": found.pass_seconds}
+        metrics.append(self.path, row)
+        self.due = time.monotonic() + EVERY

@@ -1,0 +1,112 @@
+"""A server on a Slurm node of its own: refused where nobody could reach it, told what to do through files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+
+import pytest
+
+from r1kit.pipeline import slurm as jobs
+from r1kit.runs import step
+from r1kit.runs.launch import Job
+from r1kit.serving.own_node import check_reachable
+from r1kit.serving.server import Server
+from r1kit.settings import SettingsError
+from r1kit.settings.models import MachineSettings
+
+from ..serving.conftest import machine
+from .conftest import processes_of, replace_command
+
+# What a stage does, without the notebook: serve, wait, start anew, stop.
+STAGE = """
+import json, os, pathlib, sys, urllib.request
+from r1kit.serving.start import serve
+from r1kit.settings.models import MachineSettings
+folder = pathlib.Path(sys.argv[1])
+machine = MachineSettings.model_validate_json((folder / "machine.json").read_text())
+server = serve(folder / "server", machine, folder / "model")
+server.wait_ready()
+before = server.state
+environment = pathlib.Path(f"/proc/{before['keeper']}/environ").read_bytes().decode().split("\\0")
+found = {"here": os.environ["SLURMD_NODENAME"], "line": server.line(), "urls": server.urls}
+found["there"] = next(text.partition("=")[2] for text in environment if text.startswith("SLURMD_NODENAME="))
+found["health"] = urllib.request.urlopen(server.urls[0] + "/health", timeout=10).status
+server.restart()
+server.wait_ready()
+found["same keeper"] = server.state["keeper"] == before["keeper"]
+found["same processes"] = server.state["pids"] == before["pids"]
+server.stop()
+found["state"] = server.state["state"]
+(folder / "found.json").write_text(json.dumps(found))
+"""
+
+
+def reachable(folder: str) -> MachineSettings:
+    made = machine(host="0.0.0.0")
+    return made.model_copy(update={"weight_sync": made.weight_sync.model_copy(update={"folder": folder})})
+
+
+def test_a_server_that_only_its_own_node_reaches_is_refused_with_both_keys():
+    with pytest.raises(SettingsError) as refused:
+        check_reachable(machine())
+    for part in ("server.host", "127.0.0.1", "0.0.0.0", "weight_sync.folder", "all nodes share"):
+        assert part in str(refused.value)
+    check_reachable(reachable("/shared/weights"))
+
+
+def test_weights_that_go_from_gpu_to_gpu_need_no_folder():
+    made = machine(host="0.0.0.0")
+    check_reachable(
+        made.model_copy(update={"weight_sync": made.weight_sync.model_copy(update={"transport": "nccl"})})
+    )
+
+
+def test_no_script_is_written_for_a_server_that_could_not_be_reached(tmp_path):
+    from r1kit.runs.folder import Run
+    from r1kit.settings import load_profile
+    from r1kit.settings.site import Site
+
+    settings = load_profile("cpu-cluster")
+    with pytest.raises(SettingsError, match=r"server\.host"):
+        jobs.render(Run("a-run", tmp_path), settings, ["04_grpo"], Site(server_nodes=1))
+    assert "04_grpo" in jobs.render(Run("a-run", tmp_path), settings, ["04_grpo"], Site())
+
+
+def test_a_restart_on_another_node_is_a_file_and_no_signal_to_a_stranger(tmp_path, monkeypatch):
+    """The keeper's number is of its own node; here it may be anybody's."""
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a signal was sent"))
+    states = iter([{"keeper": 1, "pids": [2]}, {"keeper": 1, "pids": [2]}, {"keeper": 1, "pids": [3]}])
+    monkeypatch.setattr(Server, "state", property(lambda self: next(states)))
+    monkeypatch.setattr(Job, "poll", lambda self: None)
+    Server(Job(tmp_path, "keeper"), machine(), node="n2").restart()
+    assert step.anew_requested(tmp_path)
+    assert not step.anew_requested(tmp_path), "it is asked for once"
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_a_server_serves_from_its_own_node_starts_anew_and_ends(slurm, site, tmp_path):
+    from r1kit.pipeline.prerequisites import new_run
+    from r1kit.settings.site import load_site
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen2"}')
+    (tmp_path / "machine.json").write_text(reachable(str(tmp_path / "weights")).model_dump_json())
+    site.write_text(site.read_text() + "server_nodes: 1\n")
+    run, settings = new_run("cpu-tiny", {})
+    script = jobs.render(run, settings, ["04_grpo"], load_site(str(site)))
+    job = jobs.submit(run, replace_command(script, shlex.join([sys.executable, "-c", STAGE, str(tmp_path)])))
+    log = jobs.folder(run) / "job.log"
+    slurm.wait(lambda: not jobs.state(job), lambda: f"the end:\n{log.read_text()}", 120)
+    assert jobs.outcome(run) == (0, ""), log.read_text()
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["here"], found["there"]) == ("n1", "n2")
+    assert found["line"] == "server ready on n2"
+    assert found["health"] == 200
+    assert found["same keeper"]
+    assert not found["same processes"]
+    assert found["state"] == "stopped"
+    assert processes_of(tmp_path) == []
