@@ -128,6 +128,34 @@ def test_a_generation_that_never_returns_ends_within_its_bound(world, server, jo
     assert server.state["restarts"] == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "transport", "says"),
+    [
+        (["--no-development"], "file", "development endpoints are off"),
+        ([], "nccl", "has no weight transfer"),
+        (["--serve", "/models/other"], "file", "serves /models/other; this training starts from"),
+    ],
+    ids=["without development endpoints", "without weight transfer", "with another model"],
+)
+def test_the_wrong_server_is_refused_with_exit_code_2_before_trl_is_imported(
+    options, transport, says, world, job_folder, tmp_path
+):
+    before = checkpoints_in(job_folder) if job_folder.exists() else []
+    common = ["--folder", str(tmp_path), "--state", "--model", str(world / "base")]
+    wrong = stand_in_server.serve(stand_in_server.parse([*common, *options]))
+    threading.Thread(target=wrong.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        write(job_folder, world, tmp_path, sync={"transport": transport}, **STEPS)
+        code, message = ended(train(job_folder, accelerate=False))
+    finally:
+        wrong.shutdown()
+        wrong.server_close()
+    assert code == 2
+    assert says in message
+    assert "r1kit serve" in message
+    assert checkpoints_in(job_folder) == before  # the run goes on from there, once its server is right
+
+
 def test_a_run_that_went_through_all_that_ends_with_the_weights_of_a_quiet_one(
     world, server, job_folder, tmp_path
 ):
@@ -148,30 +176,3 @@ def test_a_generator_that_only_says_it_has_the_weights_is_found_out(world, serve
     assert code == 1
     assert "not sampled from the policy that is trained" in message
     assert checkpoints_in(job_folder) == [len(rows(job_folder))]
-
-
-@pytest.mark.parametrize(
-    ("options", "transport", "says"),
-    [
-        (["--no-development"], "file", "development endpoints are off"),
-        ([], "nccl", "has no weight transfer"),
-        (["--serve", "/models/other"], "file", "serves /models/other; this training starts from"),
-    ],
-    ids=["without development endpoints", "without weight transfer", "with another model"],
-)
-def test_the_wrong_server_is_refused_with_exit_code_2_before_trl_is_imported(
-    options, transport, says, world, tmp_path
-):
-    common = ["--folder", str(tmp_path), "--state", "--model", str(world / "base")]
-    wrong = stand_in_server.serve(stand_in_server.parse([*common, *options]))
-    threading.Thread(target=wrong.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    try:
-        folder = write(tmp_path / "job", world, tmp_path, sync={"transport": transport}, **STEPS)
-        code, message = ended(train(folder, accelerate=False))
-    finally:
-        wrong.shutdown()
-        wrong.server_close()
-    assert code == 2
-    assert says in message
-    assert "r1kit serve" in message
-    assert not (folder / "checkpoints").exists()
