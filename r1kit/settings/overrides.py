@@ -65,7 +65,7 @@ def apply_overrides(
     for name, value in overrides.items():
         section, *keys = name.split(".")
         place = f"override {name}"
-        if section not in SECTIONS or not keys:
+        if section not in (*SECTIONS, *values) or not keys:
             known = ", ".join(f"{s}.…" for s in SECTIONS)
             problems.append(
                 Problem(
