@@ -13,11 +13,10 @@ from typing import Any
 
 # Japanese and Chinese are written without spaces: each of their characters is a word.
 CHARACTERS = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{CHARACTERS}]|[^\W\d_{CHARACTERS}]+|\d")
-_SAME = re.compile(
-    r"\\(?:left|right|big|Big|bigg|Bigg|displaystyle|quad|qquad|limits)(?![a-zA-Z])|\\[,;:! ]|~"
-)
+_WORD = re.compile(rf"[{CHARACTERS}]|[^\W\d_{CHARACTERS}]+|\d+")
+_SAME = re.compile(r"\\(?:left|right|[bB]igg?|displaystyle|q?quad|limits)(?![a-zA-Z])|\\[,;:! ]|~")
 _FRACTION = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
+_BARE_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)")  # TeX takes one digit each
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _FORMULA = re.compile(r"\$\$.{1,2000}?\$\$|\$[^$\n]{1,400}\$|\\\(.{1,400}?\\\)|\\\[.{1,2000}?\\\]", re.DOTALL)
 _PROGRAM = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
@@ -25,10 +24,10 @@ _COMMAND = re.compile(r"\\[a-zA-Z]+\*?|https?://\S+|</?[a-zA-Z_]+>")
 
 
 def words(text: str) -> list[str]:
-    """The normalised words of a text: lower case, compatible forms of a character as one (NFKC), each digit
-    and each Chinese or Japanese character by itself.
+    """The normalised words of a text: lower case, compatible forms of a character as one (NFKC); a number is
+    one word, and so is each Chinese or Japanese character.
     """
-    text = _FRACTION.sub(r"\\frac", _SAME.sub(" ", text))
+    text = _BARE_FRACTION.sub(r" frac \1 \2 ", _FRACTION.sub(r"\\frac", _SAME.sub(" ", text)))
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 

@@ -15,9 +15,10 @@ from r1kit.settings.strict import Positive, Settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Text = Literal["problem", "trace"]
+Texts = Annotated[list[Text], Field(min_length=1)]
 LanguageCode = Literal[
-    "ar", "bg", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fr", "he", "hi", "hr", "hu", "id", "it", "ja",
-    "ko", "nl", "no", "pl", "pt", "ro", "ru", "sk", "sr", "sv", "th", "tr", "uk", "vi", "zh",
+    "ar", "bg", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fr", "he", "hi", "hr", "hu", "id", "it",
+    "ja", "ko", "nl", "no", "pl", "pt", "ro", "ru", "sk", "sr", "sv", "th", "tr", "uk", "vi", "zh",
 ]  # fmt: skip
 
 
@@ -44,7 +45,7 @@ class LanguageStep(Settings):
     confidence: Share = Field(
         default=0.9, description="Probability of another language from which a row is removed."
     )
-    texts: Annotated[list[Text], Field(min_length=1)] = ["problem", "trace"]
+    texts: Texts = Field(default=["problem", "trace"], description="Where it looks.")
 
 
 class RepetitionStep(Settings):
@@ -62,7 +63,7 @@ class DecontaminationStep(Settings):
         description="Evaluation sets: benchmarks by name, or files; `--against` adds to them.",
     )
     ngram: Annotated[int, Field(ge=2)] = Field(default=8, description="Words; s1 and open-r1 take 8.")
-    texts: Annotated[list[Text], Field(min_length=1)] = Field(
+    texts: Texts = Field(
         default=["problem"], description="`trace` as well: an evaluation problem may be worked inside one."
     )
 
@@ -70,7 +71,7 @@ class DecontaminationStep(Settings):
 class ExactStep(Settings):
     """Keep one of the rows that are equal but for letter case, spaces and punctuation."""
 
-    texts: Annotated[list[Text], Field(min_length=1)] = Field(
+    texts: Texts = Field(
         default=["problem", "trace"],
         description="What must be equal; [problem] keeps one trace of each problem.",
     )
@@ -79,7 +80,7 @@ class ExactStep(Settings):
 class NearStep(Settings):
     """Keep one of the rows whose word n-grams are nearly the same set (MinHash)."""
 
-    texts: Annotated[list[Text], Field(min_length=1)] = ["problem", "trace"]
+    texts: Texts = Field(default=["problem", "trace"], description="Where it looks.")
     threshold: Annotated[float, Field(ge=0.4, le=1)] = Field(
         default=0.8, description="Jaccard similarity from which two rows are one."
     )
