@@ -17,6 +17,7 @@ app = typer.Typer(
 for command in (run.run, run.status, serve.serve, doctor.doctor, plan.plan):
     app.command()(command)
 app.add_typer(bench.benchmarks, name="bench")
+app.add_typer(data.data, name="data")
 app.add_typer(slurm.jobs, name="slurm")
 
 
