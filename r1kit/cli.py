@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from r1kit.commands import bench, doctor, plan, run, serve, slurm
+from r1kit.commands import bench, data, doctor, plan, run, serve, slurm
 
 app = typer.Typer(
     help="See DeepSeek-R1's training happen: data, SFT, rollouts, GRPO, evaluation.",
