@@ -14,12 +14,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pyarrow as pa
+
+Row = TypeVar("Row")
 
 BATCH = 500
 """Rows of a batch: 500 traces of 60,000 characters are 30 MB."""
@@ -44,9 +46,29 @@ class RowFile:
         """All rows from the first, at most `BATCH` at a time."""
         return self.read()
 
+    def head(self, most: int) -> RowFile:
+        """The first `most` rows as a set of its own."""
+        return RowFile(self.path, self.schema, min(self.rows, most), partial(_head, self.read, most))
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in self.batches():
             yield from batch.to_pylist()
+
+
+def _head(read: Callable[[], Iterator[pa.RecordBatch]], most: int) -> Iterator[pa.RecordBatch]:
+    for batch in read():
+        if most <= 0:
+            return
+        yield batch.slice(0, most)
+        most -= batch.num_rows
+
+
+def rows_in_memory(name: str, rows: list[dict[str, Any]]) -> RowFile:
+    """Rows that are on no disk as a set."""
+    import pyarrow as pa
+
+    schema = pa.Table.from_pylist(rows).schema
+    return RowFile(Path(name), schema, len(rows), partial(in_batches, rows, schema))
 
 
 def open_rows(path: str | Path) -> RowFile:
@@ -68,19 +90,18 @@ def open_rows(path: str | Path) -> RowFile:
     raise NotASet(f"{path} is no set of rows ({found}): .jsonl, .parquet, a folder of them, or save_to_disk")
 
 
-def write_parquet(path: str | Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
-    """Write batches as one Parquet file, all or nothing, and return the number of rows."""
+@contextlib.contextmanager
+def parquet_writer(path: str | Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """A function that adds a batch to a new Parquet file, which takes its name when the block ends well."""
     import pyarrow.parquet as pq
 
-    path, rows = Path(path), 0
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                for batch in batches:
-                    writer.write_batch(batch)
-                    rows += batch.num_rows
+                yield writer.write_batch
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -89,6 +110,15 @@ def write_parquet(path: str | Path, schema: pa.Schema, batches: Iterable[pa.Reco
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def write_parquet(path: str | Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """Write batches as one Parquet file, all or nothing, and return the number of rows."""
+    rows = 0
+    with parquet_writer(path, schema) as write:
+        for batch in batches:
+            write(batch)
+            rows += batch.num_rows
     return rows
 
 
@@ -96,15 +126,16 @@ def in_batches(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa
     """Rows as batches with these columns; a column that a row lacks is empty there."""
     import pyarrow as pa
 
-    for part in _parts(rows):
+    for part in parts(rows, BATCH):
         yield pa.RecordBatch.from_pylist(part, schema=schema)
 
 
-def _parts(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    part: list[dict[str, Any]] = []
+def parts(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """The rows in lists of `size`, the last one shorter."""
+    part: list[Row] = []
     for row in rows:
         part.append(row)
-        if len(part) == BATCH:
+        if len(part) == size:
             yield part
             part = []
     if part:
@@ -147,7 +178,7 @@ def _jsonl(path: Path) -> RowFile:
     import pyarrow as pa
 
     schema, rows = pa.schema([]), 0
-    for part in _parts(_lines(path)):
+    for part in parts(_lines(path), BATCH):
         rows += len(part)
         try:
             columns = {name: None for row in part for name in row}

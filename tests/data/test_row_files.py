@@ -5,7 +5,7 @@ import json
 import pytest
 
 from r1kit.data import row_files
-from r1kit.data.row_files import NotASet, in_batches, open_rows, write_parquet
+from r1kit.data.row_files import NotASet, in_batches, open_rows, rows_in_memory, write_parquet
 from tests.data.rows import row, write_jsonl
 
 
@@ -82,3 +82,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(rows, tmp_path)
         write_parquet(path, schema, failing())
     assert [file.name for file in path.parent.iterdir()] == ["a.parquet"]
     assert json.loads(json.dumps(list(open_rows(path)))) == rows[:2]
+
+
+@pytest.mark.parametrize("most", [1, 4, 6, 99])
+def test_the_head_of_a_set_is_a_set(rows, most):
+    head = rows_in_memory("these", rows).head(most)
+    assert list(head) == rows[:most]
+    assert head.rows == min(most, 11)
