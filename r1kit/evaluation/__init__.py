@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from r1kit.evaluation.estimators import mean_interval, pass_at_k
-from r1kit.evaluation.evaluate import evaluate, evaluate_model, load_results, save_results
+from r1kit.evaluation.evaluate import evaluate, evaluate_answering, load_results, save_results
 from r1kit.evaluation.sampling import Samples, generate
 from r1kit.evaluation.tables import level_metrics, pass1_entry, table
 
 __all__ = [
     "Samples",
     "evaluate",
-    "evaluate_model",
+    "evaluate_answering",
     "generate",
     "level_metrics",
     "load_results",
