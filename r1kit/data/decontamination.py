@@ -62,7 +62,7 @@ class EvaluationIndex:
 def contaminated(row: Mapping[str, Any], step: DecontaminationStep, index: EvaluationIndex) -> str:
     """Where the row meets an evaluation set: `aime24: problem 7, "the words they share"`; "" if nowhere."""
     for text in step.texts:
-        if found := index.find(row_text(row, [text])):
+        if found := index.find(row_text(row, text)):
             return f'{found[0]}, "{found[1]}"'
     return ""
 

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from r1kit.data.texts import ngrams, numbers, problem_text, row_text, words
+from r1kit.data.texts import ngrams, numbers, problem_text, row_words
 from r1kit.settings.curation import ExactStep, NearStep
 
 if TYPE_CHECKING:
@@ -51,18 +51,17 @@ class Fingerprint:
 def fingerprint(row: Mapping[str, Any], exact: ExactStep | None, near: NearStep | None) -> Fingerprint:
     """The fingerprint of a row for these steps; what a step that is None would need is left out."""
     rank = _hash(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str))
-    same = _hash(" ".join(words(row_text(row, exact.texts)))) if exact else b""
+    same = _hash(" ".join(row_words(row, exact.texts))) if exact else b""
     if not near:
         return Fingerprint(rank, same)
     compared = " ".join(sorted(numbers(problem_text(row)))) if near.same_numbers else ""
-    return Fingerprint(rank, same, signature(row_text(row, near.texts), near.ngram), _hash(compared))
+    return Fingerprint(rank, same, signature(row_words(row, near.texts), near.ngram), _hash(compared))
 
 
-def signature(text: str, ngram: int) -> RMinHash:
-    """The MinHash signature of the text's word n-grams; a text shorter than one is one n-gram by itself."""
+def signature(found: Sequence[str], ngram: int) -> RMinHash:
+    """The MinHash signature of the n-grams of words; fewer words than that are one n-gram by themselves."""
     from rensa import RMinHash
 
-    found = words(text)
     shingles = list(ngrams(found, ngram)) or [" ".join(found)]
     made = RMinHash(num_perm=PERMUTATIONS, seed=0)
     made.update(shingles)

@@ -8,10 +8,10 @@ reward's mean between two bounds that are themselves excluded).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
-from r1kit.data.texts import ngrams, prose, row_text, trace_text, words
+from r1kit.data.texts import prose, row_text, trace_text, words
 from r1kit.settings.curation import LanguageCode, LanguageStep, PassRateStep, RepetitionStep, VerifiedStep
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Filter = Callable[[Mapping[str, Any]], str]
 
-WINDOW = 800
+WINDOW = 400
 """Characters of prose that are classified at a time; a trace may change its language half way."""
 
 LEAST_LETTERS = 24
@@ -66,7 +66,7 @@ def foreign(row: Mapping[str, Any], step: LanguageStep) -> str:
     too short to tell, and what the model is unsure of, is kept.
     """
     for text in step.texts:
-        said = " ".join(prose(row_text(row, [text])).split())
+        said = " ".join(prose(row_text(row, text)).split())
         for window in _windows(said):
             if sum(map(str.isalpha, window)) < _least_letters(window):
                 continue
@@ -78,9 +78,25 @@ def foreign(row: Mapping[str, Any], step: LanguageStep) -> str:
 
 def repetitive(row: Mapping[str, Any], step: RepetitionStep) -> str:
     """Why the trace repeats itself: the share of its n-grams that occurred before in it."""
-    found = list(ngrams(words(trace_text(row)), step.ngram))
-    share = 1 - len(set(found)) / len(found) if found else 0.0
+    share = repeated_share(words(trace_text(row)), step.ngram)
     return f"{step.ngram}-grams repeated" if share > step.most else ""
+
+
+def repeated_share(found: Sequence[str], n: int) -> float:
+    """Share of the n-grams of words that occurred before, 0 to 1; 0.0 where there are fewer than n words.
+
+    An n-gram is compared by a polynomial over its words' hashes, 64 bits: long traces have ten thousand.
+    """
+    import numpy as np
+
+    windows = len(found) - n + 1
+    if windows < 1:
+        return 0.0
+    hashes = np.fromiter(map(hash, found), dtype=np.int64, count=len(found)).view(np.uint64)
+    sums = np.zeros(windows, dtype=np.uint64)
+    for first in range(n):
+        sums = sums * np.uint64(0x9E3779B97F4A7C15) + hashes[first : first + windows]
+    return 1 - len(np.unique(sums)) / windows
 
 
 def row_filters(settings: Any) -> dict[str, Filter]:

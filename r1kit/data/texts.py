@@ -6,6 +6,7 @@ Two texts are the same problem if they differ in letter case, spaces, punctuatio
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,12 +24,13 @@ _PROGRAM = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _COMMAND = re.compile(r"\\[a-zA-Z]+\*?|https?://\S+|</?[a-zA-Z_]+>")
 
 
-def words(text: str) -> list[str]:
+@functools.lru_cache(maxsize=16)  # every step that looks at a row asks for the same few texts
+def words(text: str) -> tuple[str, ...]:
     """The normalised words of a text: lower case, compatible forms of a character as one (NFKC); a number is
     one word, and so is each Chinese or Japanese character.
     """
     text = _BARE_FRACTION.sub(r" frac \1 \2 ", _FRACTION.sub(r"\\frac", _SAME.sub(" ", text)))
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 def ngrams(found: Sequence[str], n: int) -> Iterator[str]:
@@ -70,6 +72,11 @@ def trace_text(row: Mapping[str, Any]) -> str:
     return (turns[-1]["content"] or "") if turns and turns[-1]["role"] == "assistant" else ""
 
 
-def row_text(row: Mapping[str, Any], texts: Iterable[str]) -> str:
-    """The row's `problem` or `trace`, or both with a break between them."""
-    return "\n\n".join({"problem": problem_text, "trace": trace_text}[text](row) for text in texts)
+def row_text(row: Mapping[str, Any], text: str) -> str:
+    """The row's `problem` or its `trace`."""
+    return problem_text(row) if text == "problem" else trace_text(row)
+
+
+def row_words(row: Mapping[str, Any], texts: Iterable[str]) -> list[str]:
+    """The normalised words of the row's `problem`, its `trace`, or both."""
+    return [word for text in texts for word in words(row_text(row, text))]

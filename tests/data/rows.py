@@ -34,7 +34,7 @@ PLACES = [
 
 
 def problem(number: int) -> str:
-    """A problem whose words and numbers follow from `number`; no two share 8 words or are near."""
+    """A problem whose words and numbers follow from `number`; hardly any two share 8 words in a row."""
     rng = random.Random(number)
     said = [
         f"The {rng.choice(SUBJECTS)} {rng.choice(VERBS)} {rng.randint(100, 999)} {rng.choice(THINGS)} "

@@ -7,7 +7,7 @@ import pytest
 
 from r1kit.data.curation import all_filters
 from r1kit.data.decontamination import EvaluationIndex
-from r1kit.data.filters import NoSuchColumn, foreign, outside_band, repetitive, unverified
+from r1kit.data.filters import NoSuchColumn, foreign, outside_band, repeated_share, repetitive, unverified
 from r1kit.settings.curation import (
     CurationSettings,
     DecontaminationStep,
@@ -78,6 +78,20 @@ def test_a_trace_that_goes_round_in_circles_is_found_and_one_that_checks_itself_
     assert repetitive(row(1, trace="Wait, let me check that once more, since 3 plus 4 is 7. " * 30), step)
     assert repetitive(row(1, trace="short"), step) == ""
     assert repetitive({"prompt": problem(1)}, step) == "", "a prompt has no trace"
+
+
+@pytest.mark.parametrize(
+    ("said", "n", "share"),
+    [
+        ("a b c d", 2, 0.0),
+        ("a b a b a b", 2, 3 / 5),
+        ("a a a a", 1, 3 / 4),
+        ("a b", 3, 0.0),
+        ("b a a b", 2, 0.0),
+    ],
+)
+def test_the_repeated_share_counts_ngrams_that_occurred_before(said, n, share):
+    assert repeated_share(said.split(), n) == pytest.approx(share)
 
 
 def test_filters_commute():
