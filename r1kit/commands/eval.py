@@ -31,9 +31,15 @@ def eval_(
     """Ask a model every problem several times; print scores with 95% intervals and published results
     beside.
     """
+    from r1kit.commands.data_generate import stop_like_ctrl_c
+    from r1kit.data.append_log import LogInUse
+    from r1kit.data.endpoint import NotAllowed
+    from r1kit.data.generation import EndpointLost
+    from r1kit.evaluation.answering import Unanswered
     from r1kit.evaluation.report import render
     from r1kit.pipeline import evaluation
     from r1kit.runs.files import shown
+    from r1kit.runs.launch import JobFailed
     from r1kit.settings import parse_overrides
 
     if resume:
@@ -49,7 +55,15 @@ def eval_(
         print(line, file=sys.stderr, flush=True)
 
     tell(f"{shown(folder)}; a stopped evaluation goes on with r1kit eval --resume {folder.name}")
-    result = evaluation.run_evaluation(folder, server=server, progress=counter(tell), tell=tell)
+    stopped = stop_like_ctrl_c()
+    try:
+        result = evaluation.run_evaluation(folder, server=server, progress=counter(tell), tell=tell)
+    except (EndpointLost, NotAllowed, LogInUse, Unanswered, JobFailed, FileNotFoundError) as error:
+        tell(str(error))
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        tell(f"stopped; what was answered is kept: r1kit eval --resume {folder.name}")
+        raise typer.Exit(143 if stopped else 130) from None
     print(json.dumps(result, indent=1) if as_json else render(result))
 
 

@@ -179,7 +179,9 @@ class Served:
             Unanswered: some requests failed after all attempts.
             NotAllowed, EndpointLost: see `data/generation.py`.
         """
-        request = sampling.request(self.model or served_model(self.urls[0], self._key()))
+        from r1kit.data.endpoint import only_model
+
+        request = sampling.request(self.model or only_model(self.urls[0], self._key()))
         with contextlib.ExitStack() as stack:
             if folder is None:
                 import tempfile
@@ -255,23 +257,6 @@ def written_of(record: dict[str, Any]) -> Written:
     if reasoning:
         text = f"{THINK_OPEN}\n{reasoning}\n" + (f"{THINK_CLOSE}\n{text}" if text else "")
     return Written(text, record.get("completion_tokens"), record.get("finish_reason") != "length")
-
-
-def served_model(url: str, key: str = "") -> str:
-    """The model that a server serves.
-
-    Raises:
-        ValueError: nobody answers at the address, or it serves nothing.
-    """
-    import httpx
-
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    try:
-        answer = httpx.get(f"{url.rstrip('/')}/models", headers=headers, timeout=30, trust_env=False)
-        answer.raise_for_status()
-        return answer.json()["data"][0]["id"]
-    except (httpx.HTTPError, ValueError, LookupError) as error:
-        raise ValueError(f"{url} does not say which model it serves: {error}") from error
 
 
 def weights_identity(model: str | Path) -> str:

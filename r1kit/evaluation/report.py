@@ -107,7 +107,7 @@ def render_comparison(first: str, second: str, compared: Mapping[str, Paired]) -
     for name, pair in compared.items():
         lines.append(
             f"  {name:{named}}  {100 * pair.first:5.1f} -> {100 * pair.second:5.1f}  "
-            f"{100 * pair.difference:+5.1f} [{100 * pair.low:+.1f}, {100 * pair.high:+.1f}]  p {pair.p:.3f}  {pair.verdict} "
-            f"({pair.problems} problems)"
+            f"{100 * pair.difference:+5.1f} [{100 * pair.low:+.1f}, {100 * pair.high:+.1f}]  "
+            f"p {pair.p:.3f}  {pair.verdict} ({pair.problems} problems)"
         )
     return "\n".join(lines)
