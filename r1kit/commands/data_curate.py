@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from r1kit.data.curation_report import Report, StepReport
 
 SHOWN = 100  # characters of an example
+ALL_DATES = ("0000-00-00", "9999-99-99")
 
 
 def curate(
@@ -27,8 +28,11 @@ def curate(
     ] = "",
     against: Annotated[
         list[str] | None,
-        typer.Option(help="An evaluation set's file; no kept row shares 8 words in a row with it."),
+        typer.Option(help="A benchmark's name or a set; no row kept shares 8 words in a row with it."),
     ] = None,
+    mirror: Annotated[
+        str, typer.Option(help="A folder with copies of the benchmarks' datasets. [default: $R1KIT_MIRROR]")
+    ] = "",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A setting: curation.near.threshold=0.9")
     ] = None,
@@ -51,26 +55,30 @@ def curate(
     source = open_rows(rows)
     sets = [*(settings.decontamination.against if settings.decontamination else []), *(against or [])]
     if settings.decontamination and not sets:
-        allowed = "--against FILE, or files in decontamination.against"
+        allowed = "--against BENCHMARK or FILE, or the same in decontamination.against"
         raise SettingsError([Problem("curation", "decontamination.against", "nothing", allowed)])
     progress = lines(lambda done: f"looked at {done:,} of {source.rows:,} rows")
     report = curation.curate(
         source,
         settings,
         out,
-        {Path(name).stem: problems(name) for name in sets},
+        {Path(name).stem: problems(name, mirror) for name in sets},
         workers or cores(),
         lambda done, _: progress(done),
     )
     print(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) if as_json else table(report, out))
 
 
-def problems(path: str) -> Iterable[str]:
-    """The problems of an evaluation set on disk."""
+def problems(name: str, mirror: str = "") -> Iterable[str]:
+    """The problems of a benchmark, of all its dates, or of an evaluation set on disk."""
     from r1kit.data.row_files import open_rows
     from r1kit.data.texts import problem_text
+    from r1kit.evaluation.benchmarks import BENCHMARKS, benchmark_questions
 
-    return map(problem_text, open_rows(path))
+    if name in BENCHMARKS:
+        questions = benchmark_questions(name, mirror=mirror or None, window=ALL_DATES)
+        return [question.problem for question in questions]
+    return map(problem_text, open_rows(name))
 
 
 def table(report: Report, out: str) -> str:

@@ -34,11 +34,12 @@ PLACES = [
 
 
 def problem(number: int) -> str:
-    """A problem whose words and numbers follow from `number`; hardly any two share 8 words in a row."""
+    """A problem whose words and numbers follow from `number`; no two share 8 words in a row or are near."""
     rng = random.Random(number)
+    name = "".join(chr(ord("a") + int(digit)) for digit in str(number)) + "son"
     said = [
         f"The {rng.choice(SUBJECTS)} {rng.choice(VERBS)} {rng.randint(100, 999)} {rng.choice(THINGS)} "
-        f"at the {rng.choice(PLACES)} before {rng.choice(SUBJECTS)} number {rng.randint(100, 999)} arrives."
+        f"of {name} at the {rng.choice(PLACES)} before {name} the {rng.choice(SUBJECTS)} arrives with {name}."
         for _ in range(4)
     ]
     return " ".join(said) + f" What remains of the {rng.choice(THINGS)}?"

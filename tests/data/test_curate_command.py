@@ -33,6 +33,17 @@ def test_the_report_counts_and_shows_what_each_step_removed(rows, tmp_path):
     assert "near" not in done.output
 
 
+def test_a_benchmark_is_named_and_read_from_the_mirror(rows, tmp_path):
+    exam = [{"problem": problem(number), "answer": "1"} for number in range(2, 32)]
+    (tmp_path / "mirror/HuggingFaceH4/aime_2024").mkdir(parents=True)
+    write_jsonl(tmp_path / "mirror/HuggingFaceH4/aime_2024/train.jsonl", exam)
+    done = curate(rows, "--out", tmp_path / "out", "--against", "aime24", "--mirror", tmp_path / "mirror")
+    assert done.exit_code == 0, done.output
+    assert "6 aime24" in done.output
+    done = curate(rows, "--out", tmp_path / "other", "--against", "aime24", "--mirror", tmp_path / "nowhere")
+    assert done.exception.exit_code == 2
+
+
 def test_json_is_what_lies_in_the_folder(rows, tmp_path):
     done = curate(rows, "--out", tmp_path / "out", "--json")
     assert json.loads(done.output) == json.loads((tmp_path / "out/curation.json").read_text())
@@ -41,7 +52,7 @@ def test_json_is_what_lies_in_the_folder(rows, tmp_path):
 def test_decontamination_against_nothing_is_refused(rows, tmp_path):
     done = curate(rows, "--out", tmp_path / "out", "--set", "curation.decontamination.ngram=8")
     assert isinstance(done.exception, SettingsError)
-    assert "--against FILE" in str(done.exception)
+    assert "--against BENCHMARK or FILE" in str(done.exception)
     assert not (tmp_path / "out").exists()
 
 
