@@ -90,6 +90,19 @@ def open_rows(path: str | Path) -> RowFile:
     raise NotASet(f"{path} is no set of rows ({found}): .jsonl, .parquet, a folder of them, or save_to_disk")
 
 
+def open_files(path: str | Path, files: list[Path]) -> RowFile:
+    """The set whose rows lie in these files one after the other: Parquet in any number, or one JSONL.
+
+    Raises:
+        NotASet: as `open_rows`.
+    """
+    if len(files) == 1:
+        return open_rows(files[0])
+    if files and all(file.suffix == ".parquet" for file in files):
+        return _parquet(Path(path), files)
+    raise NotASet(f"{path}: several files are one set only as Parquet, found {[file.name for file in files]}")
+
+
 @contextlib.contextmanager
 def parquet_writer(path: str | Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
     """A function that adds a batch to a new Parquet file, which takes its name when the block ends well."""

@@ -152,12 +152,19 @@ class Plan:
         }
 
 
-def make_plan(profile: Profile, *, lengths: Lengths | None = None, gflops: float | None = None) -> Plan:
+def make_plan(
+    profile: Profile,
+    *,
+    lengths: Lengths | None = None,
+    gflops: float | None = None,
+    documents: int | None = None,
+) -> Plan:
     """The plan of a profile.
 
     Args:
         lengths: the measured histogram of its SFT data; by default what is known of the source.
         gflops: a CPU's measured matrix speed, which takes the place of the profile's reference.
+        documents: how many traces there are; by default what is known of the source.
 
     Raises:
         SettingsError: machine.yaml names no device, or nothing says the model's shape.
@@ -185,7 +192,7 @@ def make_plan(profile: Profile, *, lengths: Lengths | None = None, gflops: float
             message=message,
         )
         raise SettingsError([problem])
-    documents, generation = trace_count(data), generation_of(profile)
+    documents, generation = documents or trace_count(data), generation_of(profile)
     trainings = {"sft": training_of(profile, "sft"), "grpo": training_of(profile, "grpo")}
     server = server_memory(generation, trainings["grpo"], device)
     beside = server.total if generation.mode != "server" else 0.0
