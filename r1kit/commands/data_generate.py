@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from r1kit.data.row_files import RowFile
     from r1kit.settings.generation import GenerationSettings
 
-SECTION = "generation"
+THE_ONLY_ONE = "?"  # stands for a model's name until the endpoint is asked
 EVERY = 5.0  # seconds between two lines of progress
 
 
@@ -63,7 +63,11 @@ def generate(
     from r1kit.rewards.registry import get_rewards
     from r1kit.settings.generation_options import generation_settings
 
-    given = {"generation.url": url, "generation.samples": samples, "generation.sampling.model": model or "?"}
+    given = {
+        "generation.url": url,
+        "generation.samples": samples,
+        "generation.sampling.model": model or THE_ONLY_ONE,
+    }
     given["generation.patience.concurrency"] = concurrency
     settings = generation_settings(given | parse_overrides(set_ or []))
     source = open_rows(prompts) if prompts else prompts_of_profile(profile)
@@ -74,7 +78,7 @@ def generate(
     key = os.environ.get(settings.key_variable, "")
     stopped = stop_like_ctrl_c()
     try:
-        if settings.sampling.model == "?":
+        if settings.sampling.model == THE_ONLY_ONE:
             found = {"generation.sampling.model": endpoint.only_model(url, key)}
             settings = generation_settings(given | parse_overrides(set_ or []) | found)
         total = source.rows * settings.samples

@@ -34,7 +34,7 @@ FEWEST_LOST = 8
 
 class EndpointLost(RuntimeError):
     """One request after another failed for good: the endpoint is gone or broken, and asking on would only
-    turn all prompts into failures.
+    turn all prompts into failures. The command line exits with 1.
     """
 
 
@@ -74,7 +74,8 @@ def ask_all(
 
     Raises:
         NotAllowed: the endpoint takes no request of ours.
-        EndpointLost: as many requests as are in flight failed in a row, each after all attempts.
+        EndpointLost: as many requests as are in flight failed in a row, each after all attempts, or were
+            refused before anything was answered.
         LogInUse: another process asks into this folder.
 
     Whatever it raises, and when it is interrupted, the answers that came are on disk.
@@ -136,7 +137,9 @@ class _Asking:
                 raise
             except EndpointFailure as error:
                 self.asked.failed += 1
-                self.asked.lost_in_a_row += isinstance(error, Transient)
+                # One prompt may be refused; if nothing was ever answered, all will be.
+                never = not self.asked.answered + self.asked.had
+                self.asked.lost_in_a_row += never or isinstance(error, Transient)
                 found, log = {"reason": error.reason, "detail": error.detail}, self.unanswered
             else:
                 self.asked.answered += 1

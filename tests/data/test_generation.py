@@ -215,6 +215,16 @@ def test_nobody_there_ends_the_run_with_what_was_answered(tmp_path):
         assert len(list(answers)) == 4
 
 
+def test_requests_that_are_all_refused_end_the_run_and_one_refused_prompt_does_not(tmp_path):
+    with serving(lambda nth, body: "400") as server:
+        with pytest.raises(EndpointLost, match="8 requests in a row failed, the last: refused"):
+            ask_all(ROWS, settings(server.url, concurrency=1), tmp_path / "all")
+        assert len(server.requests) == 8
+    with serving(lambda nth, body: "" if ROWS[0]["problem"] in str(body) else "400") as server:
+        asked = ask_all(ROWS, settings(server.url, concurrency=1), tmp_path / "most")
+    assert (asked.answered, asked.failed) == (2, 10)
+
+
 def test_a_wrong_key_ends_the_run_at_once_and_no_key_is_written(tmp_path):
     with serving(lambda nth, body: "401") as server, pytest.raises(NotAllowed, match="401"):
         ask_all(ROWS, settings(server.url, concurrency=1), tmp_path, key="secret-9")
