@@ -29,7 +29,7 @@ def run(
     """Run notebooks in order, headlessly, and print the table of what the models learned."""
     if on != "here":
         run_on(on, profile, stages, set_ or [], resume, run_id, strict, site, detach, as_json)
-    from r1kit.pipeline.prerequisites import new_run, reopen_run
+    from r1kit.pipeline.prerequisites import new_run, reopen_run, stages_of
     from r1kit.pipeline.run import NOT_AS_EXPECTED, run_stages, surprises
     from r1kit.pipeline.stages import select
     from r1kit.runs.files import shown
@@ -42,9 +42,8 @@ def run(
     if resume:
         found, settings = reopen_run(resume, profile, changes)
     else:
-        asked = names or select("all")
-        found, settings = new_run(profile or DEFAULT_PROFILE, changes, run_id or None, stages=asked)
-    names = names or found.manifest.get("stages") or select("all")
+        found, settings = new_run(profile or DEFAULT_PROFILE, changes, run_id or None, stages=names)
+    names = names or found.manifest.get("stages") or stages_of(settings)
     outcome = run_stages(found, names, settings, Progress(sys.stderr if as_json else None))
     summary, unexpected = summarise(found), surprises(found, settings)
     code = outcome.code or (NOT_AS_EXPECTED if strict and unexpected else 0)

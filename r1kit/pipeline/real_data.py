@@ -63,3 +63,17 @@ def base_model(settings: Profile) -> str:
         if name and name not in stages:
             return name
     return ""
+
+
+def model_folder(name: str) -> Path:
+    """The folder of a model: `name` itself, or the hub's copy of it, loaded if it is not there yet.
+
+    Raises:
+        OSError: neither a folder nor a model that the hub gives us.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name))

@@ -110,10 +110,17 @@ def test_a_run_keeps_its_overrides_and_its_profile(tmp_path):
         prerequisites.reopen_run("kept", "h200-9", {})
 
 
-def test_a_profile_with_real_data_is_refused_before_a_run_is_made(runs_folder):
-    with pytest.raises(SettingsError, match="Not yet: loading datasets of the hub is issue 7"):
-        prerequisites.new_run("mi350x-8", {}, stages=["00_environment", "01_data"])
+def test_a_lesson_of_the_stories_is_refused_under_real_data_before_a_run_is_made(runs_folder):
+    with pytest.raises(SettingsError, match="04b_rewards is a lesson of the embedded stories"):
+        prerequisites.new_run("mi350x-8", {}, stages=["01_data", "04b_rewards"])
     assert list(runs_folder.iterdir()) == []
-    run, settings = prerequisites.new_run("mi350x-8", {}, stages=["00_environment"])
-    assert settings.data.source == "hub"
+    run, settings = prerequisites.new_run("mi350x-8", {}, stages=["01_data"])
     assert run.path.is_dir()
+    assert prerequisites.stages_of(settings) == [name for name in STAGES if name != "04b_rewards"]
+
+
+def test_real_data_depends_on_the_model_whose_tokenizer_measures_it():
+    before = load_profile("gpu-small")
+    after = load_profile("gpu-small", {"sft.model_name_or_path": "Qwen/Qwen2.5-7B-Instruct"})
+    data = STAGES["01_data"]
+    assert prerequisites.inputs_hash(data, before) != prerequisites.inputs_hash(data, after)
