@@ -26,7 +26,7 @@ from r1kit.data.row_files import open_rows
 from r1kit.data.sources import Opened, open_source, source_of
 from r1kit.data.sources.registry import Entry, columns_read
 from r1kit.data.texts import problem_text
-from r1kit.data.tokens import TokenCounter, token_counter
+from r1kit.data.tokens import TokenCounter
 from r1kit.runs.files import folder_lock, read_json, write_json_atomic
 from r1kit.settings.hub_data import HubDataSettings, HubPrompts
 
@@ -55,17 +55,16 @@ class Plan:
     digest: str
 
 
-def plan(data: HubDataSettings, model: str, folder: str | Path = ".") -> Plan:
+def plan(data: HubDataSettings, tokens: TokenCounter, folder: str | Path = ".") -> Plan:
     """Open and check every dataset; nothing is written.
 
     Args:
-        model: whose tokenizer counts tokens, a folder or an id of the hub.
+        tokens: counts the tokens of prompts and of some traces (`token_counter`).
         folder: the profile's, from which local paths count.
 
     Raises:
         NotThere, DatasetChanged, NotASet: see `open_source`.
     """
-    tokens = token_counter(model)
     entries = [("traces", entry) for entry in data.traces_from]
     entries += [("prompts", entry) for entry in data.prompts_from]
     opened = []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from r1kit.data import card as cards
 from r1kit.data import prepare as preparation
+from r1kit.data.tokens import token_counter
 from r1kit.machine.plan.inputs import given
 from r1kit.runs.files import write_text_atomic
 from r1kit.runs.folder import runs_folder
@@ -46,7 +47,8 @@ def prepare_profile(
         file = display_path(settings.folder / "data.yaml")
         message = "The stories are made by the stage 01_data, in seconds; nothing is prepared."
         raise SettingsError([Problem(file, "source", found="stories", allowed="hub", message=message)])
-    planned = preparation.plan(settings.data, base_model(settings), settings.folder)
+    tokens = token_counter(base_model(settings))
+    planned = preparation.plan(settings.data, tokens, settings.folder)
     folder = prepared_folder() / f"{settings.name}-{planned.digest}"
     fresh = preparation.finished(folder) is None
     card = preparation.prepare(planned, folder, workers, progress)

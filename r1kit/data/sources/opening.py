@@ -97,40 +97,43 @@ def open_source(entry: Entry, data: HubDataSettings, folder: str | Path = ".") -
     return opened
 
 
-def from_hub(entry: Entry, stream: bool = False, name: str = "") -> Opened:
-    """A dataset through `datasets.load_dataset`, at the entry's revision, else at the one that was checked.
+def from_hub(entry: Entry, stream: bool = False) -> Opened:
+    """A dataset of the hub at the entry's revision, else at the one that was checked, else the newest.
 
     Args:
         stream: read the files as they come instead of copying the dataset into the hub's cache.
-        name: loaded in place of the entry's dataset.
 
     Raises:
         NotThere: the hub cannot be reached or does not have it.
     """
+    revision = _commit(entry.dataset, entry.revision or source_of(entry).revision)
+    try:
+        schema, rows, read = load(entry.dataset, entry.config, entry.split, revision, stream)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise NotThere(_unreachable(entry, error)) from error
+    place = "hub, streamed" if stream else "hub"
+    return Opened(entry, place, f"{entry.dataset}@{revision or 'newest'}", schema, rows, read, revision)
+
+
+def load(
+    name: str, config: str, split: str, revision: str | None = None, stream: bool = False
+) -> tuple[pa.Schema, int | None, Callable[[], Iterator[pa.RecordBatch]]]:
+    """(columns, rows, a function that reads them) of whatever `datasets.load_dataset` opens."""
     from datasets import disable_progress_bars, load_dataset
 
     disable_progress_bars()
-    revision = entry.revision or source_of(entry).revision
-    name = name or entry.dataset
-    if name == entry.dataset:
-        revision = _commit(name, revision)
-    else:
-        revision = None
-    try:
-        loaded = load_dataset(name, entry.config, split=entry.split, revision=revision, streaming=stream)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise NotThere(_unreachable(entry, error)) from error
-    columns = loaded.features or loaded.resolve_features().features
-    rows = loaded.info.splits[entry.split].num_examples if stream else len(loaded)
+    loaded = load_dataset(name, config, split=split, revision=revision, streaming=stream)
+    known = (loaded.info.splits or {}).get(split) if stream else None
+    rows = (known.num_examples if known else None) if stream else len(loaded)
     arrow = loaded.with_format("arrow")
 
     def read() -> Iterator[pa.RecordBatch]:
         for table in arrow.iter(BATCH):
             yield from table.combine_chunks().to_batches()
 
-    identity = f"{name}@{revision or 'newest'}"
-    place = "hub, streamed" if stream else "hub"
-    return Opened(entry, place, identity, columns.arrow_schema, rows or None, read, revision)
+    # A stream knows its columns only where the dataset's card or its files say them.
+    schema = loaded.features.arrow_schema if loaded.features else next(iter(arrow.iter(1))).schema
+    return schema, rows, read
 
 
 def mirrored_files(folder: Path, config: str, split: str) -> list[Path]:
