@@ -27,6 +27,7 @@ __all__ = [
     "choose_problems",
     "evaluate",
     "evaluate_answering",
+    "evaluate_model",
     "load_checkpoint",
     "load_results",
     "pass1_entry",
@@ -67,13 +68,24 @@ def evaluate(
         ValueError: a level holds fewer than `problems_per_level` problems.
     """
     model, tokenizer = load_checkpoint(checkpoint_path, device)
-    batch = _getter(settings)("batch_size", 128)
-    asked = InProcess(model, tokenizer, batch, weights_identity(checkpoint_path))
     try:
-        return evaluate_answering(asked, heldout, settings, greedy=greedy, folder=folder, progress=progress)
+        return evaluate_model(
+            model, tokenizer, heldout, settings, greedy=greedy, folder=folder, progress=progress,
+            weights=weights_identity(checkpoint_path),
+        )  # fmt: skip
     finally:
-        del model, asked
+        del model
         gc.collect()  # the next checkpoint should not find this one's weights in memory
+
+
+def evaluate_model(
+    model: Any, tokenizer: Any, heldout: Iterable[Question | Mapping[str, Any]], settings: Any, *,
+    greedy: bool | None = None, folder: str | Path | None = None, progress: Progress | None = None,
+    weights: str = "",
+) -> pd.DataFrame:  # fmt: skip
+    """`evaluate` for a model that is already in memory; `weights` tells it from others in one `folder`."""
+    asked = InProcess(model, tokenizer, _getter(settings)("batch_size", 128), weights)
+    return evaluate_answering(asked, heldout, settings, greedy=greedy, folder=folder, progress=progress)
 
 
 def evaluate_answering(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from r1kit.data.format import user_prompt
@@ -85,4 +85,5 @@ def questions_of(settings: Any, heldout: Any = None, mirror: str | None = None) 
         from r1kit.data import datasets
 
         rows = datasets.load(heldout)
-    return story_questions(rows, settings.problems_per_level)
+    questions = story_questions(rows, settings.problems_per_level)
+    return [replace(question, samples=settings.samples) for question in questions]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from r1kit.evaluation import answering, report
 from r1kit.evaluation.benchmarks import benchmark_of
@@ -22,6 +22,11 @@ from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.runs.folder import runs_folder
 from r1kit.settings import Profile, load_profile
 from r1kit.settings.benchmarks import BenchmarkSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from r1kit.pipeline.stage import Stage
 
 ASKED, ROWS, RESULT = "evaluation.json", "answers.parquet", "result.json"
 ROOM = 1024  # tokens for a benchmark's prompt on a server of ours
@@ -116,6 +121,22 @@ def run_evaluation(
     }
     write_json_atomic(folder / RESULT, result)
     return result
+
+
+def judged(run: Stage, name: str, checkpoint: Path, questions: Sequence[Question]) -> pd.DataFrame:
+    """A lesson's checkpoint asked and judged; the rows are kept as `<name>.parquet` in the stage's folder.
+
+    As `r1kit eval` it goes on after a kill, and starts a server where the profile's benchmarks need one.
+    """
+    folder, settings = run.folder / "answers" / name, run.settings.evaluation
+    progress = run.counter(name)
+    with answers_from(folder, run.settings, settings, str(checkpoint), "") as source:
+        if isinstance(source, str):
+            frame = evaluate(checkpoint, questions, settings, device=source, folder=folder, progress=progress)
+        else:
+            frame = evaluate_answering(source, questions, settings, folder=folder, progress=progress)
+    save_results(frame, run.folder / f"{name}.parquet")
+    return frame
 
 
 def settings_of(profile: Profile, benchmarks: Sequence[str], samples: int | None) -> Any:

@@ -41,7 +41,7 @@ class BenchmarkSettings(Settings):
         description="First and last contest day of LiveCodeBench's problems; the default is DeepSeek-R1's.",
     )
     expect: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]] = Field(
-        default_factory=dict, description="Benchmark -> [lowest, highest] pass@1."
+        default_factory=dict, description="Checkpoint -> [lowest, highest] mean of the benchmarks' pass@1."
     )
 
     @property

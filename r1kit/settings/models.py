@@ -244,6 +244,13 @@ class GrpoSettings(TrainerFile):
     rewards: Annotated[list[AnyReward], Field(min_length=1)] = Field(
         description="What is rewarded, in this order."
     )
+    eval_every: Positive | None = Field(
+        default=None, description="Ask held-out problems every so many steps and keep the best weights."
+    )
+    eval_problems: Positive = Field(
+        default=60, description="Held-out problems asked while training, none of the final evaluation's."
+    )
+    eval_samples: Positive = Field(default=4, description="Answers to each of them.")
     collapse: Collapse | None = Field(default=None, description="Settings of the run that fails on purpose.")
     programs: Programs | None = Field(default=None, description="Settings of the lesson's code track.")
 
