@@ -25,6 +25,10 @@ def eval_(
     ] = "",
     samples: Annotated[int | None, typer.Option(min=1, help="Answers to each problem.")] = None,
     set_: SetOption = None,
+    second_opinion: Annotated[
+        str,
+        typer.Option(help="`judge`: lighteval judges the same answers; `model`: it asks the model itself."),
+    ] = "",
     resume: Annotated[str, typer.Option(help="Go on with this evaluation: its folder, or its name.")] = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -42,6 +46,8 @@ def eval_(
     from r1kit.runs.launch import JobFailed
     from r1kit.settings import parse_overrides
 
+    if second_opinion:
+        evaluation.check_second_opinion(second_opinion)
     if resume:
         folder = evaluation.find_evaluation(resume)
     elif model:
@@ -58,6 +64,8 @@ def eval_(
     stopped = stop_like_ctrl_c()
     try:
         result = evaluation.run_evaluation(folder, server=server, progress=counter(tell), tell=tell)
+        if second_opinion:
+            result = evaluation.add_second_opinion(folder, second_opinion)
     except (EndpointLost, NotAllowed, LogInUse, Unanswered, JobFailed, FileNotFoundError) as error:
         tell(str(error))
         raise typer.Exit(1) from None

@@ -87,6 +87,13 @@ def render(result: Mapping[str, Any]) -> str:
         if numbers["unjudged"]:
             told.append(f"{numbers['unjudged']} answers could not be judged")
         lines.append(f"  {'':{named}}  {', '.join(told)}")
+        other = result.get("second_opinion", {})
+        if name in other.get("scores", {}):
+            seen = other["scores"][name]
+            lines.append(
+                f"  {'':{named}}  {other['harness']} on {other['answers']}: {100 * seen['value']:.1f} "
+                f"(standard error over problems {100 * seen['standard_error']:.1f})"
+            )
         for row in numbers.get("published", ()):
             lines.append(
                 f"  {'':{named}}  {row['against']} {100 * row['published']:.1f}: "

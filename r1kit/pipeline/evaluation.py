@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1kit.evaluation import answering, report
+from r1kit.evaluation import answering, lighteval, report
 from r1kit.evaluation.benchmarks import benchmark_of
-from r1kit.evaluation.evaluate import evaluate, evaluate_answering, save_results
+from r1kit.evaluation.evaluate import evaluate, evaluate_answering, load_results, save_results
 from r1kit.evaluation.questions import Question, questions_of
 from r1kit.machine import detect_device
 from r1kit.runs.files import read_json, write_json_atomic
@@ -239,6 +239,44 @@ def _server_settings(machine: Any, settings: BenchmarkSettings) -> Any:
     if gpus > 1:
         update["layout"] = LayoutSettings(serve=list(range(gpus)), train=[0])
     return machine.model_copy(update=update)
+
+
+def check_second_opinion(how: str) -> None:
+    """Before anything is asked: is lighteval there, and is `how` a way to ask it?
+
+    Raises:
+        EvaluationError: neither `judge` nor `model`.
+        LightevalMissing: it is not installed.
+    """
+    if how not in ("judge", "model"):
+        raise EvaluationError(f"--second-opinion takes judge or model, not {how!r}")
+    lighteval.interpreter()
+
+
+def add_second_opinion(folder: Path, how: str) -> dict[str, Any]:
+    """Let lighteval judge a finished evaluation's answers (`judge`), or ask its model anew (`model`), and add
+    what it says to the result.
+
+    Raises:
+        JobFailed: lighteval did not end well.
+        ValueError: none of the benchmarks is for lighteval.
+    """
+    asked, result = read_json(folder / ASKED), read_json(folder / RESULT)
+    profile = load_profile(asked["profile"], asked["overrides"])
+    settings = settings_of(profile, asked["benchmarks"], asked["samples"])
+    questions, place = ask_of(profile, settings), folder / "lighteval"
+    sampling = answering.Sampling(
+        settings.temperature, settings.top_p, settings.max_new_tokens, settings.seed
+    )
+    if how == "judge":
+        found = lighteval.replayed(load_results(folder / ROWS), questions, sampling, place)
+    else:
+        device = detect_device()[0].split(":")[0]
+        found = lighteval.asked_anew(asked["model"], questions, sampling, place, device=device)
+    words = "the same answers" if how == "judge" else "answers of its own"
+    result["second_opinion"] = lighteval.opinion(found, words)
+    write_json_atomic(folder / RESULT, result)
+    return result
 
 
 def rows_of(name: str) -> Path:
