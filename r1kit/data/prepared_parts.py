@@ -20,7 +20,7 @@ from r1kit.runs.files import write_json_atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from datasets import Features
+    from datasets import Dataset
 
 HELD = "heldout"
 
@@ -60,10 +60,10 @@ def join_parts(out: Path, name: str) -> int:
         return len(Dataset.load_from_disk(str(target)))
     paths = sorted((out / "parts").glob(f"{name}-*.arrow"))
     if name == HELD:
-        joined = Dataset.from_list(_distinct(paths), features=_features(name))
+        joined = _dataset(name, _distinct(paths))
     else:
         whole = [Dataset.from_file(str(path)) for path in paths]
-        joined = concatenate_datasets(whole) if whole else Dataset.from_list([], features=_features(name))
+        joined = concatenate_datasets(whole) if whole else _dataset(name, [])
     temporary = out / f".{name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     joined.save_to_disk(str(temporary))
@@ -82,10 +82,12 @@ def _distinct(paths: list[Path]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _features(name: str) -> Features:
-    from datasets import Features
+def _dataset(name: str, rows: list[dict[str, Any]]) -> Dataset:
+    """Rows as a set with all its columns, also where there are none."""
+    from datasets import Dataset, Features
 
-    return Features.from_arrow_schema(arrow_schema(SETS[name]))
+    columns = {column: [row[column] for row in rows] for column in SETS[name]}
+    return Dataset.from_dict(columns, features=Features.from_arrow_schema(arrow_schema(SETS[name])))
 
 
 def _write_arrow(path: Path, batches: list[pa.RecordBatch], columns: dict[str, str]) -> None:
