@@ -68,7 +68,6 @@ def test_lighteval_judges_the_answers_that_we_keep(questions, tmp_path):
 @needs_lighteval
 def test_lighteval_asks_a_tiny_model_itself(questions, tiny, tmp_path):
     model, tokenizer = tiny
-    model.config.max_position_embeddings = 1024
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     asked = [question for question in questions if question.level == "aime24"][:2]
