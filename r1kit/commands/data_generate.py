@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from r1kit.data.row_files import RowFile
     from r1kit.settings.generation import GenerationSettings
 
+OURS = "generation."
 THE_ONLY_ONE = "?"  # stands for a model's name until the endpoint is asked
 EVERY = 5.0  # seconds between two lines of progress
 
@@ -45,7 +46,7 @@ def generate(
     concurrency: Annotated[int, typer.Option(help="Requests in flight.")] = 32,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A setting: generation.sampling.temperature=1.0"),
+        typer.Option("--set", help="generation.sampling.temperature=1.0, or a setting of the profile"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -69,8 +70,11 @@ def generate(
         "generation.sampling.model": model or THE_ONLY_ONE,
     }
     given["generation.patience.concurrency"] = concurrency
-    settings = generation_settings(given | parse_overrides(set_ or []))
-    source = open_rows(prompts) if prompts else prompts_of_profile(profile)
+    overrides = parse_overrides(set_ or [])
+    about_profile = {} if prompts else {key: overrides[key] for key in overrides if not key.startswith(OURS)}
+    given |= {key: value for key, value in overrides.items() if key not in about_profile}
+    settings = generation_settings(given)
+    source = open_rows(prompts) if prompts else prompts_of_profile(profile, about_profile)
     source = source.head(most) if most > 0 else source
     names = reward or default_rewards(source)
     check_rewards(source, names)
@@ -80,7 +84,7 @@ def generate(
     try:
         if settings.sampling.model == THE_ONLY_ONE:
             found = {"generation.sampling.model": endpoint.only_model(url, key)}
-            settings = generation_settings(given | parse_overrides(set_ or []) | found)
+            settings = generation_settings(given | found)
         total = source.rows * settings.samples
         asked = generation.ask_all(source, settings, out, key, lines(lambda now: asking_line(now, total)))
         judge, identity = reward_judge({f.name: f for f in functions}), settings.sampling.identity()
@@ -96,17 +100,17 @@ def generate(
     print(json.dumps(report, indent=1) if as_json else table(report, out))
 
 
-def prompts_of_profile(profile: str) -> RowFile:
-    """The prompts that GRPO would train on under this profile."""
+def prompts_of_profile(profile: str, overrides: Mapping[str, Any] | None = None) -> RowFile:
+    """The prompts that GRPO would train on under this profile; real ones are prepared if they are not yet."""
     from r1kit.data.datasets import build_prompts
-    from r1kit.data.row_files import rows_in_memory
+    from r1kit.data.row_files import open_rows, rows_in_memory
+    from r1kit.machine.resources import cores
+    from r1kit.pipeline.real_data import prepare_profile
 
-    settings = load_profile(profile)
+    settings = load_profile(profile, overrides)
     world = settings.data
     if world.source == "hub":
-        file = f"profile {profile}"
-        message = "Real prompts are a set on disk: r1kit data prepare writes it."
-        raise SettingsError([Problem(file, "--prompts", found="nothing", allowed="a set", message=message)])
+        return open_rows(prepare_profile(settings, cores()).folder / "prompts")
     return rows_in_memory(settings.name, build_prompts(world.prompts, world.seed, world.levels))
 
 

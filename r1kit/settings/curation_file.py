@@ -8,7 +8,7 @@ from typing import Any
 
 from r1kit.settings.curation import CurationSettings
 from r1kit.settings.errors import Problem, SettingsError, display_path
-from r1kit.settings.overrides import apply_overrides
+from r1kit.settings.overrides import apply_own
 from r1kit.settings.validation import Source, validate_as
 from r1kit.settings.yaml import read_document
 
@@ -35,7 +35,7 @@ def load_curation(
         else:
             problems, source.lines = document.problems, document.lines
             values = document.value if document.value is not None else {}
-    problems += apply_overrides({SECTION: values}, {SECTION: source}, overrides or {})
+    problems += apply_own(source, values, overrides or {})
     settings = None
     if not problems:
         settings, problems = validate_as(CurationSettings, values, source)

@@ -8,7 +8,7 @@ from typing import Any
 
 from r1kit.settings.errors import SettingsError
 from r1kit.settings.generation import GenerationSettings
-from r1kit.settings.overrides import apply_overrides
+from r1kit.settings.overrides import apply_own
 from r1kit.settings.validation import Source, validate_as
 
 SECTION = "generation"
@@ -22,7 +22,7 @@ def generation_settings(options: Mapping[str, Any]) -> GenerationSettings:
     """
     values: dict[str, Any] = {}
     source = Source(SECTION, "the options")
-    settings, problems = None, apply_overrides({SECTION: values}, {SECTION: source}, options)
+    settings, problems = None, apply_own(source, values, options)
     if not problems:
         settings, problems = validate_as(GenerationSettings, values, source)
     if settings is not None and not re.match(r"https?://[^/]", settings.url):

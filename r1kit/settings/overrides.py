@@ -92,6 +92,18 @@ def apply_overrides(
     return problems
 
 
+def apply_own(source: Source, values: dict[str, Any], overrides: Mapping[str, Any]) -> list[Problem]:
+    """`apply_overrides` for a file that belongs to no profile: its section is the only one there is."""
+    mine = f"{source.section}."
+    own = {name: value for name, value in overrides.items() if name.startswith(mine)}
+    problems = [
+        Problem(f"override {name}", name, describe(value), f"{mine}…", message="Unknown section.")
+        for name, value in overrides.items()
+        if name not in own
+    ]
+    return problems + apply_overrides({source.section: values}, {source.section: source}, own)
+
+
 def _set(container: Any, path: KeyPath, value: Any) -> bool:
     """Set the value at `path`; False if the way there is blocked by something that holds no keys."""
     *way, last = path

@@ -77,3 +77,5 @@ def test_steps_are_switched_on_and_off_by_options():
     found = load_curation(overrides={"curation.near": None, "curation.language.allowed": ["en", "zh"]})
     assert found.near is None
     assert found.language.allowed == ["en", "zh"]
+    with pytest.raises(SettingsError, match=r"near\.threshold.*\n.*\n.*curation\.…"):
+        load_curation(overrides={"near.threshold": 0.9})

@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from r1kit.commands import data_generate
+from r1kit.data.datasets import save
 from r1kit.data.row_files import open_rows
+from r1kit.pipeline import real_data
 from r1kit.settings import SettingsError
 from tests.data.odd_endpoint import serving
 from tests.data.rows import write_jsonl
@@ -112,6 +115,20 @@ def test_the_prompts_of_the_embedded_profile_have_golds():
     assert data_generate.default_rewards(source) == ["accuracy"]
 
 
+def test_the_prompts_of_a_profile_with_real_data_are_those_that_were_prepared(tmp_path, monkeypatch):
+    rows = [{"prompt": [{"role": "user", "content": "What is 1 + 2?"}], "solution": "3"}]
+    save({"prompts": rows}, tmp_path)
+    asked = []
+
+    def prepared(settings, workers):
+        asked.append((settings.name, settings.data.seed))
+        return SimpleNamespace(folder=tmp_path)
+
+    monkeypatch.setattr(real_data, "prepare_profile", prepared)
+    assert list(data_generate.prompts_of_profile("gpu-small", {"data.seed": 5})) == rows
+    assert asked == [("gpu-small", 5)]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -121,6 +138,8 @@ def test_the_prompts_of_the_embedded_profile_have_golds():
         ({"set_": ["generation.patience.attempts=many"]}, "attempts.*whole number"),
         ({"reward": ["acuracy"]}, "Did you mean `accuracy`"),
         ({"reward": ["code"]}, "compares with verification_info"),
+        ({"set_": ["sft.learning_rate=1"]}, "Unknown section"),
+        ({"prompts": "", "profile": "cpu-tyni"}, "Did you mean `cpu-tiny`"),
         ({"prompts": "nowhere.jsonl"}, "nowhere.jsonl is no set of rows"),
     ],
 )
