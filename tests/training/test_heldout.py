@@ -6,10 +6,14 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from r1kit.settings import SettingsError
 from r1kit.settings.models import GrpoSettings
 from r1kit.training.heldout import BEST, MARK, PASS, HeldOut, evaluation_keys, heldout_slice
+
+from .conftest import finish, rows, write_job
+from .test_resume import GRPO, assert_same_training, kill_at
 
 HELD = [
     {"problem": f"level {level} problem {n}", "solution": "1", "level": level}
@@ -75,7 +79,7 @@ def test_the_best_weights_are_kept_and_a_best_of_the_future_is_forgotten_on_resu
         trainer.weights, state.global_step = step, step
         logs = {"eval_loss": 0.0, "eval_rewards/accuracy_reward/mean": value, "eval_runtime": 2.0, "epoch": 1}
         watch.on_log(None, state, None, logs)
-        assert logs == {PASS: value, "heldout/seconds": 2.0, "epoch": 1}
+        assert logs == {PASS: value, "epoch": 1}
     watch.on_log(None, state, None, train := {"loss": 1.0})
     assert train == {"loss": 1.0}, "a row of the training is left as it is"
     assert json.loads((tmp_path / MARK).read_text()) == {"step": 10, "pass@1": 0.7}
@@ -91,3 +95,31 @@ def test_without_a_reward_that_verifies_there_is_no_pass_at_1_to_follow():
     assert verifying_reward(own()) == "accuracy"
     with pytest.raises(SettingsError, match="says whether an answer is right"):
         verifying_reward(own(rewards=[{"name": "format", "weight": 1.0}]))
+
+
+@pytest.mark.slow
+def test_a_killed_training_asks_again_what_it_asked_and_keeps_the_same_best(world, tmp_path):
+    from datasets import Dataset
+
+    from r1kit.data.datasets import build_heldout
+
+    Dataset.from_list(build_heldout(8, 0, (1, 2))).save_to_disk(str(tmp_path / "heldout"))
+    grpo = GRPO | {"max_steps": 6, "save_steps": 2, "eval_every": 2, "eval_problems": 8, "eval_samples": 2}
+    evaluation = {"problems_per_level": 4}
+    jobs = []
+    for name in ("whole", "killed"):
+        jobs.append(
+            write_job(tmp_path / name, world, grpo=grpo, data={"levels": [1, 2]}, evaluation=evaluation)
+        )
+        content = yaml.safe_load((jobs[-1] / "resolved.yaml").read_text())
+        content["inputs"]["heldout"] = str(tmp_path / "heldout")
+        (jobs[-1] / "resolved.yaml").write_text(yaml.safe_dump(content))
+    finish("grpo", jobs[0])
+    kill_at("grpo", jobs[1], 5)
+    finish("grpo", jobs[1])
+    assert_same_training(*jobs)
+    asked = [(row["step"], row[PASS]) for row in rows(jobs[0]) if PASS in row]
+    assert [step for step, _ in asked] == [2, 4, 6]
+    assert all(0 <= value <= 1 for _, value in asked)
+    assert (jobs[0] / MARK).read_text() == (jobs[1] / MARK).read_text()
+    assert (jobs[0] / BEST / "config.json").exists()
