@@ -6,8 +6,8 @@ live on a floor above: any function with TRL's reward signature will do, usually
 
 `curate` runs the steps of a `CurationSettings` over a set on disk in two passes. The first looks at every
 row, on all cores, and remembers a fingerprint of each that no filter removes; duplicates are then decided
-among fingerprints; the second pass writes what stays. Nothing but fingerprints (about a kilobyte a row) is
-held.
+among fingerprints; the second pass writes what stays. Nothing but fingerprints and their index is held: four
+kilobytes a row, measured on 40,000 (2026-11-24), whatever the rows' length.
 """
 
 from __future__ import annotations

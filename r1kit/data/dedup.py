@@ -37,7 +37,7 @@ BANDS = 32
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is remembered of a row: 700 bytes, whatever its length."""
+    """What is remembered of a row, whatever its length."""
 
     rank: bytes
     """A hash over all columns; the smallest of a group of duplicates stays."""
