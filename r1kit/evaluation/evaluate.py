@@ -135,12 +135,17 @@ def judged_rows(questions: list[Question], answers: Answers, *, greedy: bool) ->
     columns = zip(asked, written, verdicts, finals, format_reward(texts), strict=True)
     return [
         {
-            "problem": question.problem, "solution": question.solution, "level": question.level,
+            "problem": question.problem, "solution": shown_solution(question), "level": question.level,
             "sample": sample, "greedy": greedy, "completion": one.text, "correct": verdict, "form": form,
             "tokens": one.tokens, "finished": one.finished, "answer": final,
         }
         for (question, sample), one, verdict, final, form in columns
     ]  # fmt: skip
+
+
+def shown_solution(question: Question) -> str:
+    """The gold as it is stored beside every answer; a program's test cases, megabytes, stay in the dataset."""
+    return "" if question.judge == "code" else question.solution
 
 
 def load_checkpoint(path: str | Path, device: str = "cpu"):
