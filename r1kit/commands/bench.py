@@ -43,3 +43,17 @@ def bench_evaluation(
 
     found = evaluation.bench(model, profile, problems, tell=lambda line: print(line, file=sys.stderr))
     print(json.dumps(found, indent=1) if as_json else evaluation.table(found))
+
+
+@benchmarks.command("data")
+def bench_data(
+    rows: Annotated[int, typer.Option(help="Traces that are made and prepared.", min=100)] = 20_000,
+    workers: Annotated[int, typer.Option(help="Processes; 0 takes all cores.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Preparing real data: rows a second of one core, and memory, at Mixture-of-Thoughts' lengths."""
+    from r1kit.bench import data
+    from r1kit.machine.resources import cores
+
+    found = data.bench(rows, workers or cores())
+    print(json.dumps(found, indent=1) if as_json else data.table(found))

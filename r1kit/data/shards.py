@@ -54,13 +54,14 @@ def problem(rng: random.Random) -> tuple[str, int]:
 def trace(rng: random.Random, answer: int | str, characters: int = 0) -> str:
     """A completion in R1's own form, of about so many characters."""
     thoughts = ["Okay, let me go through this.", "First I add, then I take away."]
-    wanted = characters or int(rng.lognormvariate(6.5, 0.9))
-    while sum(map(len, thoughts)) < wanted:
+    left = characters or int(rng.lognormvariate(6.5, 0.9))
+    while left > 0:
         a, b = rng.randint(1, 999), rng.randint(1, 999)
         thoughts.append(rng.choice((
             f"Wait, {a} + {b} is {a + b}.", f"Let me check: {a} × {b} = {a * b}, so that is fine.",
             f"Hmm, suppose $x = {a}$; then $x - {b} = {a - b}$.",
         )))  # fmt: skip
+        left -= len(thoughts[-1])
     said = "\n".join(thoughts)
     return f"<think>\n{said}\n</think>\n\nThe answer is $\\boxed{{{answer}}}$."
 

@@ -150,6 +150,8 @@ def dropped_tokens(view: View) -> float:
     """Share of the traces' tokens that `max_length` cuts away; NotKnown where no token is."""
     if view["data.source"] == "hub":
         view["data.traces_from"]  # NotKnown where an entry is wrong
+        if view["data.excerpt"]:
+            raise NotKnown("data.excerpt")  # what is known of the whole says nothing of its parts
     elif not view.given("data.traces"):
         raise NotKnown("data.traces")
     packing = view["sft.packing"]
