@@ -144,7 +144,7 @@ def judged_rows(questions: list[Question], answers: Answers, *, greedy: bool) ->
 
 
 def shown_solution(question: Question) -> str:
-    """The gold as it is stored beside every answer; a program's test cases, megabytes, stay in the dataset."""
+    """The gold as it is stored beside every answer; a program's test cases are megabytes and are left out."""
     return "" if question.judge == "code" else question.solution
 
 
