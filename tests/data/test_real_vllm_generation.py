@@ -79,7 +79,7 @@ def test_a_vllm_server_answers_alike_streaming_or_not_in_any_order_and_all_is_ke
         ask_all(ROWS[::-1], whole, tmp_path / "whole", server.key)
         assert ask_all(ROWS, many, tmp_path / "many", server.key).answered == 12
         too_long = [{"problem": "Ann has 3 apples. " * 200, "solution": "3"}]
-        assert ask_all(too_long, streamed, tmp_path / "streamed", server.key).failed == 1
+        assert ask_all(too_long, streamed, tmp_path / "streamed", server.key).failed == 2
     finally:
         server.stop()
     first = answers(tmp_path / "streamed")
@@ -91,6 +91,5 @@ def test_a_vllm_server_answers_alike_streaming_or_not_in_any_order_and_all_is_ke
     found = harvest(source, 2, streamed.sampling.identity(), judge(), names, tmp_path / "streamed")
     assert (found.prompts, found.answers, found.traces) == (7, 12, 0)
     assert 12 <= found.completion_tokens <= 12 * 24
-    assert found.failures["refused"] == 1
-    assert found.failures["not asked"] == 1
+    assert found.failures["refused"] == 2, "a prompt longer than the model's context"
     assert sum(found.failures.values()) == 14
