@@ -80,7 +80,7 @@ def asked_anew(
     """lighteval's score of a model that it asks itself with transformers; otherwise as `replayed`."""
     _write_tasks(questions, sampling, folder)
     generation = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
-    generation["max_new_tokens"] = sampling.max_new_tokens
+    generation |= {"max_new_tokens": sampling.max_new_tokens, "top_k": 0}  # transformers' own is 50
     parameters = {
         "model_name": model, "device": device, "batch_size": batch_size, "cache_dir": str(folder / "cache"),
         "dtype": "float32" if device == "cpu" else "bfloat16", "override_chat_template": True,

@@ -120,11 +120,18 @@ class Replay(LightevalModel):
 
 def main() -> None:
     """lighteval's command line with our tasks alone: loading all of its own takes long, and one of them
-    (tinyBenchmarks) downloads a pickle when it is imported (0.13.0), which no offline machine survives.
+    (tinyBenchmarks) downloads a pickle when it is imported (0.13.0), which no offline machine survives. And
+    its transformers back end never asks for sampling: a model whose generation_config.json does not say
+    do_sample is decoded greedily at any temperature, and refused where several samples are wanted.
     """
     from lighteval.__main__ import app
+    from lighteval.models.model_input import GenerationParameters
     from lighteval.tasks.registry import Registry
 
+    chosen = GenerationParameters.to_transformers_dict
+    GenerationParameters.to_transformers_dict = lambda self: (
+        chosen(self) | {"do_sample": self.temperature > 0}
+    )
     Registry._load_from_files = Registry._load_from_subdirs = staticmethod(lambda *_: {})
     app()
 
