@@ -8,7 +8,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab setup-cluster demo-cluster cluster test test-fast test-cluster lint browser sandbox slurm matrix lock clean
+.PHONY: help setup demo lab setup-cluster setup-lighteval demo-cluster cluster test test-fast test-cluster lint browser sandbox slurm matrix lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -22,6 +22,8 @@ setup-cluster: $(VENV)/.cluster ## Add a vLLM server for the CPU and DeepSpeed (
 
 demo-cluster: setup-cluster ## The same notebooks with a vLLM server and two ZeRO-2 processes, on two cores
 	@$(VENV)/bin/r1kit run --profile cpu-cluster --stages 00-05
+
+setup-lighteval: $(VENV)-lighteval/.r1kit ## Add lighteval in an environment of its own, for a second opinion on scores
 
 lab: setup ## Open the notebooks in JupyterLab
 	@$(VENV)/bin/jupyter lab notebooks
@@ -54,7 +56,7 @@ lock: ## Make requirements/*.txt anew from requirements/*.in (needs uv and the r
 	@bash requirements/lock.sh
 
 clean: ## Remove .venv and caches; runs/ stays
-	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(VENV)-lighteval build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are newer than the locks they were installed from, so a second `make` reinstalls nothing.
@@ -69,6 +71,16 @@ $(VENV)/.r1kit: requirements/cpu.txt pyproject.toml | $(VENV)/bin/python
 	       $(PIP) --index-url $(TORCH_INDEX) -r $(VENV)/torch.txt; }
 	@$(PIP) -r requirements/cpu.txt 2> >(grep -v 'is ignored: it is neither a file' >&2)
 	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+# .venv's packages are seen through a .pth file, which comes after what is installed here.
+$(VENV)-lighteval/.r1kit: requirements/lighteval.txt $(VENV)/.r1kit
+	@echo "installing lighteval beside $(VENV)"
+	@$(VENV)/bin/python -m venv --without-pip $(VENV)-lighteval
+	@$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(VENV)-lighteval/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_below.pth"
+	@$(VENV)/bin/python -m pip --python $(VENV)-lighteval/bin/python install --quiet --disable-pip-version-check \
+	  --no-deps -r requirements/lighteval.txt 2> >(grep -v 'is ignored: it is neither a file' >&2)
 	@touch $@
 
 $(VENV)/.test: requirements/test.txt $(VENV)/.r1kit

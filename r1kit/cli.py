@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from r1kit.commands import bench, doctor, plan, run, serve, slurm
+from r1kit.commands import bench, compare, data, doctor, eval, plan, run, serve, slurm
 
 app = typer.Typer(
     help="See DeepSeek-R1's training happen: data, SFT, rollouts, GRPO, evaluation.",
@@ -14,9 +14,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run.run, run.status, serve.serve, doctor.doctor, plan.plan):
+for command in (run.run, run.status, serve.serve, eval.eval_, compare.compare, doctor.doctor, plan.plan):
     app.command()(command)
 app.add_typer(bench.benchmarks, name="bench")
+app.add_typer(data.data, name="data")
 app.add_typer(slurm.jobs, name="slurm")
 
 

@@ -19,4 +19,11 @@ not_in_cpu() {
 { head_of cpu.txt; resolve cpu.in | not_windows; } > cpu.new
 { head_of test.txt; resolve test.in | not_windows | grep -vxFf cpu.new | grep -v '^torch=='; } > test.new
 { head_of cluster.txt; resolve cluster.in --override cluster.overrides | not_windows | not_in_cpu; } > cluster.new
+# lighteval's environment lies over .venv: the heavy packages are those of cpu.txt, the rest is as it wants.
+shared='^(accelerate|datasets|huggingface-hub|numpy|pandas|pyarrow|safetensors|tokenizers|transformers)=='
+{ head_of lighteval.txt
+  uv pip compile lighteval.in -c <(grep -E "$shared" cpu.new) --python-version 3.11 --no-header --no-annotate --quiet \
+    ${FIND_LINKS:+--find-links "$FIND_LINKS"} | grep -vE '^(torch|nvidia|cuda|triton)' | grep -vxFf <(sed 's/ *;.*//' cpu.new)
+} > lighteval.new
+mv lighteval.new lighteval.txt
 mv cpu.new cpu.txt && mv test.new test.txt && mv cluster.new cluster.txt

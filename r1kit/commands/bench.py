@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from typing import Annotated
 
 import typer
 
@@ -27,3 +29,31 @@ def bench_sandbox(as_json: JsonOption = False) -> None:
 
     found = sandbox.bench()
     print(json.dumps(found, indent=1) if as_json else sandbox.table(found))
+
+
+@benchmarks.command("evaluation")
+def bench_evaluation(
+    model: Annotated[str, typer.Option(help="A model folder; random weights otherwise.")] = "",
+    profile: Annotated[str, typer.Option(help="Whose machine.yaml has a server.")] = "cpu-cluster",
+    problems: Annotated[int, typer.Option(min=8, help="Asked through the server.")] = 64,
+    as_json: JsonOption = False,
+) -> None:
+    """An evaluation through a vLLM server beside one answer after the other, on the same cores."""
+    from r1kit.bench import evaluation
+
+    found = evaluation.bench(model, profile, problems, tell=lambda line: print(line, file=sys.stderr))
+    print(json.dumps(found, indent=1) if as_json else evaluation.table(found))
+
+
+@benchmarks.command("data")
+def bench_data(
+    rows: Annotated[int, typer.Option(help="Traces that are made and prepared.", min=100)] = 20_000,
+    workers: Annotated[int, typer.Option(help="Processes; 0 takes all cores.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Preparing real data: rows a second of one core, and memory, at Mixture-of-Thoughts' lengths."""
+    from r1kit.bench import data
+    from r1kit.machine.resources import cores
+
+    found = data.bench(rows, workers or cores())
+    print(json.dumps(found, indent=1) if as_json else data.table(found))

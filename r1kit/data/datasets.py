@@ -94,6 +94,12 @@ def problem_of(row: Mapping[str, Any]) -> str:
     return row["problem"] if "problem" in row else row["prompt"][-1]["content"]
 
 
+def examples(heldout: Iterable[Row], level: int, n: int) -> list[Row]:
+    """The first `n` held-out problems of a level; of all where there are no levels (real problems)."""
+    rows = list(heldout)
+    return ([row for row in rows if row["level"] == level] or rows)[:n]
+
+
 def check_disjoint(training: Iterable[Mapping[str, Any]], heldout: Iterable[Mapping[str, Any]]) -> int:
     """Raise LeakError if any held-out problem, normalised, is a training problem; return how many were
     compared.

@@ -7,7 +7,7 @@ bounds what an evaluation knows: intervals come from the problems' means, never 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -93,3 +93,73 @@ def _variance_of_mean(values: np.ndarray) -> np.ndarray:
     """Estimated variance of the mean over problems, shape [R]; 0 for a single problem."""
     problems = values.shape[1]
     return values.var(axis=1, ddof=1) / problems if problems > 1 else np.zeros(len(values))
+
+
+def sampling_error(
+    values_per_problem: Sequence[float] | ArrayLike, samples: Sequence[int] | ArrayLike
+) -> float:
+    """Standard error of pass@1 on *these* problems: what another run of the same samples would differ by.
+
+    sqrt(sum_i p_i (1 - p_i) / (n_i - 1)) / P, with the unbiased variance of each problem's n_i samples. It is
+    what a published score on the same problems is compared with; `mean_interval` also counts that other
+    problems might have been asked. With one sample a problem there is no variance to see within problems: the
+    binomial one of the mean, an upper bound, stands in.
+
+    Args:
+        values_per_problem: share of right samples, shape [problems].
+        samples: number of samples of each problem, shape [problems].
+    """
+    shares, n = np.asarray(values_per_problem, dtype=float), np.asarray(samples)
+    if np.all(n > 1):
+        return float(np.sqrt((shares * (1 - shares) / (n - 1)).sum()) / len(shares))
+    return float(np.sqrt(shares.mean() * (1 - shares.mean()) / len(shares)))
+
+
+def bootstrap_interval(
+    values_per_problem: Sequence[float] | ArrayLike, *, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """95% percentile interval of the mean from problems drawn with replacement: for values that are no
+    shares.
+
+    For shares `mean_interval` is better: with AIME's 30 problems this one covers 92 to 94%, and it is empty
+    where all problems are alike (`tests/evaluation/test_coverage.py` holds both against known truths).
+    """
+    values = np.asarray(values_per_problem, dtype=float)
+    drawn = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+    low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def majority_at_k(
+    answers: Sequence[str | None], correct: Sequence[float], k: int, *, draws: int = 400, seed: int = 0
+) -> float:
+    """Probability that the commonest answer among k of the samples is right (maj@k; self-consistency, Wang et
+    al. 2022, arXiv 2203.11171).
+
+    Equal texts are one answer; samples without an answer have no vote; a tie is broken at random. For k = n
+    it is exact, below that the mean over `draws` random subsets.
+
+    Args:
+        answers: the final answer of each sample, in a form in which equal answers are equal texts.
+        correct: 1.0 or 0.0 for each sample.
+
+    Raises:
+        ValueError: unless 1 <= k <= n.
+    """
+    if not 1 <= k <= len(answers):
+        raise ValueError(f"maj@k needs 1 <= k <= n, found n={len(answers)}, k={k}")
+    if k == len(answers):
+        return _majority(answers, correct, range(k))
+    rng = np.random.default_rng(seed)
+    chosen = (rng.choice(len(answers), k, replace=False) for _ in range(draws))
+    return float(np.mean([_majority(answers, correct, rows) for rows in chosen]))
+
+
+def _majority(answers: Sequence[str | None], correct: Sequence[float], rows: Iterable[int]) -> float:
+    votes: dict[str, list[float]] = {}
+    for row in rows:
+        if answers[row] is not None:
+            votes.setdefault(answers[row], []).append(float(correct[row]))
+    most = max(map(len, votes.values()), default=0)
+    leading = [rights[0] for rights in votes.values() if len(rights) == most]
+    return sum(leading) / len(leading) if leading else 0.0

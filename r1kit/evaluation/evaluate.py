@@ -1,6 +1,7 @@
-"""Evaluation of a checkpoint on held-out problems: sampled and greedy answers, judged, one row a completion.
+"""Evaluation of a checkpoint: sampled (and greedy) answers to problems, judged, one row a completion.
 
-The rows are what is stored; every table and figure is computed from them (`tables.py`).
+The rows are what is stored; every table and figure is computed from them (`tables.py`). The embedded world's
+held-out problems and public benchmarks go the same way; `answering.py` says who answers.
 """
 
 from __future__ import annotations
@@ -8,20 +9,24 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1kit.data.format import user_prompt
-from r1kit.evaluation.sampling import Samples, generate
+from r1kit.evaluation.answering import Answering, Answers, InProcess, Progress, Sampling, weights_identity
+from r1kit.evaluation.judges import judge_rows
+from r1kit.evaluation.questions import Question, choose_problems, story_questions
 from r1kit.evaluation.tables import pass1_entry, table
-from r1kit.rewards import accuracy_reward, format_reward
+from r1kit.rewards import format_reward
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "choose_problems",
     "evaluate",
+    "evaluate_answering",
     "evaluate_model",
     "load_checkpoint",
     "load_results",
@@ -30,30 +35,32 @@ __all__ = [
     "table",
 ]
 
-Progress = Callable[[int, int], None]
-
 
 def evaluate(
     checkpoint_path: str | Path,
-    heldout: Iterable[Mapping[str, Any]],
+    heldout: Iterable[Question | Mapping[str, Any]],
     settings: Any,
     *,
     device: str = "cpu",
-    greedy: bool = True,
+    greedy: bool | None = None,
+    folder: str | Path | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Load a checkpoint (weights and tokenizer in one folder) and judge its answers to held-out problems.
+    """Load a checkpoint (weights and tokenizer in one folder) and judge its answers.
 
     Args:
         checkpoint_path: a folder written by `save_pretrained`.
-        heldout: rows with `problem`, `solution`, `level`; the first `problems_per_level` of each are used.
+        heldout: questions, or rows with `problem`, `solution`, `level` of which the first
+            `problems_per_level` of each level are used.
         settings: evaluation.yaml, as the typed model or as a mapping.
         device: "cpu" computes in float32; "cuda" in bfloat16.
-        greedy: also one greedy answer per problem (rows with `greedy` True and sample 0).
+        greedy: also one greedy answer per problem (rows with `greedy` True and sample 0); None: as the
+            settings say.
+        folder: keeps the answers, so that after a kill the same call goes on; None keeps nothing.
         progress: called with (completions done, completions wanted).
 
     Returns:
-        Rows (problem, solution, level, sample, greedy, completion, correct, form, tokens, finished);
+        Rows (problem, solution, level, sample, greedy, completion, correct, form, tokens, finished, answer);
         `correct` is 1.0, 0.0 or NaN (gold unjudgeable). `frame.attrs["tokens_per_second"]` is the speed.
 
     Raises:
@@ -62,53 +69,83 @@ def evaluate(
     """
     model, tokenizer = load_checkpoint(checkpoint_path, device)
     try:
-        return evaluate_model(model, tokenizer, heldout, settings, greedy=greedy, progress=progress)
+        return evaluate_model(
+            model, tokenizer, heldout, settings, greedy=greedy, folder=folder, progress=progress,
+            weights=weights_identity(checkpoint_path),
+        )  # fmt: skip
     finally:
         del model
         gc.collect()  # the next checkpoint should not find this one's weights in memory
 
 
 def evaluate_model(
-    model, tokenizer, heldout: Iterable[Mapping[str, Any]], settings: Any, *,
-    greedy: bool = True, progress: Progress | None = None,
+    model: Any, tokenizer: Any, heldout: Iterable[Question | Mapping[str, Any]], settings: Any, *,
+    greedy: bool | None = None, folder: str | Path | None = None, progress: Progress | None = None,
+    weights: str = "",
 ) -> pd.DataFrame:  # fmt: skip
-    """`evaluate` for a model that is already in memory."""
+    """`evaluate` for a model that is already in memory; `weights` tells it from others in one `folder`."""
+    asked = InProcess(model, tokenizer, _getter(settings)("batch_size", 128), weights)
+    return evaluate_answering(asked, heldout, settings, greedy=greedy, folder=folder, progress=progress)
+
+
+def evaluate_answering(
+    answering: Answering,
+    heldout: Iterable[Question | Mapping[str, Any]],
+    settings: Any,
+    *,
+    greedy: bool | None = None,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """`evaluate` for whoever answers: a model that is already in memory, or a server."""
     import pandas as pd
 
-    get = settings.__getitem__ if isinstance(settings, Mapping) else lambda key: getattr(settings, key)
-    problems = choose_problems(heldout, get("problems_per_level"))
-    prompts = [user_prompt(row["problem"]) for row in problems]
-    common = {key: get(key) for key in ("max_new_tokens", "batch_size", "seed")}
-    samples = get("samples")
-    wanted = len(problems) * (samples + int(greedy))
-    report = (lambda base: lambda done, _: progress(base + done, wanted)) if progress else lambda base: None
-    sampled = generate(
-        model, tokenizer, prompts, samples, temperature=get("temperature"), top_p=get("top_p"),
-        progress=report(0), **common,
-    )  # fmt: skip
-    rows = _rows(problems, sampled, greedy=False)
+    get = _getter(settings)
+    questions = _questions(heldout, get)
+    greedy = get("greedy", True) if greedy is None else greedy
+    folder = Path(folder) if folder else None
+    sampling = Sampling(get("temperature"), get("top_p"), get("max_new_tokens"), get("seed"))
+    first = sum(question.samples for question in questions)
+    wanted = first + (len(questions) if greedy else 0)
+    tell = progress or (lambda done, wanted: None)
+    sampled = answering.answer(questions, sampling, folder, lambda done, _: tell(done, wanted))
+    rows = judged_rows(questions, sampled, greedy=False)
     if greedy:
-        best = generate(
-            model, tokenizer, prompts, 1, temperature=0, progress=report(len(problems) * samples), **common
-        )
-        rows += _rows(problems, best, greedy=True)
+        once = [replace(question, samples=1) for question in questions]
+        best = answering.answer(
+            once, replace(sampling, temperature=0.0), folder and folder / "greedy",
+            lambda done, _: tell(first + done, wanted),
+        )  # fmt: skip
+        rows += judged_rows(once, best, greedy=True)
     frame = pd.DataFrame(rows)
     frame["correct"] = frame["correct"].astype(float)
+    frame["tokens"] = frame["tokens"].astype(float)
     frame.attrs["tokens_per_second"] = sampled.tokens_per_second
     return frame
 
 
-def choose_problems(heldout: Iterable[Mapping[str, Any]], per_level: int) -> list[Mapping[str, Any]]:
-    """The first `per_level` problems of each level, so that every checkpoint is asked the same ones."""
-    by_level: dict[int, list] = {}
-    for row in heldout:
-        by_level.setdefault(row["level"], []).append(row)
-    for level, rows in by_level.items():
-        if len(rows) < per_level:
-            raise ValueError(
-                f"level {level} has {len(rows)} held-out problems, problems_per_level is {per_level}"
-            )
-    return [row for level in sorted(by_level) for row in by_level[level][:per_level]]
+def judged_rows(questions: list[Question], answers: Answers, *, greedy: bool) -> list[dict[str, Any]]:
+    """One row per completion; stories are judged by the same rewards as in training."""
+    asked = [(question, sample) for question in questions for sample in range(question.samples)]
+    written = [one for row in answers.written for one in row]
+    texts = [one.text for one in written]
+    verdicts, finals = judge_rows(
+        texts, [question for question, _ in asked], [one.finished for one in written]
+    )
+    columns = zip(asked, written, verdicts, finals, format_reward(texts), strict=True)
+    return [
+        {
+            "problem": question.problem, "solution": shown_solution(question), "level": question.level,
+            "sample": sample, "greedy": greedy, "completion": one.text, "correct": verdict, "form": form,
+            "tokens": one.tokens, "finished": one.finished, "answer": final,
+        }
+        for (question, sample), one, verdict, final, form in columns
+    ]  # fmt: skip
+
+
+def shown_solution(question: Question) -> str:
+    """The gold as it is stored beside every answer; a program's test cases are megabytes and are left out."""
+    return "" if question.judge == "code" else question.solution
 
 
 def load_checkpoint(path: str | Path, device: str = "cpu"):
@@ -151,24 +188,15 @@ def load_results(path: str | Path) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
-def _rows(problems: list[Mapping[str, Any]], samples: Samples, *, greedy: bool) -> list[dict[str, Any]]:
-    """One row per completion, judged by the same rewards as in training."""
-    rows = [
-        {
-            "problem": row["problem"],
-            "solution": str(row["solution"]),
-            "level": int(row["level"]),
-            "sample": sample,
-            "greedy": greedy,
-            "completion": text,
-            "tokens": samples.tokens[p][sample],
-            "finished": samples.finished[p][sample],
-        }
-        for p, row in enumerate(problems)
-        for sample, text in enumerate(samples.completions[p])
-    ]
-    completions = [row["completion"] for row in rows]
-    correct = accuracy_reward(completions, solution=[row["solution"] for row in rows])
-    for row, right, form in zip(rows, correct, format_reward(completions), strict=True):
-        row["correct"], row["form"] = right, form
-    return rows
+def _questions(heldout: Iterable[Question | Mapping[str, Any]], get: Any) -> list[Question]:
+    """Questions with their number of samples; rows of the embedded world are made into questions."""
+    rows = list(heldout)
+    if rows and not isinstance(rows[0], Question):
+        rows = story_questions(rows, get("problems_per_level"))
+    return [question if question.samples else replace(question, samples=get("samples")) for question in rows]
+
+
+def _getter(settings: Any) -> Any:
+    if isinstance(settings, Mapping):
+        return settings.get
+    return lambda key, default=None: getattr(settings, key, default)

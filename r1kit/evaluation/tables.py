@@ -31,10 +31,10 @@ def table(
 ) -> pd.DataFrame:
     """One row per checkpoint and level, and one for the headline (the mean over `levels`).
 
-    Columns: checkpoint, level ("1", "2", ..., headline as "1-3"), headline (bool), problems, samples, then
-    `pass@1`, `pass@1 low`, `pass@1 high` and so on for each k that the samples allow, the same for `greedy`
-    (if there are greedy rows), and of the sampled answers the mean number of tokens and the shares that are
-    finished and well formed.
+    Columns: checkpoint, level ("1", "2", ..., headline as "1-3"; or a benchmark's name), headline (bool),
+    problems, samples, then `pass@1`, `pass@1 low`, `pass@1 high` and so on for each k that the samples allow,
+    the same for `greedy` (NaN without greedy rows), and of the sampled answers the mean number of tokens and
+    the shares that are finished and well formed.
     """
     import pandas as pd
 
@@ -51,8 +51,7 @@ def table(
             for kk in k:
                 if kk <= most:
                     _put(row, f"pass@{kk}", _estimate(sampled, chosen, kk)[:3])
-            if len(best):
-                _put(row, "greedy", _estimate(best, chosen, 1)[:3])
+            _put(row, "greedy", _estimate(best, chosen, 1)[:3] if len(best) else (float("nan"),) * 3)
             row["tokens"] = of_levels["tokens"].mean()
             row |= {"finished": of_levels["finished"].mean(), "form": of_levels["form"].mean()}
             rows.append(row)
@@ -75,8 +74,10 @@ def level_metrics(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def level_range(levels: Sequence[int]) -> str:
-    """ "1-3" for consecutive levels, else "1, 3"."""
+    """ "1-3" for consecutive levels, else "1, 3"; names of benchmarks in their order."""
     low, high = min(levels), max(levels)
+    if isinstance(low, str):
+        return ", ".join(levels)
     if len(levels) > 1 and sorted(levels) == list(range(low, high + 1)):
         return f"{low}-{high}"
     return ", ".join(map(str, sorted(levels)))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1kit.machine import detect_device
+from r1kit.pipeline.real_data import base_model
 from r1kit.pipeline.stages import STAGES, StageSpec, lacks
 from r1kit.runs import folder as runs
 from r1kit.runs import results
@@ -22,6 +23,7 @@ from r1kit.runs.launch import supervise
 from r1kit.sandbox import report
 from r1kit.settings import Problem, Profile, SettingsError, load_profile, settings_hash
 from r1kit.settings.errors import display_path
+from r1kit.settings.models import DataSettings
 from r1kit.settings.profile import CONFIG_ROOT
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def new_run(
     """Check the settings, then create a run folder whose manifest records them and the device.
 
     Args:
-        stages: what will be run, so that a profile which cannot run them yet is refused now.
+        stages: what will be run, so that a profile which cannot run them is refused now.
 
     Raises:
         SettingsError: before anything is created.
@@ -45,7 +47,6 @@ def new_run(
     """
     settings = load_profile(profile, overrides)
     refuse_what_it_has_no_settings_for(settings, stages)
-    refuse_what_cannot_run_yet(settings, stages)
     device, reason = detect_device()
     trainers = {"base": settings.base, "sft": settings.sft, "grpo": settings.grpo}
     seeds = {"data": settings.data.seed, "evaluation": settings.evaluation.seed}
@@ -90,21 +91,6 @@ def reopen_run(run_id: str, profile: str, overrides: dict[str, Any]) -> tuple[ru
     return run, settings
 
 
-def refuse_what_cannot_run_yet(settings: Profile, stages: Sequence[str]) -> None:
-    """Real data is read, checked and planned with, but not loaded yet (issue 7).
-
-    Raises:
-        SettingsError: the profile has real data and a stage needs it; 00_environment does not.
-    """
-    if settings.data.source == "hub" and any(name != "00_environment" for name in stages):
-        message = (
-            "Not yet: loading datasets of the hub is issue 7. Until then such a profile can be examined: "
-            f"r1kit doctor --profile {settings.name}, r1kit plan --profile {settings.name}."
-        )
-        file = display_path(settings.folder / "data.yaml")
-        raise SettingsError([Problem(file, "source", found="hub", allowed="stories", message=message)])
-
-
 def refuse_what_it_has_no_settings_for(settings: Profile, stages: Sequence[str]) -> None:
     """A stage that requires a part of the settings would otherwise stop in its middle, after hours perhaps.
 
@@ -130,6 +116,8 @@ def source_of(settings: Profile) -> str:
 def inputs_hash(spec: StageSpec, settings: Profile) -> str:
     """A hash of all that decides a stage's result: the settings that it and the stages before it read."""
     sections = {name: value for name, value in settings.dump().items() if name in spec.sections}
+    if "data" in sections and not isinstance(settings.data, DataSettings):
+        sections["model"] = base_model(settings)  # its tokenizer decides which prompts are too long
     upstream = {need: inputs_hash(STAGES[need], settings) for need in spec.needs}
     return settings_hash({"stage": spec.name, "settings": sections, "upstream": upstream})
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from r1kit.machine.masks import mask
 from r1kit.pipeline import prerequisites
+from r1kit.pipeline.real_data import base_model, model_folder
 from r1kit.pipeline.stages import CHECKPOINTS, STAGES, StageSpec, stage
 from r1kit.rewards.shared_sandbox import configure_by
 from r1kit.runs import folder as runs
@@ -61,7 +62,10 @@ class Stage:
     def artifact(self, stage_name: str, artifact: str) -> Path:
         """The path of what an earlier stage made, for example `artifact("01_data", "heldout")`."""
         source = self.sources[stage_name]
-        return source / results.read_result(source)["artifacts"][artifact]
+        made = results.read_result(source)["artifacts"]
+        if artifact not in made and stage_name == "01_data" and artifact in ("model", "tokenizer"):
+            return model_folder(base_model(self.settings))  # real data is made for somebody else's model
+        return source / made[artifact]
 
     def checkpoints(self) -> dict[str, Path]:
         """The models of this run in order of training: base, sft, grpo."""
@@ -213,7 +217,6 @@ def open_stage(name: str, namespace: dict[str, Any]) -> Stage:
     if run_id:
         run, settings = prerequisites.reopen_run(run_id, profile_name, turned)
         prerequisites.refuse_what_it_has_no_settings_for(settings, [name])
-        prerequisites.refuse_what_cannot_run_yet(settings, [name])
     else:
         run, settings = prerequisites.new_run(profile_name, turned, stages=[name])
         print(f"new run {run.run_id}")

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import get_args
 
 from r1kit.settings.checks import advice, rule
-from r1kit.settings.errors import Problem
+from r1kit.settings.errors import Problem, nearest_name
+from r1kit.settings.hub_data import PromptDataset
 from r1kit.settings.trace_lengths import trace_lengths
 from r1kit.settings.view import NotKnown, View
 
 # Traces of these datasets are `<think>...</think>` and then the solution, with no `<answer>` tag.
 THINK_ONLY = ("open-r1/Mixture-of-Thoughts", "open-r1/codeforces-cots")
+CONFIGS = {
+    "open-r1/Mixture-of-Thoughts": ("all", "math", "code", "science"),
+    "open-r1/OpenR1-Math-220k": ("default", "all", "extended"),
+    "open-r1/DAPO-Math-17k-Processed": ("all", "en", "cn"),
+    "open-r1/codeforces": ("verifiable-prompts",),  # the others hold no prompts
+    "AI-MO/NuminaMath-CoT": ("default",),
+    "open-r1/codeforces-cots": tuple(
+        f"solutions{editorials}{language}{decontaminated}"
+        for editorials in ("", "_w_editorials")
+        for language in ("", "_py")
+        for decontaminated in ("", "_decontaminated")
+    ),
+}
+"""Parts of the datasets that hold what we read; the parts of other datasets are not checked."""
+CODE_PROMPTS = "open-r1/codeforces"
 ANSWER_TAGS = ("format", "tag_count", "code_format")
 
 
@@ -38,7 +55,7 @@ def evaluation_fits_the_data(view: View) -> Iterator[Problem]:
 def gold_is_an_answer(view: View) -> Iterator[Problem]:
     """A prose solution parses to a wrong number: right answers would earn 0."""
     for position, source in enumerate(view["data.prompts_from"]):
-        column = source.get("solution_column", "answer")
+        column = source.get("solution_column")
         if source["dataset"] == "open-r1/OpenR1-Math-220k" and column == "solution":
             key = f"data.prompts_from.{position}.solution_column"
             message = "The column `solution` of OpenR1-Math-220k is prose; golds would be wrong numbers."
@@ -58,13 +75,41 @@ def pass_rate_is_a_band(view: View) -> Iterator[Problem]:
 @rule
 def a_known_part_of_the_dataset(view: View) -> Iterator[Problem]:
     """The hub would refuse the name after the model was downloaded."""
-    parts = ["all", "math", "code", "science"]
-    for position, source in enumerate(view["data.traces_from"]):
-        part = source.get("config", "default")
-        if source["dataset"] == "open-r1/Mixture-of-Thoughts" and part not in parts:
-            key = f"data.traces_from.{position}.config"
-            message = "Mixture-of-Thoughts has no such part."
-            yield view.problem(key, message, ", ".join(parts), "all", found=str(part))
+    for entries in ("traces_from", "prompts_from"):
+        for position, source in enumerate(view[f"data.{entries}"]):
+            parts, part = CONFIGS.get(source["dataset"]), source.get("config", "default")
+            if parts and part not in parts:
+                key = f"data.{entries}.{position}.config"
+                message = f"{source['dataset'].split('/')[1]} has no such part with what is read here."
+                nearest = nearest_name(part, parts) or parts[0]
+                yield view.problem(key, message, ", ".join(parts), nearest, found=str(part))
+
+
+@rule
+def pass_rates_belong_to_a_band(view: View) -> Iterator[Problem]:
+    """The rates would be read and used for nothing."""
+    for position, source in enumerate(view["data.prompts_from"]):
+        if source.get("pass_rates") and not source.get("pass_rate"):
+            key = f"data.prompts_from.{position}.pass_rates"
+            yield view.problem(key, "No band says which prompts to keep.", "with pass_rate: [0.1, 0.6]")
+
+
+@rule
+def rewards_can_judge_the_prompts(view: View) -> Iterator[Problem]:
+    """A reward that cannot judge a row leaves it out of the training; with all rows left out it stops."""
+    names = {reward["name"] for reward in view["grpo.rewards"]}
+    judges = names & {"code", "binary_code"}
+    for position, source in enumerate(view["data.prompts_from"]):
+        code, key = source["dataset"] == CODE_PROMPTS, f"data.prompts_from.{position}.dataset"
+        if source["dataset"] not in get_args(PromptDataset):
+            continue  # a file of one's own may hold either
+        if code and "accuracy" in names:
+            message = "A program is no answer that the reward accuracy could read."
+            yield view.problem(key, message, "problems with answers, or only code rewards")
+        elif code and not judges:
+            yield view.problem(key, "No reward of grpo.yaml runs programs.", "the reward code or binary_code")
+        elif judges and not code:
+            yield view.problem(key, "These problems have no test cases.", CODE_PROMPTS, CODE_PROMPTS)
 
 
 @rule
@@ -105,6 +150,8 @@ def dropped_tokens(view: View) -> float:
     """Share of the traces' tokens that `max_length` cuts away; NotKnown where no token is."""
     if view["data.source"] == "hub":
         view["data.traces_from"]  # NotKnown where an entry is wrong
+        if view["data.excerpt"]:
+            raise NotKnown("data.excerpt")  # what is known of the whole says nothing of its parts
     elif not view.given("data.traces"):
         raise NotKnown("data.traces")
     packing = view["sft.packing"]

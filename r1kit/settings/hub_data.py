@@ -1,7 +1,6 @@
-"""data.yaml and evaluation.yaml of a profile with real data: datasets of the hub, benchmarks by name.
+"""data.yaml of a profile with real data: datasets of the hub, of a mirror folder, or local files.
 
-The values are read, checked and planned with. Loading them comes with issue 7; until then the stage 01_data
-refuses such a profile (`refuse_what_cannot_run_yet`).
+What the datasets hold and how their rows become ours is `r1kit.data.sources`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from pydantic import Field
 
 from r1kit.settings.strict import Positive, Settings
 
-TraceDataset = Literal["open-r1/Mixture-of-Thoughts", "open-r1/codeforces-cots"]
+TraceDataset = Literal["open-r1/Mixture-of-Thoughts", "open-r1/codeforces-cots", "open-r1/OpenR1-Math-220k"]
 PromptDataset = Literal[
     "open-r1/OpenR1-Math-220k",
     "open-r1/DAPO-Math-17k-Processed",
@@ -20,15 +19,18 @@ PromptDataset = Literal[
     "open-r1/codeforces",
     "AI-MO/NuminaMath-CoT",
 ]
-Benchmark = Literal["aime24", "aime25", "math_500", "gpqa_diamond", "lcb", "gsm8k"]
+LocalPath = Annotated[str, Field(pattern=r"^(~|\.{1,2})?/")]
+"""A file or folder; `./` and `../` count from the profile's folder."""
 
 
 class HubDataset(Settings):
-    """One dataset of the hub, or of a mirror folder."""
+    """One dataset of the hub, of a mirror folder, or a local one."""
 
     config: str = Field(default="default", description="The dataset's configuration, on the hub a `subset`.")
     split: str = "train"
-    revision: str | None = Field(default=None, description="A commit; null takes the newest.")
+    revision: str | None = Field(
+        default=None, description="A commit; null takes the one that was checked, else the newest."
+    )
     weight: float = Field(default=1.0, gt=0, description="Share of its rows taken; 2 takes all twice.")
     most: Positive | None = Field(default=None, description="Rows taken at most.")
 
@@ -36,20 +38,31 @@ class HubDataset(Settings):
 class HubTraces(HubDataset):
     """Reasoning traces to imitate."""
 
-    dataset: TraceDataset
+    dataset: TraceDataset | LocalPath
+    per_problem: Positive = Field(
+        default=1, description="Right traces of a problem taken at most, where a row holds several."
+    )
 
 
 class HubPrompts(HubDataset):
     """Problems with solutions to check against."""
 
-    dataset: PromptDataset
-    prompt_column: str = "problem"
-    solution_column: str = Field(
-        default="answer",
-        description="OpenR1-Math's `solution` is prose, which parses to wrong golds; `answer` is the answer.",
+    dataset: PromptDataset | LocalPath
+    prompt_column: str | None = Field(default=None, description="null: the dataset's own.")
+    solution_column: str | None = Field(
+        default=None,
+        description="null: the dataset's own. OpenR1-Math's `solution` is prose, whose golds would be wrong.",
+    )
+    instruction: str = Field(
+        default="", description="Added after each problem, for a model that nobody taught the form."
     )
     pass_rate: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(
         default=None, description="Keep prompts that a checkpoint solves this often, [least, most]."
+    )
+    pass_rates: LocalPath | None = Field(
+        default=None,
+        description="Measured rates: rows with `problem` or `prompt`, and `pass_rate`. null: the dataset's "
+        "own column; without either the band is not applied, and the data card says so.",
     )
 
 
@@ -57,29 +70,27 @@ class HubDataSettings(Settings):
     """data.yaml with `source: hub`."""
 
     source: Literal["hub"] = Field(description="Where problems come from.")
-    seed: int = Field(ge=0, description="Seed of shuffles and mixtures.")
+    seed: int = Field(ge=0, description="Seed of what is drawn and of what is held out.")
     traces_from: Annotated[list[HubTraces], Field(min_length=1)] = Field(description="Datasets for SFT.")
     prompts_from: Annotated[list[HubPrompts], Field(min_length=1)] = Field(description="Datasets for GRPO.")
     prompts: Positive = Field(description="Prompts that are left after filtering, for GRPO's epochs.")
     max_prompt_length: int = Field(
         ge=1, description="Tokens the longest prompt may take, template included; longer ones are left out."
     )
+    heldout_share: float = Field(
+        default=0.01, ge=0, lt=1, description="Share of the problems that nothing is trained on."
+    )
     mirror: str | None = Field(
-        default=None, description="A folder with copies of the datasets, for machines without network."
+        default=None,
+        description="A folder with copies of the datasets, for want of a network; null: $R1KIT_MIRROR.",
     )
-
-
-class BenchmarkSettings(Settings):
-    """evaluation.yaml with `benchmarks`: samples per problem, so that published numbers are comparable."""
-
-    benchmarks: Annotated[dict[Benchmark, Positive], Field(min_length=1)] = Field(
-        description="Benchmark -> samples of each problem; open-r1's table: 64, 4, 8, 16."
+    stream: bool = Field(
+        default=False, description="Read the hub's files as they come, without a copy in the hub's cache."
     )
-    temperature: float = Field(gt=0, description="Sampling temperature.")
-    top_p: float = Field(gt=0, le=1, description="Nucleus sampling; 1.0 is off.")
-    max_new_tokens: Positive = Field(description="Longest completion in tokens.")
-    batch_size: Positive = Field(description="Completions generated at once.")
-    seed: int = Field(ge=0, description="Seed of the sampling.")
-    expect: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]] = Field(
-        default_factory=dict, description="Benchmark -> [lowest, highest] pass@1."
+    excerpt: bool = Field(
+        default=False, description="The mirror holds parts of the datasets: their rows are not counted."
+    )
+    measured_rows: Positive | None = Field(
+        default=2000,
+        description="Traces of each dataset whose tokens are counted for the data card; null: all of them.",
     )

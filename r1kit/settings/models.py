@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr
 
+from r1kit.settings.benchmarks import BenchmarkSettings
 from r1kit.settings.cluster import EnvironmentText, LayoutSettings, ServerSettings, WeightSyncSettings
-from r1kit.settings.hub_data import BenchmarkSettings, HubDataSettings
+from r1kit.settings.hub_data import HubDataSettings
 from r1kit.settings.planning import AcceleratorName, PlanSettings
 from r1kit.settings.rewards import AnyReward
 from r1kit.settings.strict import Positive, Settings
@@ -142,6 +143,7 @@ class EvaluationSettings(Settings):
     batch_size: Positive = Field(description="Completions generated at once.")
     k: Annotated[list[Positive], Field(min_length=1)] = Field(description="The k of pass@k.")
     seed: int = Field(ge=0, description="Seed of the sampling.")
+    greedy: bool = Field(default=True, description="One greedy answer to each problem as well.")
     expect: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]] = Field(
         default_factory=dict,
         description="Checkpoint -> [lowest, highest] pass@1; outside, `r1kit run --strict` exits with 5.",
@@ -242,6 +244,13 @@ class GrpoSettings(TrainerFile):
     rewards: Annotated[list[AnyReward], Field(min_length=1)] = Field(
         description="What is rewarded, in this order."
     )
+    eval_every: Positive | None = Field(
+        default=None, description="Ask held-out problems every so many steps and keep the best weights."
+    )
+    eval_problems: Positive = Field(
+        default=60, description="Held-out problems asked while training, none of the final evaluation's."
+    )
+    eval_samples: Positive = Field(default=4, description="Answers to each of them.")
     collapse: Collapse | None = Field(default=None, description="Settings of the run that fails on purpose.")
     programs: Programs | None = Field(default=None, description="Settings of the lesson's code track.")
 

@@ -65,7 +65,7 @@ def apply_overrides(
     for name, value in overrides.items():
         section, *keys = name.split(".")
         place = f"override {name}"
-        if section not in SECTIONS or not keys:
+        if section not in (*SECTIONS, *values) or not keys:
             known = ", ".join(f"{s}.…" for s in SECTIONS)
             problems.append(
                 Problem(
@@ -90,6 +90,18 @@ def apply_overrides(
                 message = "The key before the last point does not hold other keys."
                 problems.append(Problem(place, name, found=describe(value), message=message))
     return problems
+
+
+def apply_own(source: Source, values: dict[str, Any], overrides: Mapping[str, Any]) -> list[Problem]:
+    """`apply_overrides` for a file that belongs to no profile: its section is the only one there is."""
+    mine = f"{source.section}."
+    own = {name: value for name, value in overrides.items() if name.startswith(mine)}
+    problems = [
+        Problem(f"override {name}", name, describe(value), f"{mine}…", message="Unknown section.")
+        for name, value in overrides.items()
+        if name not in own
+    ]
+    return problems + apply_overrides({source.section: values}, {source.section: source}, own)
 
 
 def _set(container: Any, path: KeyPath, value: Any) -> bool:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from r1kit.settings.accelerate_file import validate_accelerate
+from r1kit.settings.benchmarks import BenchmarkSettings
 from r1kit.settings.checks import check
 from r1kit.settings.cluster import grpo_processes
 from r1kit.settings.errors import Problem, SettingsError, display_path, nearest_name
-from r1kit.settings.hub_data import BenchmarkSettings, HubDataSettings
+from r1kit.settings.hub_data import HubDataSettings
 from r1kit.settings.models import (
     FILES,
     OPTIONAL_FILES,

@@ -26,6 +26,7 @@ SHOWN = {  # metric -> how it reads in train.log
     "entropy": "entropy {:.3f}",
     "mean_token_accuracy": "token accuracy {:.3f}",
     "frac_reward_zero_std": "equal groups {:.2f}",
+    "heldout/pass@1": "held-out pass@1 {:.3f}",
     "grad_norm": "gradient {:.2f}",
     "learning_rate": "lr {:.2e}",
     "tokens_per_second": "{:,.0f} tokens/s",

@@ -27,6 +27,7 @@ def train(job: program.Job) -> None:
     from r1kit.rewards.registry import get_rewards
     from r1kit.rewards.shared_sandbox import configure_by
     from r1kit.settings.models import SandboxSettings
+    from r1kit.training.heldout import evaluation_keys, heldout_dataset, watch_heldout
     from r1kit.training.optimizer import build_optimizer
     from r1kit.training.resume import fit, make_config, model_arguments, small_dataset, trainer_arguments
     from r1kit.training.rollouts import RolloutTrainer
@@ -40,6 +41,8 @@ def train(job: program.Job) -> None:
     tokenizer = AutoTokenizer.from_pretrained(
         job.inputs.get("tokenizer", job.inputs["model"]), padding_side="left", truncation_side="left"
     )
+    heldout = heldout_dataset(job, own)
+    keys = evaluation_keys(own, keys, heldout)
     limit = keys.get("max_completion_length", GRPOConfig.max_completion_length)
     rewards, weights = get_rewards(own.rewards, limit, opens_reasoning(tokenizer))
     configure_by(SandboxSettings.model_validate(job.settings.get("machine", {}).get("sandbox", {})))
@@ -54,6 +57,7 @@ def train(job: program.Job) -> None:
             args=args,
             reward_funcs=rewards,
             train_dataset=small_dataset(job.inputs["prompts"]),
+            eval_dataset=heldout,
             processing_class=tokenizer,
             quantization_config=quantization,
             peft_config=peft,
@@ -63,6 +67,7 @@ def train(job: program.Job) -> None:
         trainer.rollouts_folder = job.rollouts
         trainer.unjudged = UnjudgedWatch(args.num_generations)
         trainer.add_callback(trainer.unjudged)
+        watch_heldout(trainer, job, own)
         fit(trainer, job, keep, restore=trainer.restore_rollouts)
 
 

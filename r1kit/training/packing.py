@@ -20,6 +20,8 @@ from torch import Tensor
 from r1kit.settings import Problem, SettingsError
 
 IGNORED = -100
+MOST_FLOPS = 2e13
+"""What `compare_padding_and_packing` may cost: two to three minutes of two CPU cores."""
 Batch = dict[str, Any]
 
 
@@ -96,7 +98,11 @@ def describe_rows(dataset: Any, row_length: int) -> str:
 
 
 def tokenize_traces(dataset: Any, tokenizer: Any) -> list[dict[str, list[int]]]:
-    """Traces (`messages`) to `input_ids` and `labels`, the user's masked, as TRL does before an SFT."""
+    """Traces (`messages`) to `input_ids` and `labels`, the user's masked, as TRL does before an SFT.
+
+    A chat template without generation marks cannot tell whose a token is: then all are learned, as TRL does
+    without `assistant_only_loss`.
+    """
     encoded = tokenizer.apply_chat_template(
         list(dataset["messages"]), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
@@ -104,7 +110,9 @@ def tokenize_traces(dataset: Any, tokenizer: Any) -> list[dict[str, list[int]]]:
     return [
         {
             "input_ids": ids,
-            "labels": [token if own else IGNORED for token, own in zip(ids, mask, strict=True)],
+            "labels": [
+                token if own or not any(mask) else IGNORED for token, own in zip(ids, mask, strict=True)
+            ],
         }
         for ids, mask in pairs
     ]
@@ -176,20 +184,28 @@ def compare_padding_and_packing(
     Returns:
         A DataFrame, one row a layout: layout, tokens (real ones), slots (with padding), fill (tokens /
         slots), seconds, tokens_per_second (real ones), loss (mean over labels: equal, or documents see each
-        other).
+        other). The last three are NaN where the passes would take more than `MOST_FLOPS`: a real model on
+        real traces is measured by training it.
     """
     import pandas
 
     examples = tokenize_traces(dataset.select(range(min(documents, len(dataset)))), tokenizer)
+    context = model.config.max_position_embeddings
+    examples = [{name: tokens[:context] for name, tokens in example.items()} for example in examples]
     longest = max(len(example["input_ids"]) for example in examples)
-    row_length = row_length or min(4 * longest, model.config.max_position_embeddings)
+    row_length = row_length or min(4 * longest, context)
     tokens = sum(len(example["input_ids"]) for example in examples)
     prepared = layouts(examples, tokenizer.pad_token_id, batch_size, row_length)
+    weights = sum(weight.numel() for weight in model.parameters())
+    if 6 * weights * tokens * len(prepared) * (repeats + 1) > MOST_FLOPS:
+        repeats, passes = 0, {}
+    else:
+        passes = prepared
     was_training = model.training
     model.train()
-    seconds = {name: float("inf") for name in prepared}
-    losses = {}
-    for batches in prepared.values():
+    seconds = {name: float("inf") if passes else float("nan") for name in prepared}
+    losses = dict.fromkeys(prepared, float("nan"))
+    for batches in passes.values():
         learn(model, batches[0])  # the first pass of any shape is slower
     for _ in range(repeats):
         for name, batches in prepared.items():

@@ -62,9 +62,14 @@ def training_panel(source: str | Path | Rows, *, title: str = "") -> Figure:
     if len(spread) == len(values):
         low, high = ([v + sign * s for v, s in zip(values, spread, strict=True)] for sign in (-1, 1))
         reward.fill_between(steps, low, high, color=BLUE, alpha=0.15, linewidth=0, label="± one std")
-        reward.legend()
     reward.set_ylabel("weighted sum")
     said = [course("Mean reward", steps, values)]
+    at, solved = series(rows, "heldout/pass@1")
+    if solved:
+        reward.plot(at, solved, color=RED, linestyle="--", marker="o", label="held-out pass@1")
+        said.append(course("Held-out pass@1", at, solved))
+    if reward.get_legend_handles_labels()[0]:
+        reward.legend()
     for i, (key, name) in enumerate(reward_parts(rows).items()):
         at, part = series(rows, key)
         parts.plot(at, part, color=COLOURS[i % len(COLOURS)], linestyle=LINES[i % 4], label=name)

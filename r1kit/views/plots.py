@@ -75,11 +75,16 @@ def pass1_bars(table: pd.DataFrame, *, metric: str = "pass@1", title: str = "") 
         said += [
             f"{checkpoint}: " + ", ".join(f"{lv} {v:.2f}" for lv, v in zip(levels, value, strict=True)) + "."
         ]
-    names = [f"levels {level}\n(mean)" if level in headline else f"level {level}" for level in levels]
+    names = [f"levels {level}\n(mean)" if level in headline else place(level) for level in levels]
     axes.set_xticks(range(len(levels)), names)
     axes.set(ylim=(0, 1.08), ylabel=metric, xlabel="")
     axes.legend(title="checkpoint", ncols=len(checkpoints), loc="upper center", bbox_to_anchor=(0.5, -0.12))
     return described(figure, f"{metric} by level. " + " ".join(said))
+
+
+def place(level: str) -> str:
+    """How a level of the embedded world, or a benchmark, is called on an axis."""
+    return f"level {level}" if level.isdigit() else level
 
 
 def length_histograms(

@@ -19,6 +19,7 @@ SHOWN = {  # metric -> how it reads, the first of each line's two shown
     "loss": "loss {:.3f}",
     "reward": "reward {:.3f}",
     "rewards/accuracy_reward/mean": "accuracy {:.3f}",
+    "heldout/pass@1": "held-out {:.3f}",
     "tokens_per_second": "{:,.0f} tokens/s",
 }
 QUIET_SECONDS = 30.0  # a stage that logs nothing says at least this often that it is alive

@@ -44,9 +44,17 @@ def score_cells(summary: Mapping[str, Any]) -> Cells:
             if match := _LEVEL_METRIC.fullmatch(name):
                 found.setdefault((match["checkpoint"], match["level"]), {})[match["end"] or "value"] = value
     names = sorted({level for _, level in found}, key=lambda level: (not level.isdigit(), level))
-    levels, ranges = [n for n in names if n.isdigit()], [n for n in names if not n.isdigit()]
+    levels = [n for n in names if n.isdigit() or n.isidentifier()]  # levels, or benchmarks by name
+    ranges = [n for n in names if n not in levels]
     headline = f"mean of {ranges[0]}" if len(ranges) == 1 else "mean"
-    cells = [["checkpoint", *(f"level {level}" for level in levels), headline, "problems x samples"]]
+    cells = [
+        [
+            "checkpoint",
+            *(f"level {level}" if level.isdigit() else level for level in levels),
+            headline,
+            "problems x samples",
+        ]
+    ]
     for name, entry in scores.items():
         each = [_interval(found.get((name, level))) for level in levels]
         asked = f"{entry['problems']} x {entry['samples'] / max(entry['problems'], 1):g}"

@@ -110,15 +110,6 @@ def test_a_run_keeps_its_overrides_and_its_profile(tmp_path):
         prerequisites.reopen_run("kept", "h200-9", {})
 
 
-def test_a_profile_with_real_data_is_refused_before_a_run_is_made(runs_folder):
-    with pytest.raises(SettingsError, match="Not yet: loading datasets of the hub is issue 7"):
-        prerequisites.new_run("mi350x-8", {}, stages=["00_environment", "01_data"])
-    assert list(runs_folder.iterdir()) == []
-    run, settings = prerequisites.new_run("mi350x-8", {}, stages=["00_environment"])
-    assert settings.data.source == "hub"
-    assert run.path.is_dir()
-
-
 def test_a_stage_whose_settings_are_left_out_is_refused_before_a_run_is_made(runs_folder):
     """04b_rewards took hours of eight GPUs to come to `programs`, which their profiles do not have."""
     with pytest.raises(SettingsError) as refused:
@@ -145,3 +136,10 @@ def test_every_profile_can_run_the_main_path_and_the_lesson_on_rewards_needs_the
     lesson = ["04b_rewards"] if settings.data.source == "stories" else []
     assert sorted(set(STAGES) - set(possible(settings))) == sorted({"04b_rewards"} - set(lesson))
     assert "04_grpo" in possible(settings)
+
+
+def test_real_data_depends_on_the_model_whose_tokenizer_measures_it():
+    before = load_profile("gpu-small")
+    after = load_profile("gpu-small", {"sft.model_name_or_path": "Qwen/Qwen2.5-7B-Instruct"})
+    data = STAGES["01_data"]
+    assert prerequisites.inputs_hash(data, before) != prerequisites.inputs_hash(data, after)

@@ -113,6 +113,13 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ),
     ("pass_rate_is_a_band", "prompts_from.0.pass_rate", {"data.prompts_from.0.pass_rate": [0.6, 0.1]}),
     ("a_known_part_of_the_dataset", "traces_from.0.config", {"data.traces_from.0.config": "maths"}),
+    ("a_known_part_of_the_dataset", "prompts_from.0.config", {"data.prompts_from.0.config": "english"}),
+    ("pass_rates_belong_to_a_band", "prompts_from.0.pass_rates", {
+        "data.prompts_from.0.pass_rate": None, "data.prompts_from.0.pass_rates": "./rates.jsonl"}),
+    ("rewards_can_judge_the_prompts", "prompts_from.0.dataset", {"grpo.rewards.0.name": "code"}),
+    ("rewards_can_judge_the_prompts", "prompts_from.0.dataset", {
+        "data.prompts_from.0.dataset": "open-r1/codeforces",
+        "data.prompts_from.0.config": "verifiable-prompts"}),
     ("accelerate_uses_the_device", "use_cpu", {"accelerate.use_cpu": True}),
     ("h200-1/processes_agree_with_their_kind", "num_processes", {"accelerate.num_processes": 8}),
     ("trained_models_exist_before", "model_name_or_path", {RAW: "05_evaluation"}),

@@ -79,6 +79,14 @@ def test_the_training_panel_shows_reward_parts_length_entropy_and_groups_without
     assert png(figure).startswith(b"\x89PNG")
 
 
+def test_held_out_pass_at_1_stands_on_the_same_plot_as_the_reward():
+    rows = [*GRPO, {"step": GRPO[-1]["step"], "heldout/pass@1": 0.25}]
+    figure = training_panel(rows)
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert "held-out pass@1" in labels
+    assert "Held-out pass@1 from 0.25" in figure_alt(figure)
+
+
 def test_figures_can_be_drawn_before_anything_was_logged(tmp_path):
     assert "no values yet" in figure_alt(loss_curve(tmp_path / "metrics.jsonl"))
     assert png(training_panel([])).startswith(b"\x89PNG")

@@ -160,6 +160,7 @@ def make_plan(
     lengths: Lengths | None = None,
     gflops: float | None = None,
     layer: LayerSpeed | None = None,
+    documents: int | None = None,
 ) -> Plan:
     """The plan of a profile.
 
@@ -167,6 +168,7 @@ def make_plan(
         lengths: the measured histogram of its SFT data; by default what is known of the source.
         gflops: a CPU's measured matrix speed, which takes the place of the profile's reference.
         layer: a CPU's measured speed with small layers; it says more, and counts where both are given.
+        documents: how many traces there are; by default what is known of the source.
 
     Raises:
         SettingsError: machine.yaml names no device, or nothing says the model's shape.
@@ -184,7 +186,7 @@ def make_plan(
             message=message,
         )
         raise SettingsError([problem])
-    documents, generation = trace_count(data), generation_of(profile)
+    documents, generation = documents or trace_count(data), generation_of(profile)
     trainings = {"sft": training_of(profile, "sft"), "grpo": training_of(profile, "grpo")}
     server = server_memory(generation, trainings["grpo"], device)
     beside = server.total if generation.mode != "server" else 0.0

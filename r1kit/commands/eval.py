@@ -1,0 +1,99 @@
+"""`r1kit eval`: a model on a profile's problems, or on benchmarks by name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from r1kit.commands.options import DEFAULT_PROFILE, JsonOption, ProfileOption, SetOption
+
+
+def eval_(
+    model: Annotated[
+        str, typer.Argument(help="A model folder, such as runs/<run>/04_grpo/model, or a hub id.")
+    ] = "",
+    profile: ProfileOption = DEFAULT_PROFILE,
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option(help="aime24, aime25, math_500, gpqa_diamond, lcb or gsm8k; again for more of them."),
+    ] = None,
+    server: Annotated[
+        str, typer.Option(help="A running server: its address, or its folder of `r1kit serve`.")
+    ] = "",
+    samples: Annotated[int | None, typer.Option(min=1, help="Answers to each problem.")] = None,
+    set_: SetOption = None,
+    second_opinion: Annotated[
+        str,
+        typer.Option(help="`judge`: lighteval judges the same answers; `model`: it asks the model itself."),
+    ] = "",
+    resume: Annotated[str, typer.Option(help="Go on with this evaluation: its folder, or its name.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a model every problem several times; print scores with 95% intervals and published results
+    beside.
+    """
+    from r1kit.commands.data_generate import stop_like_ctrl_c
+    from r1kit.data.append_log import LogInUse
+    from r1kit.data.endpoint import NotAllowed
+    from r1kit.data.generation import EndpointLost
+    from r1kit.evaluation.answering import Unanswered
+    from r1kit.evaluation.report import render
+    from r1kit.pipeline import evaluation
+    from r1kit.runs.files import shown
+    from r1kit.runs.launch import JobFailed
+    from r1kit.settings import parse_overrides
+
+    if second_opinion:
+        evaluation.check_second_opinion(second_opinion)
+    if resume:
+        folder = evaluation.find_evaluation(resume)
+    elif model:
+        folder = evaluation.new_evaluation(
+            model, profile, parse_overrides(set_ or []), benchmark or (), samples, server
+        )
+    else:
+        raise typer.BadParameter("name a model, or an evaluation with --resume")
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    tell(f"{shown(folder)}; a stopped evaluation goes on with r1kit eval --resume {folder.name}")
+    stopped = stop_like_ctrl_c()
+    try:
+        result = evaluation.run_evaluation(folder, server=server, progress=counter(tell), tell=tell)
+        if second_opinion:
+            result = evaluation.add_second_opinion(folder, second_opinion)
+    except (EndpointLost, NotAllowed, LogInUse, Unanswered, JobFailed, FileNotFoundError) as error:
+        tell(str(error))
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        tell(f"stopped; what was answered is kept: r1kit eval --resume {folder.name}")
+        raise typer.Exit(143 if stopped else 130) from None
+    print(json.dumps(result, indent=1) if as_json else render(result))
+
+
+def counter(tell, every: float = 5.0):
+    """A function of (done, wanted) that tells how far an evaluation is, at most once in `every` seconds."""
+    import time
+
+    from r1kit.views.progress import clock
+
+    start = last = time.monotonic()
+    before: int | None = None  # answers that were there already
+
+    def count(done: int, wanted: int) -> None:
+        nonlocal last, before
+        before = done if before is None else before
+        now = time.monotonic()
+        if now - last >= every and done > before:
+            last = now
+            left = clock((now - start) / (done - before) * (wanted - done))
+            tell(f"{done} of {wanted} answers, left {left}")
+
+    return count
+
+
+eval_.__name__ = "eval"  # typer's name for the command; Python has one of its own

@@ -1,0 +1,185 @@
+"""The data card: what a prepared set holds, where it came from, what was left out, how long its traces are.
+
+`card.json` holds facts about the data alone, so it is the same whenever the same data is prepared. What a
+training would make of it (truncation, epochs, hours) depends on the other files of a profile and is worked
+out when the card is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from r1kit.settings.lengths import Lengths, from_counts
+
+CARD, TEXT = "card.json", "card.md"
+BINS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
+BAR = 24  # characters of the longest bar of a histogram
+
+
+@dataclass(frozen=True)
+class SourceCard:
+    """One dataset of a set.
+
+    Attributes:
+        rows: of the dataset, None if a stream does not say; `drawn` were taken by weight and cap.
+        written: rows of ours; a row that holds several right traces gives several.
+        dropped: reason -> drawn rows; `examples` the beginning of the first of each.
+        lengths: tokens of the rows that were measured, ascending.
+        pinned: whether the same rows are read next time.
+    """
+
+    set: str
+    name: str
+    place: str
+    revision: str | None
+    pinned: bool
+    rows: int | None
+    drawn: int
+    written: int
+    heldout: int
+    dropped: dict[str, int]
+    examples: dict[str, str]
+    lengths: list[int]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Card:
+    """Facts about a prepared set; `sets` -> rows. `why` says why tokens were estimated, if they were."""
+
+    digest: str
+    sets: dict[str, int]
+    sources: list[SourceCard]
+    tokenizer: str
+    counted: bool
+    why: str
+    seed: int
+    heldout_share: float
+    planned_prompts: int
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Card:
+        """The card of a `card.json`."""
+        return cls(**{**content, "sources": [SourceCard(**source) for source in content["sources"]]})
+
+    def of_set(self, name: str) -> list[SourceCard]:
+        """The datasets of a set."""
+        return [source for source in self.sources if source.set == name]
+
+    def lengths(self, name: str = "traces") -> dict[str, list[int]]:
+        """Measured tokens of each dataset of a set, for a figure."""
+        return {source.name: source.lengths for source in self.of_set(name)}
+
+    def trace_lengths(self) -> Lengths | None:
+        """The histogram of all traces, each dataset with the weight of its rows; None if there are none."""
+        pairs = [
+            (tokens, source.written / len(source.lengths))
+            for source in self.of_set("traces")
+            for tokens in source.lengths
+        ]
+        how = f"counted by {self.tokenizer}" if self.counted else "estimated from bytes"
+        return from_counts(pairs, f"the prepared traces, {how}") if pairs else None
+
+
+def longer(lengths: Sequence[int], most: int) -> float:
+    """Share of documents with more than `most` tokens."""
+    return sum(n > most for n in lengths) / len(lengths) if lengths else 0.0
+
+
+def histogram(lengths: Sequence[int], bins: Sequence[int] = BINS) -> list[tuple[str, float]]:
+    """(range, share of documents): up to the first bound, between bounds, above the last."""
+    edges = [0, *bins, max([*lengths, bins[-1]]) + 1]
+    names = [f"up to {bins[0]:,}", *(f"to {bound:,}" for bound in bins[1:]), f"over {bins[-1]:,}"]
+    counts = [sum(low < n <= high for n in lengths) for low, high in pairwise(edges)]
+    return [(name, count / max(1, len(lengths))) for name, count in zip(names, counts, strict=True)]
+
+
+def render(card: Card, max_length: int | None = None, training: Mapping[str, Any] | None = None) -> str:
+    """The card as Markdown.
+
+    Args:
+        max_length: tokens at which the SFT cuts a trace, None where it doesn't.
+        training: what `estimate` says of the SFT.
+    """
+    lines = [f"# Data card {card.digest}", "", _counts(card.sets), ""]
+    if card.sets["prompts"] != card.planned_prompts:
+        lines += [f"data.yaml plans with {card.planned_prompts:,} prompts.", ""]
+    how = (
+        f"tokens counted by {card.tokenizer}" if card.counted else f"tokens ESTIMATED from bytes ({card.why})"
+    )
+    lines += [f"seed {card.seed}, {card.heldout_share:.1%} of the problems held out, {how}", ""]
+    for source in card.sources:
+        lines += [*_source(source, max_length), ""]
+    if training:
+        lines += ["## SFT, planned", "", *(f"- {name}: {value}" for name, value in training.items()), ""]
+    return "\n".join(lines)
+
+
+def estimate(profile: Any, card: Card) -> dict[str, str]:
+    """What `r1kit plan` makes of the prepared traces: tokens, epochs, steps, hours; or why it cannot say.
+
+    Args:
+        profile: a `r1kit.settings.Profile`.
+    """
+    from r1kit.machine.plan import make_plan
+    from r1kit.settings import SettingsError
+
+    lengths = card.trace_lengths()
+    if lengths is None:
+        return {"no estimate": "there are no traces"}
+    try:
+        made = make_plan(profile, lengths=lengths, documents=card.sets["traces"])
+    except SettingsError as error:
+        return {"no estimate": str(error).splitlines()[-1].strip()}
+    sft = made.sft
+    return {
+        "traces": f"{card.sets['traces']:,} of {lengths.mean:,.0f} tokens on average",
+        "tokens": f"{sft.tokens:,} in {sft.epochs:.3g} epochs",
+        "steps": f"{sft.steps:,} of {sft.step_seconds:.3g} s",
+        "time": f"{sft.hours:.3g} hours on {made.device.name}, an estimate (r1kit plan)",
+    }
+
+
+def as_json(card: Card, training: Mapping[str, Any]) -> dict[str, Any]:
+    """Card and estimate for programs."""
+    return {**asdict(card), "training": dict(training)}
+
+
+def _counts(sets: Mapping[str, int]) -> str:
+    return ", ".join(f"{rows:,} {name}" for name, rows in sets.items())
+
+
+def _source(source: SourceCard, max_length: int | None) -> list[str]:
+    rows = f"{source.rows:,} rows" if source.rows is not None else "a stream"
+    commit = f" at {source.revision}" if source.revision else ""
+    lines = [f"## {source.name} ({source.set})", "", f"- from: {source.place}{commit}, {rows}"]
+    if not source.pinned:
+        pin = f"`revision: {source.revision}`" if source.revision else "a `revision:`"
+        lines.append(f"- **not pinned**: {pin} in data.yaml keeps these rows")
+    lines.append(f"- drawn {source.drawn:,}, written {source.written:,}, held out {source.heldout:,}")
+    for reason, count in source.dropped.items():
+        shown = " ".join(source.examples.get(reason, "").split())
+        lines.append(f"- left out, {reason}: {count:,}, the first: {shown[:100]}")
+    lines += [f"- note: {note}" for note in source.notes]
+    if not source.lengths:
+        return lines
+    middle, last = source.lengths[len(source.lengths) // 2], source.lengths[-1]
+    mean = sum(source.lengths) / len(source.lengths)
+    lines.append(
+        f"- tokens of {len(source.lengths):,} rows: mean {mean:,.0f}, median {middle:,}, longest {last:,}"
+    )
+    if source.set != "traces":
+        return lines
+    if max_length:
+        lines.append(f"- longer than max_length ({max_length:,}): {longer(source.lengths, max_length):.1%}")
+    bars = histogram(source.lengths)
+    tallest = max(share for _, share in bars)
+    lines += ["", "```"]
+    lines += [
+        f"{name:>14} {share:6.1%} {'#' * round(BAR * share / tallest)}".rstrip() for name, share in bars
+    ]
+    return [*lines, "```"]

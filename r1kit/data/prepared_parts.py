@@ -1,0 +1,103 @@
+"""Parts of a set that is being prepared, and their joining: what makes a preparation survive a kill.
+
+A part is three files: rows of ours, held-out rows, and the tally of what became of the rows that were read.
+Each is written under another name and renamed; the file of rows comes last, so a part that has it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r1kit.data.convert import SETS, Tally, problem_key
+from r1kit.data.sources.schema import arrow_schema
+from r1kit.runs.files import write_json_atomic
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+
+HELD = "heldout"
+
+
+def part_path(folder: Path, prefix: str, part: int) -> Path:
+    """Where the rows of a part are; `prefix` is the set and the dataset's position, `traces-00`."""
+    return folder / f"{prefix}-{part:05d}.arrow"
+
+
+def write_part(folder: Path, prefix: str, part: int, held: list[tuple[Any, Any, Tally]]) -> None:
+    """Write what the batches of a part became, `Conversion`'s results in order."""
+    tally = Tally()
+    for _, _, found in held:
+        tally.add(found)
+    path = part_path(folder, prefix, part)
+    own = SETS[prefix.partition("-")[0]]
+    _write_arrow(folder / f"{HELD}-{path.name}", [reserved for _, reserved, _ in held], SETS[HELD])
+    write_json_atomic(path.with_suffix(".json"), asdict(tally))
+    _write_arrow(path, [kept for kept, _, _ in held], own)  # last: this file says that the part is done
+
+
+def tally_of(folder: Path, prefix: str) -> Tally:
+    """What became of the rows of a dataset, over all its parts."""
+    tally = Tally()
+    for path in sorted(folder.glob(f"{prefix}-*.json")):
+        tally.add(Tally(**json.loads(path.read_text(encoding="utf-8"))))
+    return tally
+
+
+def join_parts(out: Path, name: str) -> int:
+    """Join a set's parts into the folder `out/name`, all or nothing, and return its rows."""
+    from datasets import Dataset, concatenate_datasets, disable_progress_bars
+
+    disable_progress_bars()
+    target = out / name
+    if target.is_dir():
+        return len(Dataset.load_from_disk(str(target)))
+    paths = sorted((out / "parts").glob(f"{name}-*.arrow"))
+    if name == HELD:
+        joined = _dataset(name, _distinct(paths))
+    else:
+        whole = [Dataset.from_file(str(path)) for path in paths]
+        joined = concatenate_datasets(whole) if whole else _dataset(name, [])
+    temporary = out / f".{name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    joined.save_to_disk(str(temporary))
+    os.replace(temporary, target)
+    return len(joined)
+
+
+def _distinct(paths: list[Path]) -> list[dict[str, Any]]:
+    """Held-out rows, each problem once, however many datasets hold it."""
+    from datasets import Dataset
+
+    found: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        for row in Dataset.from_file(str(path)):
+            found.setdefault(problem_key(row["problem"]), row)
+    return list(found.values())
+
+
+def _dataset(name: str, rows: list[dict[str, Any]]) -> Dataset:
+    """Rows as a set with all its columns, also where there are none."""
+    from datasets import Dataset, Features
+
+    columns = {column: [row[column] for row in rows] for column in SETS[name]}
+    return Dataset.from_dict(columns, features=Features.from_arrow_schema(arrow_schema(SETS[name])))
+
+
+def _write_arrow(path: Path, batches: list[pa.RecordBatch], columns: dict[str, str]) -> None:
+    import pyarrow as pa
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        with pa.ipc.new_stream(file, arrow_schema(columns)) as stream:
+            for batch in batches:
+                stream.write_batch(batch)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(file.name, path)

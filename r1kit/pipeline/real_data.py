@@ -1,0 +1,81 @@
+"""The prepared data of a profile: where it lies, and making it where it is not there."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from r1kit.data import card as cards
+from r1kit.data import prepare as preparation
+from r1kit.data.tokens import token_counter
+from r1kit.machine.plan.inputs import given
+from r1kit.runs.files import write_text_atomic
+from r1kit.runs.folder import runs_folder
+from r1kit.settings import Problem, Profile, SettingsError
+from r1kit.settings.errors import display_path
+from r1kit.settings.hub_data import HubDataSettings
+from r1kit.settings.models import STAGE_OF_SECTION
+
+STORE = "R1KIT_DATA"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Prepared data: its folder, its card, and whether it was made just now."""
+
+    folder: Path
+    card: cards.Card
+    fresh: bool
+
+
+def prepared_folder() -> Path:
+    """Where prepared data lies: `$R1KIT_DATA`, or `prepared/` in the runs folder. Runs share it."""
+    return Path(os.environ.get(STORE) or runs_folder() / "prepared").expanduser().resolve()
+
+
+def prepare_profile(
+    settings: Profile, workers: int = 1, progress: preparation.Progress = lambda name, done, rows: None
+) -> Prepared:
+    """The data of a profile, prepared now unless it is there; writes the card's text anew.
+
+    Raises:
+        SettingsError: the profile's data are stories.
+        NotThere, DatasetChanged, NotASet: a dataset cannot be read as it should; each is one message.
+    """
+    if not isinstance(settings.data, HubDataSettings):
+        file = display_path(settings.folder / "data.yaml")
+        message = "The stories are made by the stage 01_data, in seconds; nothing is prepared."
+        raise SettingsError([Problem(file, "source", found="stories", allowed="hub", message=message)])
+    tokens = token_counter(base_model(settings))
+    planned = preparation.plan(settings.data, tokens, settings.folder)
+    folder = prepared_folder() / f"{settings.name}-{planned.digest}"
+    fresh = preparation.finished(folder) is None
+    card = preparation.prepare(planned, folder, workers, progress)
+    text = cards.render(card, given(settings, "sft", "max_length"), cards.estimate(settings, card))
+    write_text_atomic(folder / cards.TEXT, text)
+    return Prepared(folder, card, fresh)
+
+
+def base_model(settings: Profile) -> str:
+    """The model that real data is made for: what sft.yaml starts from, else what grpo.yaml does."""
+    stages = set(STAGE_OF_SECTION.values())
+    for section in ("sft", "grpo"):
+        name = given(settings, section, "model_name_or_path")
+        if name and name not in stages:
+            return name
+    return ""
+
+
+def model_folder(name: str) -> Path:
+    """The folder of a model: `name` itself, or the hub's copy of it, loaded if it is not there yet.
+
+    Raises:
+        OSError: neither a folder nor a model that the hub gives us.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name))

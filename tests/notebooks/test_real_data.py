@@ -1,0 +1,90 @@
+"""The lessons under a profile with real data, offline: a mirror, a model folder, two steps of SFT."""
+
+import json
+import shutil
+
+import pytest
+
+from r1kit.data import shards
+from r1kit.data.datasets import load
+from r1kit.settings import yaml_dump, yaml_load
+from tests.notebooks.conftest import PROJECT
+
+pytestmark = pytest.mark.slow
+
+MODEL = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "max_position_embeddings": 8192, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def mirror(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mirror")
+    shards.write_shards(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A model nobody trained, as a folder with a tokenizer and a chat template."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from r1kit.data.tokenizer import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = train_tokenizer(["Ann has 17 apples and gives 3 away. How many are left?"], 300)
+    tokenizer.save_pretrained(folder)
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **MODEL, **ends)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_profile(tmp_path_factory, mirror, model):
+    """gpu-small with other values: on a CPU, a tiny model, an excerpt of the same datasets."""
+    folder = tmp_path_factory.mktemp("profiles") / "real-small"
+    shutil.copytree(PROJECT / "configs" / "gpu-small", folder)
+    plain = {
+        "attn_implementation": "sdpa",
+        "dtype": "float32",
+        "bf16": False,
+        "gradient_checkpointing": False,
+    }
+    full = dict.fromkeys(("use_peft", "lora_r", "lora_alpha", "lora_target_modules"))
+    changes = {
+        "machine": {"device": "cpu", "accelerator": None, "environment": {"HF_HUB_OFFLINE": "1"}},
+        "accelerate": {"use_cpu": True, "mixed_precision": "no"},
+        "data": {"mirror": str(mirror), "excerpt": True, "heldout_share": 0.2, "max_prompt_length": 400},
+        "sft": {
+            **plain, **full, "model_name_or_path": str(model), "max_length": 2048, "packing": False,
+            "packing_strategy": None, "max_steps": 2, "num_train_epochs": None, "save_steps": 2,
+            "gradient_accumulation_steps": 1, "gradient_checkpointing_kwargs": None, "warmup_steps": 1,
+        },
+        "grpo": {**plain, **full, "use_vllm": False, "gradient_checkpointing_kwargs": None},
+    }  # fmt: skip
+    for section, values in changes.items():
+        path = folder / f"{section}.yaml"
+        merged = yaml_load(path.read_text()) | values
+        kept = {key: value for key, value in merged.items() if value is not None}
+        if section == "grpo":
+            kept = {key: value for key, value in kept.items() if not key.startswith("vllm_")}
+        path.write_text(yaml_dump(kept))
+    return folder
+
+
+def test_the_data_lesson_prepares_the_profiles_data_and_the_sft_trains_on_it(runs, real_profile):
+    code, output = runs.run("run", "--profile", str(real_profile), "--run-id", "real", "--stages", "01,02")
+    assert code == 0, output[-4000:]
+    stage = runs.folder / "real" / "01_data"
+    result = json.loads((stage / "result.json").read_text())
+    card = json.loads((stage / "datasets" / "card.json").read_text())
+    assert result["metrics"]["traces_prepared"] == card["sets"]["traces"] > 30
+    assert not (stage / "model").exists(), "real data needs no base model of the stories"
+    traces = load(stage / "datasets" / "traces")
+    assert traces[0]["messages"][-1]["content"].startswith("<think>")
+    trained = json.loads((runs.folder / "real" / "02_sft" / "result.json").read_text())
+    assert trained["metrics"]["steps"] == 2
+    notebook = (stage / "notebook.ipynb").read_text()
+    assert "Data card" in notebook
+    assert "open-r1/Mixture-of-Thoughts/math/train" in notebook
