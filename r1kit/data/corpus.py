@@ -10,8 +10,15 @@ left out.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from r1kit.data.format import TURN_END, TURN_START, user_prompt
 from r1kit.data.stories import LARGEST_CHANGE, LARGEST_VALUE, Problem, apply, is_reserved, stream
+from r1kit.data.teacher import write_trace
+
+if TYPE_CHECKING:
+    from r1kit.settings.models import DataSettings
 
 FACT_SHARE = 0.5
 FACTS_PER_DOCUMENT = 6
@@ -47,13 +54,39 @@ def fact(rng: random.Random) -> str:
     return f"{value} {'plus' if sign == '+' else 'minus'} {amount} is {result}."
 
 
-def documents(n: int, seed: int, levels: tuple[int, ...] = (1, 2, 3)) -> list[str]:
-    """``n`` short documents: a story, or a handful of facts. Same arguments, same documents."""
-    rng = random.Random(f"corpus-{seed}")
+def worked(problem: Problem, rng: random.Random, slip_rate: float, hurry_rate: float) -> str:
+    """A chat about the problem as raw text: the question, and what the teacher answers."""
+    question = user_prompt(problem.text)[0]["content"]
+    answer = write_trace(problem, rng, slip_rate, hurry_rate).text
+    turn = f"{TURN_START}{{}}\n{{}}{TURN_END}\n"
+    return (turn.format("user", question) + turn.format("assistant", answer)).removesuffix(f"{TURN_END}\n")
+
+
+def documents(
+    n: int,
+    seed: int,
+    levels: Sequence[int] = (1, 2, 3),
+    worked_share: float = 0.0,
+    slip_rate: float = 0.0,
+    hurry_rate: float = 0.0,
+) -> list[str]:
+    """``n`` documents: a worked solution, a story, or a handful of facts. Same arguments, same documents."""
+    rng, other = random.Random(f"corpus-{seed}"), random.Random(f"worked-{seed}")
     problems = (problem for problem in stream(seed + 1, levels) if not holds_reserved(problem))
-    return [
-        "\n".join(fact(rng) for _ in range(FACTS_PER_DOCUMENT))
-        if rng.random() < FACT_SHARE
-        else tell(next(problems), rng)
-        for _ in range(n)
-    ]
+    texts = []
+    for _ in range(n):
+        if other.random() < worked_share:
+            texts.append(worked(next(problems), other, slip_rate, hurry_rate))
+        elif rng.random() < FACT_SHARE:
+            texts.append("\n".join(fact(rng) for _ in range(FACTS_PER_DOCUMENT)))
+        else:
+            texts.append(tell(next(problems), rng))
+    return texts
+
+
+def documents_of(world: DataSettings) -> list[str]:
+    """The corpus as data.yaml says."""
+    levels = world.base_levels or world.levels
+    return documents(
+        world.base_documents, world.seed, levels, world.worked_share, world.slip_rate, world.hurry_rate
+    )

@@ -117,6 +117,17 @@ class DataSettings(Settings):
     hurry_rate: float = Field(
         default=0, ge=0, lt=1, description="Share of traces in which the teacher writes no steps."
     )
+    rare_levels: list[Level] = Field(
+        default_factory=list, description="Levels of which only a few traces are written."
+    )
+    rare_share: float = Field(default=0, ge=0, le=0.5, description="Share of the traces at `rare_levels`.")
+    prompt_levels: Levels | None = Field(
+        default=None, description="Levels of GRPO's prompts; null: `levels`."
+    )
+    base_levels: Levels | None = Field(default=None, description="Levels of the corpus; null: `levels`.")
+    worked_share: float = Field(
+        default=0, ge=0, le=0.5, description="Share of the corpus that is a problem with a worked solution."
+    )
     vocabulary_size: int = Field(
         ge=274,
         description="Most tokens of the tokenizer; 256 bytes and 17 tokens of the format are always in it.",
