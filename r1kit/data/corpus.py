@@ -87,6 +87,5 @@ def documents(
 def documents_of(world: DataSettings) -> list[str]:
     """The corpus as data.yaml says."""
     levels = world.base_levels or world.levels
-    return documents(
-        world.base_documents, world.seed, levels, world.worked_share, world.slip_rate, world.hurry_rate
-    )
+    hurry = world.hurry_rate if world.worked_hurry_rate is None else world.worked_hurry_rate
+    return documents(world.base_documents, world.seed, levels, world.worked_share, world.slip_rate, hurry)

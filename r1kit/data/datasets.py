@@ -75,10 +75,10 @@ def traces_of(world: DataSettings) -> list[Row]:
     The rare ones take the place of as many others, so that `traces` is the number of all.
     """
     rare = round(world.traces * world.rare_share) if world.rare_levels else 0
-    rates = (world.slip_rate, world.hurry_rate)
-    rows = build_traces(world.traces - rare, world.seed, world.levels, *rates)
+    hurry = world.hurry_rate if world.rare_hurry_rate is None else world.rare_hurry_rate
+    rows = build_traces(world.traces - rare, world.seed, world.levels, world.slip_rate, world.hurry_rate)
     if rare:
-        rows += build_traces(rare, world.seed + RARE_SEED, world.rare_levels, *rates)
+        rows += build_traces(rare, world.seed + RARE_SEED, world.rare_levels, world.slip_rate, hurry)
         random.Random(f"order-{world.seed}").shuffle(rows)
     return rows
 

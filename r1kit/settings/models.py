@@ -121,12 +121,18 @@ class DataSettings(Settings):
         default_factory=list, description="Levels of which only a few traces are written."
     )
     rare_share: float = Field(default=0, ge=0, le=0.5, description="Share of the traces at `rare_levels`.")
+    rare_hurry_rate: float | None = Field(
+        default=None, ge=0, lt=1, description="`hurry_rate` at `rare_levels`; null: the same."
+    )
     prompt_levels: Levels | None = Field(
         default=None, description="Levels of GRPO's prompts; null: `levels`."
     )
     base_levels: Levels | None = Field(default=None, description="Levels of the corpus; null: `levels`.")
     worked_share: float = Field(
-        default=0, ge=0, le=0.5, description="Share of the corpus that is a problem with a worked solution."
+        default=0, ge=0, le=0.5, description="Share of the corpus that is a question with an answer."
+    )
+    worked_hurry_rate: float | None = Field(
+        default=None, ge=0, lt=1, description="Share of those answers without steps; null: `hurry_rate`."
     )
     vocabulary_size: int = Field(
         ge=274,
