@@ -54,12 +54,10 @@ def fact(rng: random.Random) -> str:
     return f"{value} {'plus' if sign == '+' else 'minus'} {amount} is {result}."
 
 
-def worked(
-    problem: Problem, rng: random.Random, slip_rate: float, hurry_rate: float, retell: bool = False
-) -> str:
+def worked(problem: Problem, rng: random.Random, slip_rate: float, hurry_rate: float) -> str:
     """A chat about the problem as raw text: the question, and what the teacher answers."""
     question = user_prompt(problem.text)[0]["content"]
-    answer = write_trace(problem, rng, slip_rate, hurry_rate, retell).text
+    answer = write_trace(problem, rng, slip_rate, hurry_rate).text
     turn = f"{TURN_START}{{}}\n{{}}{TURN_END}\n"
     return (turn.format("user", question) + turn.format("assistant", answer)).removesuffix(f"{TURN_END}\n")
 
@@ -71,7 +69,6 @@ def documents(
     worked_share: float = 0.0,
     slip_rate: float = 0.0,
     hurry_rate: float = 0.0,
-    retell: bool = False,
 ) -> list[str]:
     """``n`` documents: a worked solution, a story, or a handful of facts. Same arguments, same documents."""
     rng, other = random.Random(f"corpus-{seed}"), random.Random(f"worked-{seed}")
@@ -79,7 +76,7 @@ def documents(
     texts = []
     for _ in range(n):
         if other.random() < worked_share:
-            texts.append(worked(next(problems), other, slip_rate, hurry_rate, retell))
+            texts.append(worked(next(problems), other, slip_rate, hurry_rate))
         elif rng.random() < FACT_SHARE:
             texts.append("\n".join(fact(rng) for _ in range(FACTS_PER_DOCUMENT)))
         else:
@@ -91,5 +88,4 @@ def documents_of(world: DataSettings) -> list[str]:
     """The corpus as data.yaml says."""
     levels = world.base_levels or world.levels
     hurry = world.hurry_rate if world.worked_hurry_rate is None else world.worked_hurry_rate
-    rates = (world.worked_share, world.slip_rate, hurry)
-    return documents(world.base_documents, world.seed, levels, *rates, world.retell)
+    return documents(world.base_documents, world.seed, levels, world.worked_share, world.slip_rate, hurry)

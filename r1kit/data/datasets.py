@@ -41,7 +41,6 @@ def build_traces(
     levels: Sequence[int] = (1, 2, 3),
     slip_rate: float = 0.0,
     hurry_rate: float = 0.0,
-    retell: bool = False,
 ) -> list[Row]:
     """`n` traces as the teacher wrote them, right and wrong; `verified` is False until `curation` has
     looked.
@@ -49,7 +48,7 @@ def build_traces(
     rng = random.Random(f"teacher-{seed}")
     rows = []
     for problem in generate(n, seed + TRACES_SEED, levels):
-        trace = write_trace(problem, rng, slip_rate, hurry_rate, retell)
+        trace = write_trace(problem, rng, slip_rate, hurry_rate)
         rows.append(
             {
                 "messages": [*user_prompt(problem.text), {"role": "assistant", "content": trace.text}],
@@ -77,10 +76,9 @@ def traces_of(world: DataSettings) -> list[Row]:
     """
     rare = round(world.traces * world.rare_share) if world.rare_levels else 0
     hurry = world.hurry_rate if world.rare_hurry_rate is None else world.rare_hurry_rate
-    common = {"slip_rate": world.slip_rate, "retell": world.retell}
-    rows = build_traces(world.traces - rare, world.seed, world.levels, hurry_rate=world.hurry_rate, **common)
+    rows = build_traces(world.traces - rare, world.seed, world.levels, world.slip_rate, world.hurry_rate)
     if rare:
-        rows += build_traces(rare, world.seed + RARE_SEED, world.rare_levels, hurry_rate=hurry, **common)
+        rows += build_traces(rare, world.seed + RARE_SEED, world.rare_levels, world.slip_rate, hurry)
         random.Random(f"order-{world.seed}").shuffle(rows)
     return rows
 

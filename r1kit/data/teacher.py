@@ -8,8 +8,6 @@ section 2.3.3, rejection sampling). This teacher gives that something to do, and
 - With probability `hurry_rate` it writes no steps: it works the answer out in its head, slipping as often as
   on paper. When the answer is right no verifier of answers objects, but a small student that imitates the
   hurry has no such head. That habit is what GRPO unlearns: reasoning aloud pays, and completions grow longer.
-
-A step is numbered (`Step 2: 4 + 9 = 13`) or retells the sentence it acts on (`Ann gets 9 more. 4 + 9 = 13`).
 """
 
 from __future__ import annotations
@@ -38,16 +36,9 @@ class Trace(NamedTuple):
 
 
 def write_trace(
-    problem: Problem,
-    rng: random.Random,
-    slip_rate: float = 0.0,
-    hurry_rate: float = 0.0,
-    retell: bool = False,
+    problem: Problem, rng: random.Random, slip_rate: float = 0.0, hurry_rate: float = 0.0
 ) -> Trace:
-    """One trace for `problem`; each operation is wrong with probability `slip_rate` (never below zero).
-
-    With `retell` a step begins with the story's sentence in place of its number.
-    """
+    """One trace for `problem`; each operation is wrong with probability `slip_rate` (never below zero)."""
     value, steps, slips = problem.start, [], 0
     for number, (sign, amount) in enumerate(problem.operations, start=1):
         result = apply(value, sign, amount)
@@ -55,8 +46,7 @@ def write_trace(
             wrong = max(0, result + rng.choice(MISTAKES))
             slips += wrong != result
             result = wrong
-        opening = problem.sentences[number] if retell else f"Step {number}:"
-        steps.append(f"{opening} {value} {sign} {amount} = {result}")
+        steps.append(f"Step {number}: {value} {sign} {amount} = {result}")
         value = result
     hurried = rng.random() < hurry_rate
     return Trace(write_completion([HURRIED] if hurried else steps, str(value)), slips, hurried)

@@ -117,9 +117,6 @@ class DataSettings(Settings):
     hurry_rate: float = Field(
         default=0, ge=0, lt=1, description="Share of traces in which the teacher writes no steps."
     )
-    retell: bool = Field(
-        default=False, description="Steps begin with the story's sentence instead of a number."
-    )
     rare_levels: list[Level] = Field(
         default_factory=list, description="Levels of which only a few traces are written."
     )
