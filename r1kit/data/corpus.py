@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from r1kit.data.format import TURN_END, TURN_START, user_prompt
+from r1kit.data.format import THINK_CLOSE, THINK_OPEN, TURN_END, TURN_START
 from r1kit.data.stories import LARGEST_CHANGE, LARGEST_VALUE, Problem, apply, is_reserved, stream
 from r1kit.data.teacher import write_trace
 
@@ -54,12 +54,17 @@ def fact(rng: random.Random) -> str:
     return f"{value} {'plus' if sign == '+' else 'minus'} {amount} is {result}."
 
 
-def worked(problem: Problem, rng: random.Random, slip_rate: float, hurry_rate: float) -> str:
-    """A chat about the problem as raw text: the question, and what the teacher answers."""
-    question = user_prompt(problem.text)[0]["content"]
+def worked(problem: Problem, rng: random.Random, slip_rate: float) -> str:
+    """A page of an exercise book: the problem, its steps, the answer; no tags and no box."""
+    thoughts = write_trace(problem, rng, slip_rate).text.partition(f"{THINK_OPEN}\n")[2]
+    steps = thoughts.partition(f"\n{THINK_CLOSE}")[0]
+    return f"{problem.text}\n{steps}\nThe answer is {steps.rpartition(' = ')[2]}."
+
+
+def asked(problem: Problem, rng: random.Random, slip_rate: float, hurry_rate: float) -> str:
+    """A chat about the problem as raw text, in the format of the chat template, and what somebody answers."""
     answer = write_trace(problem, rng, slip_rate, hurry_rate).text
-    turn = f"{TURN_START}{{}}\n{{}}{TURN_END}\n"
-    return (turn.format("user", question) + turn.format("assistant", answer)).removesuffix(f"{TURN_END}\n")
+    return f"{TURN_START}user\n{problem.text}{TURN_END}\n{TURN_START}assistant\n{answer}"
 
 
 def documents(
@@ -67,16 +72,23 @@ def documents(
     seed: int,
     levels: Sequence[int] = (1, 2, 3),
     worked_share: float = 0.0,
+    asked_share: float = 0.0,
     slip_rate: float = 0.0,
     hurry_rate: float = 0.0,
 ) -> list[str]:
-    """``n`` documents: a worked solution, a story, or a handful of facts. Same arguments, same documents."""
+    """``n`` documents: worked solutions, chats, stories, handfuls of facts. Same arguments, same documents.
+
+    Of what is neither worked nor a chat, FACT_SHARE are facts. `slip_rate` is of both, `hurry_rate` of chats.
+    """
     rng, other = random.Random(f"corpus-{seed}"), random.Random(f"worked-{seed}")
     problems = (problem for problem in stream(seed + 1, levels) if not holds_reserved(problem))
     texts = []
     for _ in range(n):
-        if other.random() < worked_share:
-            texts.append(worked(next(problems), other, slip_rate, hurry_rate))
+        kind = other.random()
+        if kind < worked_share:
+            texts.append(worked(next(problems), other, slip_rate))
+        elif kind < worked_share + asked_share:
+            texts.append(asked(next(problems), other, slip_rate, hurry_rate))
         elif rng.random() < FACT_SHARE:
             texts.append("\n".join(fact(rng) for _ in range(FACTS_PER_DOCUMENT)))
         else:
@@ -87,5 +99,6 @@ def documents(
 def documents_of(world: DataSettings) -> list[str]:
     """The corpus as data.yaml says."""
     levels = world.base_levels or world.levels
-    hurry = world.hurry_rate if world.worked_hurry_rate is None else world.worked_hurry_rate
-    return documents(world.base_documents, world.seed, levels, world.worked_share, world.slip_rate, hurry)
+    hurry = world.hurry_rate if world.asked_hurry_rate is None else world.asked_hurry_rate
+    shares = (world.worked_share, world.asked_share)
+    return documents(world.base_documents, world.seed, levels, *shares, world.slip_rate, hurry)

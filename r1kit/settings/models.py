@@ -129,10 +129,16 @@ class DataSettings(Settings):
     )
     base_levels: Levels | None = Field(default=None, description="Levels of the corpus; null: `levels`.")
     worked_share: float = Field(
-        default=0, ge=0, le=0.5, description="Share of the corpus that is a question with an answer."
+        default=0, ge=0, lt=1, description="Share of the corpus that is a problem with a worked solution."
     )
-    worked_hurry_rate: float | None = Field(
-        default=None, ge=0, lt=1, description="Share of those answers without steps; null: `hurry_rate`."
+    asked_share: float = Field(
+        default=0,
+        ge=0,
+        lt=1,
+        description="Share of the corpus that is a chat in which a problem is answered.",
+    )
+    asked_hurry_rate: float | None = Field(
+        default=None, ge=0, le=1, description="Share of those answers without steps; null: `hurry_rate`."
     )
     vocabulary_size: int = Field(
         ge=274,
