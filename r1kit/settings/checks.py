@@ -37,6 +37,7 @@ def check(view: View) -> list[Problem]:
         checks_data,
         checks_environment,
         checks_model,
+        checks_pipelines,
         checks_recipe,
         checks_rewards,
         checks_scale,

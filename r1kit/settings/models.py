@@ -11,6 +11,7 @@ from pydantic import Field, PrivateAttr
 
 from r1kit.settings.cluster import EnvironmentText, LayoutSettings, ServerSettings, WeightSyncSettings
 from r1kit.settings.hub_data import BenchmarkSettings, HubDataSettings
+from r1kit.settings.pipelines import PipelineSettings
 from r1kit.settings.planning import AcceleratorName, PlanSettings
 from r1kit.settings.rewards import AnyReward
 from r1kit.settings.strict import Positive, Settings
@@ -276,8 +277,9 @@ FILES: dict[str, type[Settings]] = {
     "sft": SftSettings,
     "grpo": GrpoSettings,
     "evaluation": EvaluationSettings,
+    "pipeline": PipelineSettings,
 }
-OPTIONAL_FILES = ("base",)
+OPTIONAL_FILES = ("base", "pipeline")
 TRAINER_SECTIONS = ("base", "sft", "grpo")
 
 

@@ -23,6 +23,7 @@ from r1kit.settings.models import (
     EvaluationSettings,
     GrpoSettings,
     MachineSettings,
+    PipelineSettings,
     SftSettings,
 )
 from r1kit.settings.overrides import apply_overrides
@@ -47,12 +48,16 @@ class Profile:
     grpo: GrpoSettings
     evaluation: EvaluationSettings | BenchmarkSettings
     accelerate: dict[str, Any]
+    pipeline: PipelineSettings | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
 
     def dump(self) -> dict[str, Any]:
-        """All sections but accelerate as plain mappings, for resolved.yaml; `base` only if there is one."""
-        sections = {name: getattr(self, name) for name in FILES}
+        """What programs read, as plain mappings, for resolved.yaml; `base` only if there is one.
+
+        Without accelerate, which has a file of its own, and pipeline, of which each stage is told its part.
+        """
+        sections = {name: getattr(self, name) for name in FILES if name != "pipeline"}
         return {
             name: settings.flat() if name in TRAINER_SECTIONS else settings.model_dump(mode="json")
             for name, settings in sections.items()
@@ -134,7 +139,8 @@ def _judge(folder: Path, overrides: Mapping[str, Any]) -> tuple[Profile | None, 
     problems += check(View(values, sources, wrong, folder))
     if any(problem.severity == "error" for problem in problems):
         return None, problems
-    typed.setdefault("base", None)
+    for section in OPTIONAL_FILES:
+        typed.setdefault(section, None)
     profile = Profile(
         name=folder.name, folder=folder, **typed, overrides=dict(overrides), warnings=tuple(problems)
     )

@@ -127,7 +127,7 @@ def _problems(
         path = _real_path(item["loc"], data, missing=item["type"] == "missing")
         if item["type"].startswith("union_tag"):
             path, item = (
-                (*path, "name"),
+                (*path, item["ctx"]["discriminator"].strip("'")),
                 item | {"type": item["type"].replace("union_tag_not_found", "missing")},
             )
         if path in found:
