@@ -23,6 +23,19 @@ if TYPE_CHECKING:
 FACT_SHARE = 0.5
 FACTS_PER_DOCUMENT = 6
 
+OPENINGS = (
+    "",
+    "Solution:",
+    "Let us count.",
+    "Step by step:",
+    "We take one step after the other.",
+    "This is how it goes:",
+    "How many? We count:",
+    "The answer, step by step, is this:",
+)
+"""Between a problem and its steps. They differ in length: with one alone, a small model learns at which distance
+the story's sentences lie instead of which one comes next, and nothing carries over to the chat format."""
+
 
 def tell(problem: Problem, rng: random.Random) -> str:
     """The story in prose: after each event, mostly, how many things there are now."""
@@ -58,7 +71,10 @@ def worked(problem: Problem, rng: random.Random, slip_rate: float) -> str:
     """A page of an exercise book: the problem, its steps, the answer; no tags and no box."""
     thoughts = write_trace(problem, rng, slip_rate).text.partition(f"{THINK_OPEN}\n")[2]
     steps = thoughts.partition(f"\n{THINK_CLOSE}")[0]
-    return f"{problem.text}\n{steps}\nThe answer is {steps.rpartition(' = ')[2]}."
+    opening = rng.choice(OPENINGS)
+    return "\n".join(
+        filter(None, (problem.text, opening, steps, f"The answer is {steps.rpartition(' = ')[2]}."))
+    )
 
 
 def asked(problem: Problem, rng: random.Random, slip_rate: float, hurry_rate: float) -> str:
