@@ -33,8 +33,8 @@ OPENINGS = (
     "How many? We count:",
     "The answer, step by step, is this:",
 )
-"""Between a problem and its steps. They differ in length: with one alone, a small model learns at which distance
-the story's sentences lie instead of which one comes next, and nothing carries over to the chat format."""
+"""Between a problem and its steps. They differ in length: with one alone, a small model learns at which
+distance the story's sentences lie, not which one comes next, and nothing carries over to the chat format."""
 
 
 def tell(problem: Problem, rng: random.Random) -> str:
