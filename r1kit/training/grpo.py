@@ -59,6 +59,7 @@ def train(job: program.Job) -> None:
         trainer.drift = (job.settings.get("machine", {}).get("weight_sync") or {}).get("drift")
         trainer.build_optimizer = build_optimizer(own, args)
         trainer.rollouts_folder = job.rollouts
+        trainer.curriculum, trainer.dynamic_sampling = chosen_by(own, args.seed, trainer.train_dataset)
         trainer.unjudged = UnjudgedWatch(args.num_generations)
         trainer.add_callback(trainer.unjudged)
         fit(trainer, job, keep, restore=trainer.restore_rollouts)
@@ -76,6 +77,19 @@ def leave_vllm_out(job: program.Job) -> None:
     colocated = grpo.get("use_vllm") and grpo.get("vllm_mode", "colocate") == "colocate"
     if not colocated and sync.get("transport", "file") == "file":
         import_utils.is_vllm_available = lambda min_version=None: False
+
+
+def chosen_by(own: Any, seed: int, prompts: Any) -> tuple[Any, Any]:
+    """The curriculum and the dynamic sampling of grpo.yaml, both None where TRL's own order is taken."""
+    from r1kit.settings.curriculum import CurriculumSettings
+    from r1kit.training.curriculum import Curriculum, pools_of
+
+    dynamic, settings = own.dynamic_sampling, own.curriculum
+    if settings is None and dynamic is None:
+        return None, None
+    known = {name: prompts[name] for name in ("pass_rate", "level") if name in prompts.column_names}
+    settings = settings or CurriculumSettings(strategy="none")
+    return Curriculum(settings, pools_of(known, len(prompts)), seed), dynamic
 
 
 def opens_reasoning(tokenizer: Any) -> bool:
