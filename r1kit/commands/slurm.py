@@ -27,6 +27,7 @@ def run_on(
     site: str,
     detach: bool,
     as_json: bool,
+    pipeline: str = "",
 ) -> None:
     """Make or reopen the run, hand it to Slurm, and follow it; never returns."""
     from r1kit.pipeline import slurm
@@ -37,11 +38,14 @@ def run_on(
 
     if on != "slurm":
         raise typer.BadParameter(f"--on takes here or slurm, not {on!r}")
-    names, parsed, place = select(stages or "all"), parse_overrides(changes), load_site(site)
+    names = select(stages or ("01,06" if pipeline else "all"))
+    parsed, place = parse_overrides(changes), load_site(site)
     if resume:
         found, settings = reopen_run(resume, profile, parsed)
     else:
-        found, settings = new_run(profile or DEFAULT_PROFILE, parsed, run_id or None)
+        found, settings = new_run(
+            profile or DEFAULT_PROFILE, parsed, run_id or None, pipeline=pipeline or None
+        )
     job = slurm.submit(found, slurm.render(found, settings, names, place, strict=strict))
     if detach:
         print(

@@ -12,6 +12,7 @@ with the ``datasets`` library. Columns:
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -142,6 +143,19 @@ def save(sets: Mapping[str, Sequence[Row]], folder: str | Path) -> dict[str, Pat
     for name, rows in sets.items():
         Dataset.from_list(list(rows)).save_to_disk(str(paths[name]))
     return paths
+
+
+def save_atomically(rows: Sequence[Row], folder: str | Path) -> None:
+    """Write one set beside its place, then give it its name: a reader sees all of it or none."""
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    folder = Path(folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    Dataset.from_list(list(rows)).save_to_disk(str(partial))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
 
 
 def load(path: str | Path) -> Dataset:

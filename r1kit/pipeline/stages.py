@@ -19,13 +19,17 @@ class Knob:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage: settings files it reads, stages whose results it reads, knobs beyond PROFILE and RUN_ID."""
+    """One stage: settings files it reads, stages whose results it reads, knobs beyond PROFILE and RUN_ID.
+
+    `composed`: it runs the stages of pipeline.yaml; `all` leaves it out, since it is a training of its own.
+    """
 
     name: str
     question: str
     sections: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     knobs: dict[str, Knob] = field(default_factory=dict)
+    composed: bool = False
 
 
 STAGES: dict[str, StageSpec] = {
@@ -92,8 +96,20 @@ STAGES: dict[str, StageSpec] = {
                 "SAMPLES": Knob(int, "evaluation.samples"),
             },
         ),
+        StageSpec(
+            "06_pipeline",
+            "How do imitation and reinforcement become one training?",
+            knobs={"PIPELINE": Knob(str), "ALSO": Knob(list)},
+            composed=True,
+        ),
     )
 }
+
+COMPOSED = "06_pipeline"
+"""The stage that runs pipelines."""
+
+DEFAULT_PIPELINE = "r1"
+"""The pipeline of a run that names none, and of the notebook's parameters cell."""
 
 # The name under which the checkpoint of a stage appears in pass@1 tables.
 CHECKPOINTS = {"01_data": "base", "02_sft": "sft", "04_grpo": "grpo"}
@@ -122,13 +138,13 @@ def stage(name: str) -> StageSpec:
 
 
 def select(text: str) -> list[str]:
-    """Stage names from "01-04", "02_sft", "00,02-03" or "all", in the order of the run.
+    """Stage names from "01-04", "02_sft", "00,02-03" or "all" (all but composed ones), in the order of the run.
 
     Raises:
         UnknownStage: for a name or number that no stage has, or a range that runs backwards.
     """
     if text == "all":
-        return list(STAGES)
+        return [name for name, spec in STAGES.items() if not spec.composed]
     order, chosen = list(STAGES), set()
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         first, dash, last = part.partition("-")

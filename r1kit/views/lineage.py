@@ -1,0 +1,126 @@
+"""Where checkpoints come from, drawn: as a tree of lines for a terminal, as boxes from left to right.
+
+Both draw `r1kit.pipeline.lineage.family`: stages with their parents, ancestors first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Members = Sequence[Mapping[str, Any]]
+COLUMN, LINE = 2.3, 0.95  # inches from box to box
+MODEL_KINDS = ("sft", "grpo", "01_data", "02_sft", "04_grpo")
+
+
+def tree(members: Members) -> str:
+    """One line a stage, below the stage whose model (or else data) it took; other inputs stand behind it."""
+    if not members:
+        return "no finished stages yet"
+    children: dict[str, list[Mapping[str, Any]]] = {}
+    for member in members:
+        children.setdefault(_main_parent(member), []).append(member)
+    lines: list[str] = []
+    for root in children.get("", []):
+        _branch(root, children, "", "", lines, home=members[-1]["run"])
+    return "\n".join(lines)
+
+
+def draw(members: Members, *, title: str = "What each stage stands on") -> Figure:
+    """Boxes from left to right; a full line is a model that was trained on, a dashed one is data."""
+    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+    from r1kit.views.figures import BLUE, GREEN, GREY, Picture, described
+
+    place = positions(members)
+    wide = 1 + max((x for x, _ in place.values()), default=0)
+    high = 1 + max((y for _, y in place.values()), default=0)
+    figure = Picture(figsize=(COLUMN * wide, LINE * high + 0.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlim=(-0.5, wide - 0.5), ylim=(high - 0.5, -0.5))
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.axis("off")
+    said = []
+    for member in members:
+        x, y = place[member["path"]]
+        model = member["kind"] in MODEL_KINDS
+        box = {"facecolor": "white", "edgecolor": BLUE if model else GREEN, "linewidth": 1.6}
+        axes.add_patch(FancyBboxPatch((x - 0.36, y - 0.26), 0.72, 0.52, boxstyle="round,pad=0.03", **box))
+        axes.text(x, y - 0.08, short(member), ha="center", va="center", fontsize=9, weight="bold")
+        axes.text(x, y + 0.14, member["kind"].replace("_", " "), ha="center", va="center", fontsize=7)
+        for entry in member["parents"]:
+            if (source := path_of(entry)) in place and source != member["path"]:
+                px, py = place[source]
+                trained = entry["as"] == "model"
+                line = {"linestyle": "-" if trained else (0, (4, 3)), "color": BLUE if trained else GREY}
+                bend = f"arc3,rad={0.0 if py == y else 0.12 * (1 if py < y else -1)}"
+                ends = ((px + 0.4, py), (x - 0.4, y))
+                arrow = FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=9, connectionstyle=bend, **line)
+                axes.add_patch(arrow)
+        sources = ", ".join(dict.fromkeys(path_of(entry).partition("/")[2] for entry in member["parents"]))
+        said.append(f"{short(member)} ({member['kind']})" + (f" from {sources}." if sources else "."))
+    return described(figure, " ".join(said))
+
+
+def positions(members: Members) -> dict[str, tuple[int, int]]:
+    """Column and line of each box: a column right of all parents, the first free line there."""
+    columns: dict[str, int] = {}
+    lines: dict[int, int] = {}
+    place = {}
+    for member in members:
+        parents = [columns[path_of(p)] for p in member["parents"] if path_of(p) in columns]
+        column = 1 + max(parents, default=-1)
+        columns[member["path"]] = column
+        place[member["path"]] = (column, lines.get(column, 0))
+        lines[column] = lines.get(column, 0) + 1
+    return place
+
+
+def short(member: Mapping[str, Any]) -> str:
+    """The stage's own name: `final` of `06_pipeline/final`."""
+    return member["stage"].rpartition("/")[2]
+
+
+def path_of(entry: Mapping[str, Any]) -> str:
+    """`run/stage` of a parent; a given model has no run, and its name is its path."""
+    return f"{entry['run']}/{entry['stage']}" if entry.get("run") else entry["stage"]
+
+
+def _main_parent(member: Mapping[str, Any]) -> str:
+    entries = [entry for entry in member["parents"] if entry.get("run")]
+    entries.sort(key=lambda entry: entry["as"] != "model")
+    return path_of(entries[0]) if entries else ""
+
+
+def _branch(
+    member: Mapping[str, Any],
+    children: Mapping[str, list[Mapping[str, Any]]],
+    before: str,
+    joint: str,
+    lines: list[str],
+    *,
+    home: str,
+) -> None:
+    main = _main_parent(member)
+    others = dict.fromkeys(path_of(entry) for entry in member["parents"] if path_of(entry) != main)
+    name = member["stage"] if member["run"] == home else member["path"]
+    also = f"  + {', '.join(_within(other, home) for other in others)}" if others else ""
+    commit = (member.get("code") or {}).get("commit") or ""
+    marks = f"inputs {member['hash'] or '?'}" + (f", code {commit[:9]}" if commit else "")
+    lines.append(f"{before}{joint}{name}  {member['kind']}{also}  ({marks})")
+    for artifact, digest in (member.get("content") or {}).items():
+        deeper = before + {"": "", "├─ ": "│  ", "└─ ": "   "}[joint]
+        stem = "│  " if children.get(member["path"]) else "   "
+        lines.append(f"{deeper}{stem}· {artifact} {digest}")
+    below = children.get(member["path"], [])
+    deeper = before + {"": "", "├─ ": "│  ", "└─ ": "   "}[joint]
+    for i, child in enumerate(below):
+        last = i == len(below) - 1
+        _branch(child, children, deeper, "└─ " if last else "├─ ", lines, home=home)
+
+
+def _within(path: str, home: str) -> str:
+    return path.removeprefix(f"{home}/")
