@@ -72,7 +72,9 @@ def family(run: Run) -> list[dict[str, Any]]:
     Each is {"run", "stage", "kind", "path", "hash", "finished", "artifacts", "parents", "content", "settings",
     "code"}; one that was deleted, or was made before origins were recorded, has `kind` "unknown".
     """
-    return ancestry([folder for folder in stage_folders(run) if read_result(folder)])
+    # The stage around composed ones makes nothing itself.
+    made = [folder for folder in stage_folders(run) if (read_result(folder) or {}).get("artifacts")]
+    return ancestry(made)
 
 
 def ancestry(folders: Iterable[Path]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Members = Sequence[Mapping[str, Any]]
 COLUMN, LINE = 2.3, 0.95  # inches from box to box
+SHOWN = ("model", "data", "traces", "prompts")  # artifacts whose hash the tree says; `--json` says all
 MODEL_KINDS = ("sft", "grpo", "01_data", "02_sft", "04_grpo")
 
 
@@ -58,7 +59,9 @@ def draw(members: Members, *, title: str = "What each stage stands on") -> Figur
                 line = {"linestyle": "-" if trained else (0, (4, 3)), "color": BLUE if trained else GREY}
                 bend = f"arc3,rad={0.0 if py == y else 0.12 * (1 if py < y else -1)}"
                 ends = ((px + 0.4, py), (x - 0.4, y))
-                arrow = FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=9, connectionstyle=bend, **line)
+                arrow = FancyArrowPatch(
+                    *ends, arrowstyle="-|>", mutation_scale=9, connectionstyle=bend, **line
+                )
                 axes.add_patch(arrow)
         sources = ", ".join(dict.fromkeys(path_of(entry).partition("/")[2] for entry in member["parents"]))
         said.append(f"{short(member)} ({member['kind']})" + (f" from {sources}." if sources else "."))
@@ -109,12 +112,10 @@ def _branch(
     name = member["stage"] if member["run"] == home else member["path"]
     also = f"  + {', '.join(_within(other, home) for other in others)}" if others else ""
     commit = (member.get("code") or {}).get("commit") or ""
-    marks = f"inputs {member['hash'] or '?'}" + (f", code {commit[:9]}" if commit else "")
-    lines.append(f"{before}{joint}{name}  {member['kind']}{also}  ({marks})")
-    for artifact, digest in (member.get("content") or {}).items():
-        deeper = before + {"": "", "├─ ": "│  ", "└─ ": "   "}[joint]
-        stem = "│  " if children.get(member["path"]) else "   "
-        lines.append(f"{deeper}{stem}· {artifact} {digest}")
+    content = member.get("content") or {}
+    marks = [f"{artifact} {content[artifact][:8]}" for artifact in SHOWN if artifact in content]
+    marks += [f"inputs {(member.get('hash') or '?')[:8]}"] + ([f"code {commit[:8]}"] if commit else [])
+    lines.append(f"{before}{joint}{name}  {member['kind']}{also}  ({', '.join(marks)})")
     below = children.get(member["path"], [])
     deeper = before + {"": "", "├─ ": "│  ", "└─ ": "   "}[joint]
     for i, child in enumerate(below):
