@@ -36,7 +36,7 @@ class CurriculumSettings(Settings):
         default=0.1, description="Share of prompts drawn from all, so that no estimate grows old."
     )
     memory: float = Field(
-        default=0.7, ge=0, lt=1, description="Weight of the old estimate when a level's new groups arrive."
+        default=0.7, ge=0, lt=1, description="Weight of a pool's old estimate at each of its new groups."
     )
     lengths: list[LengthStage] = Field(
         default_factory=list, description="`length`: its stages, the first from step 0."

@@ -15,6 +15,7 @@ a resumed training goes on with it.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 from r1kit.settings.curriculum import CurriculumSettings
 
 UNKNOWN = 0.5
-"""Pass rate of a pool that was never asked: as if it taught most, so that it is looked at early."""
+"""Taken for the pass rate of a pool that was never asked: as if it taught most, so that it is met early."""
 
 
 class Curriculum:
@@ -30,7 +31,7 @@ class Curriculum:
 
     Attributes:
         pools: of each prompt, the pool it belongs to [N].
-        estimates: of each pool, its pass rate; of a pool never asked, UNKNOWN.
+        estimates: of each pool asked so far, its pass rate.
         solved: of each prompt asked so far, the pass rate of its newest group.
     """
 
@@ -38,7 +39,7 @@ class Curriculum:
         self.settings, self.seed = settings, seed
         self.pools = [str(pool) for pool in pools]
         self.order = sorted(set(self.pools))
-        self.estimates = dict.fromkeys(self.order, UNKNOWN)
+        self.estimates: dict[str, float] = {}
         self.solved: dict[int, float] = {}
 
     def choose(self, count: int, step: int, part: int = 0, without: Sequence[int] = ()) -> list[int]:
@@ -57,45 +58,48 @@ class Curriculum:
             raise ValueError(f"{count} prompts are to be chosen and {len(left)} are left")
         if self.settings.strategy in ("none", "length"):
             return generator.sample(left, count)
-        weights = {prompt: self.weight(prompt) for prompt in left}
+        weights = self.weights(left)
         fresh = sum(generator.random() < self.settings.revisit for _ in range(count))
-        # Drawing by weight without putting back: the largest u^(1/w) (Efraimidis and Spirakis, 2006).
-        keys = {prompt: generator.random() ** (1 / w) for prompt, w in weights.items() if w > 0}
-        chosen = sorted(keys, key=keys.get, reverse=True)[: count - fresh]
+        # Drawing by weight without putting back: the largest u^(1/w) (Efraimidis and Spirakis, 2006), by
+        # logarithm, since the power of a small weight is 0 for any u.
+        keys = {prompt: -math.log(1 - generator.random()) / w for prompt, w in weights.items() if w > 0}
+        chosen = sorted(keys, key=keys.get)[: count - fresh]
         rest = sorted(set(left) - set(chosen))
         return [*chosen, *generator.sample(rest, count - len(chosen))]
 
-    def weight(self, prompt: int) -> float:
-        """How much a group of this prompt is expected to teach, 0 to 0.25."""
-        if self.settings.strategy == "levels" and self.pools[prompt] not in self.opened():
-            return 0.0
-        rate = self.solved.get(prompt, self.estimates[self.pools[prompt]])
-        return rate * (1 - rate)
+    def weights(self, prompts: Sequence[int]) -> dict[int, float]:
+        """How much a group of each prompt is expected to teach, 0 to 0.25."""
+        asked = set(self.opened() if self.settings.strategy == "levels" else self.order)
+        found = {}
+        for prompt in prompts:
+            pool = self.pools[prompt]
+            rate = self.solved.get(prompt, self.estimates.get(pool, UNKNOWN))
+            found[prompt] = rate * (1 - rate) if pool in asked else 0.0
+        return found
 
     def opened(self) -> list[str]:
         """The pools asked so far by `levels`: those before the first unsolved one, and that one."""
         for index, pool in enumerate(self.order):
-            rate = self.estimates[pool]
-            if rate < self.settings.promote or rate == UNKNOWN:
+            if self.estimates.get(pool, 0.0) < self.settings.promote:
                 return self.order[: index + 1]
         return self.order
 
     def update(self, prompts: Sequence[int], rates: Sequence[float]) -> None:
-        """Learn the pass rates of groups; prompts [G], rates [G]."""
+        """Learn the pass rates of groups, each from 0 to 1; prompts [G], rates [G]."""
         met: dict[str, list[float]] = {}
         for prompt, rate in zip(prompts, rates, strict=True):
             self.solved[prompt] = rate
             met.setdefault(self.pools[prompt], []).append(rate)
         for pool, found in met.items():
-            new, old = sum(found) / len(found), self.estimates[pool]
-            keep = 0.0 if old == UNKNOWN else self.settings.memory ** len(found)
-            self.estimates[pool] = keep * old + (1 - keep) * new
+            new = sum(found) / len(found)
+            keep = self.settings.memory ** len(found)
+            self.estimates[pool] = keep * self.estimates.get(pool, new) + (1 - keep) * new
 
     def metrics(self, prompts: Sequence[int]) -> dict[str, float]:
         """What was served: shares and estimates by pool, and how many prompts are retired for now."""
         served = [self.pools[prompt] for prompt in prompts]
         found = {f"curriculum/share/{pool}": served.count(pool) / len(served) for pool in self.order}
-        found |= {f"curriculum/pass_rate/{pool}": self.estimates[pool] for pool in self.order}
+        found |= {f"curriculum/pass_rate/{pool}": rate for pool, rate in sorted(self.estimates.items())}
         retired = sum(rate in (0.0, 1.0) for rate in self.solved.values())
         return found | {"curriculum/retired": float(retired)}
 
@@ -105,7 +109,7 @@ class Curriculum:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state()`."""
-        self.estimates |= state["estimates"]
+        self.estimates = dict(state["estimates"])
         self.solved = {int(prompt): rate for prompt, rate in state["solved"].items()}
 
 

@@ -41,7 +41,7 @@ class EpochRepeatSampler(RepeatSampler):
         return super().__iter__()
 
 
-class RolloutTrainer(ChosenRollouts, ServedRollouts, ExactResume, GRPOTrainer):
+class RolloutTrainer(ServedRollouts, ChosenRollouts, ExactResume, GRPOTrainer):
     """GRPOTrainer that writes `rollouts_folder/step_%05d.parquet` and saves the rollouts in use.
 
     Its reward functions are those of `r1kit.rewards.get_rewards`; a row that one of them could not judge is
