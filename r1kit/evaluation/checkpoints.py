@@ -1,7 +1,7 @@
-"""Every checkpoint of a pipeline on the held-out problems (`python -m r1kit.evaluation.checkpoints JOB/resolved.yaml`).
+"""A pipeline's checkpoints on held-out problems (`python -m r1kit.evaluation.checkpoints JOB/resolved.yaml`).
 
-A shard is some problems of one level, asked of one checkpoint with a seed of its own, and a file of its own: a
-program that was killed goes on with the next shard, and ends with the same rows.
+A shard is some problems of one level, asked of one checkpoint with a seed of its own, and a file of its own:
+a program that was killed goes on with the next shard, and ends with the same rows.
 """
 
 from __future__ import annotations

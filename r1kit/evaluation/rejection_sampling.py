@@ -2,8 +2,8 @@
 
 R1's second SFT dataset was sampled from the checkpoint of its first RL stage: several answers to each prompt,
 those kept that a rule accepts, chains that mix languages, run long or are hard to read left out (arXiv
-2501.12948, section 2.3.3). Here the rule is the accuracy reward and the form that grpo.yaml rewards; length and
-repeated 4-grams stand for readability. R1 also judged answers by a model, for which this has no room.
+2501.12948, section 2.3.3). Here the rule is the accuracy reward and the form that grpo.yaml rewards; length
+and repeated 4-grams stand for readability. R1 also judged answers by a model, for which this has no room.
 
 Answers come in shards of a batch, each a file of its own and with a seed of its own, so that a program which
 was killed goes on with the next shard and ends with the same dataset.

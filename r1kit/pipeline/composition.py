@@ -3,47 +3,33 @@
     pipeline = run.pipeline("r1")
     await pipeline.run(watch=r1kit.watch)
 
-Every stage is a folder `06_pipeline/<name>/` with the files of any stage; `result.json` comes last. What is done
-with equal inputs is not done again, in this run or in any other; what was cut short goes on from its newest
-checkpoint. A pipeline drawn beside the notebook's own has folders `<pipeline>.<name>`.
+Every stage is a folder `06_pipeline/<name>/` with the files of any stage; `result.json` comes last. What is
+done with equal inputs is not done again, in this run or in any other; what was cut short goes on from its
+newest checkpoint. A pipeline drawn beside the notebook's own has folders `<pipeline>.<name>`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1kit.pipeline import lineage, prerequisites
 from r1kit.pipeline.composed import ComposedStage, compose
-from r1kit.pipeline.composed_results import artifacts_of, metrics_of, pass_at_1_of
-from r1kit.pipeline.devices import device_mask
+from r1kit.pipeline.composed_job import inputs_of, launch_stage
 from r1kit.pipeline.stages import COMPOSED, DEFAULT_PIPELINE, STAGES
 from r1kit.runs import folder as runs
 from r1kit.runs import results, status
-from r1kit.runs.files import read_json, write_json_atomic, write_text_atomic
-from r1kit.runs.launch import Job, launch
-from r1kit.settings import yaml_dump
-from r1kit.settings.composed import base_of, pipeline_of, pipeline_profile
+from r1kit.runs.files import read_json
+from r1kit.runs.launch import Job
+from r1kit.settings.composed import pipeline_of, pipeline_profile
 from r1kit.settings.pipelines import GIVEN
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from r1kit.pipeline.stage import Stage
-
-PROGRAMS = {
-    "sft": "r1kit.training.sft",
-    "grpo": "r1kit.training.grpo",
-    "rejection_sampling": "r1kit.evaluation.rejection_sampling",
-    "merge_data": "r1kit.training.merge_data",
-    "evaluate": "r1kit.evaluation.checkpoints",
-}
-TRAININGS = ("sft", "grpo")
-"""Kinds that `accelerate launch` starts in several processes; the others run in one."""
 
 
 class Composition:
@@ -92,6 +78,10 @@ class Composition:
             raise FileNotFoundError(f"the stage {name} of {self.name} is not done: {self._own(name)}")
         return folder / results.read_result(folder)["artifacts"][artifact]
 
+    def label(self, name: str) -> str:
+        """What a stage is called in its run: `06_pipeline/final`."""
+        return f"{COMPOSED}/{self.prefix}{name}"
+
     async def run(self, watch: Callable[[Job], Awaitable[None]] | None = None) -> None:
         """Run what is not done yet, in order; each stage's end is a line.
 
@@ -125,60 +115,18 @@ class Composition:
             print(f"{where}: done in {took:.0f} s", flush=True)
 
     def start(self, name: str) -> Job:
-        """Start a stage's program under a supervisor and return at once; its result is written when it ends well.
+        """Start a stage's program, supervised, and return at once; `result.json` follows its good end.
 
-        Where machine.yaml has a server, a GRPO stage needs one: `await run.serve(model).ready()` before, which
-        `run` does by itself.
+        Where machine.yaml has a server, a GRPO stage that generates through it needs one before:
+        `await run.serve(model).ready()`. `run` does that by itself.
 
         Raises:
             FileNotFoundError: a stage that it stands on is not done.
         """
-        stage, folder, opened = self.stages[name], self._own(name), self.opened
-        inputs = self.inputs(stage)
+        stage, folder = self.stages[name], self._own(name)
+        inputs_of(self, stage)
         prerequisites.set_stale_aside(folder, stage.inputs_hash)
-        about = {"kind": stage.kind, "pipeline": self.name, "position": list(self.stages).index(name)}
-        told = stage.parameters()
-        write_json_atomic(
-            folder / "params.json", {"inputs_hash": stage.inputs_hash, **about, "parameters": told}
-        )
-        heading = {"profile": stage.profile.name, "stage": self._label(name), "run_id": opened.run.run_id}
-        relative = {role: self._relative(path, folder) for role, path in inputs.items()}
-        resolved = heading | {"inputs": relative, "parameters": told} | stage.profile.dump()
-        write_text_atomic(folder / "resolved.yaml", yaml_dump(resolved))
-        training = stage.kind in TRAININGS
-        if training:
-            write_text_atomic(folder / "accelerate.yaml", stage.profile.accelerate_yaml(stage.kind))
-        status.update(folder, state="running")
-        machine = stage.profile.machine
-        job = launch(
-            PROGRAMS[stage.kind],
-            folder,
-            environment=machine.environment | device_mask(stage.profile, stage.kind),
-            grace=machine.grace_seconds,
-            accelerate=training,
-        )
-        job.after = lambda: self._record(name)
-        opened.jobs.append(job)
-        return job
-
-    def inputs(self, stage: ComposedStage) -> dict[str, Path | str]:
-        """The paths that a stage's program reads; a given model is its name on the hub."""
-        given = results.read_result(self.data)["artifacts"]
-        found: dict[str, Path | str] = {
-            name: self.data / path for name, path in given.items() if name in ("tokenizer", "heldout")
-        }
-        for role, source in stage.inputs.items():
-            if source == "base" and "model" not in given:
-                found[role] = base_of(self.profile)
-            elif source in GIVEN:
-                found[role] = self.data / given["model" if source == "base" else source]
-            else:
-                makes = "model" if self.stages[source].kind in TRAININGS else "data"
-                found[role] = self.artifact(source, makes)
-        server = self.opened.server
-        if stage.kind in ("grpo", "rejection_sampling") and getattr(server, "job", None) is not None:
-            found["server"] = server.folder
-        return found
+        return launch_stage(self, stage, folder)
 
     def answers(self) -> dict[str, pd.DataFrame]:
         """The judged answers of every checkpoint that the pipeline's evaluations asked, by its name."""
@@ -212,12 +160,6 @@ class Composition:
     def _own(self, name: str) -> Path:
         return self.opened.folder / f"{self.prefix}{name}"
 
-    def _label(self, name: str) -> str:
-        return f"{COMPOSED}/{self.prefix}{name}"
-
-    def _relative(self, path: Path | str, folder: Path) -> str:
-        return os.path.relpath(path, folder) if isinstance(path, Path) else path
-
     def _finished(self, name: str) -> Path | None:
         """The folder of a stage that is done with these inputs: here, else in the newest run that has it."""
         digest = self.stages[name].inputs_hash
@@ -231,42 +173,17 @@ class Composition:
         state = self.state(name)
         if state != "done":
             run, stage = lineage.identity(self._finished(name))
-            self.opened.run.update_manifest(borrowed={self._label(name): f"{run}/{stage}"})
+            self.opened.run.update_manifest(borrowed={self.label(name): f"{run}/{stage}"})
         return state
 
     async def _serve(self, stage: ComposedStage) -> Any:
-        """The profile's server with the stage's model, ready; None where the stage or the profile has none."""
+        """The profile's server with the stage's model, ready; None where there is no use for one."""
         wants = stage.kind == "rejection_sampling" or (
             stage.kind == "grpo" and stage.profile.grpo.trl.get("use_vllm")
         )
         if not wants or stage.profile.machine.server is None:
             return None
-        return await self.opened.serve(Path(self.inputs(stage)["model"])).ready()
-
-    def _record(self, name: str) -> None:
-        """Write a stage's result.json, last of all."""
-        stage, folder = self.stages[name], self._own(name)
-        artifacts = artifacts_of(stage, folder)
-        started = status.read(folder).get("started")
-        parents = [self._parent(role, source) for role, source in stage.inputs.items()]
-        results.write_result(
-            folder,
-            stage=self._label(name),
-            seconds=time.time() - started,
-            inputs_hash=stage.inputs_hash,
-            metrics=metrics_of(stage, folder),
-            artifacts=artifacts,
-            pass_at_1=pass_at_1_of(stage, folder),
-            origin=lineage.origin(stage.kind, folder, artifacts, parents, stage.profile),
-        )
-
-    def _parent(self, role: str, source: str) -> dict[str, Any]:
-        if source not in GIVEN:
-            makes = "model" if self.stages[source].kind in TRAININGS else "data"
-            return lineage.parent(role, self.folder(source), makes)
-        if source == "base" and self.profile.base is None:
-            return {"as": role, "run": None, "stage": base_of(self.profile), "artifact": "model"}
-        return lineage.parent(role, self.data, "model" if source == "base" else source)
+        return await self.opened.serve(Path(inputs_of(self, stage)["model"])).ready()
 
 
 def has(folder: Path, digest: str) -> bool:

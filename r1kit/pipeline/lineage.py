@@ -69,8 +69,8 @@ def identity(folder: Path) -> tuple[str, str]:
 def family(run: Run) -> list[dict[str, Any]]:
     """The finished stages of a run and all their ancestors, in other runs too, ancestors first.
 
-    Each is {"run", "stage", "kind", "path", "hash", "finished", "artifacts", "parents", "content", "settings",
-    "code"}; one that was deleted, or was made before origins were recorded, has `kind` "unknown".
+    Each is {"run", "stage", "kind", "path", "hash", "finished", "artifacts", "parents", "content",
+    "settings", "code"}; one that was deleted, or was made before origins were recorded, has `kind` "unknown".
     """
     # The stage around composed ones makes nothing itself.
     made = [folder for folder in stage_folders(run) if (read_result(folder) or {}).get("artifacts")]

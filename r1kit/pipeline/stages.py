@@ -138,7 +138,7 @@ def stage(name: str) -> StageSpec:
 
 
 def select(text: str) -> list[str]:
-    """Stage names from "01-04", "02_sft", "00,02-03" or "all" (all but composed ones), in the order of the run.
+    """Stage names from "01-04", "02_sft", "00,02-03" or "all" (all but composed ones), in the run's order.
 
     Raises:
         UnknownStage: for a name or number that no stage has, or a range that runs backwards.

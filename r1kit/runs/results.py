@@ -79,7 +79,7 @@ def read_result(stage_folder: str | Path) -> dict[str, Any] | None:
 
 
 def stage_folders(run: Run) -> list[Path]:
-    """Folders of a run that hold, or may come to hold, a result: its stages, and the composed ones in them."""
+    """Folders of a run that hold, or will hold, a result: its stages, and the composed ones in them."""
     folders = []
     for folder in sorted(path for path in run.path.iterdir() if path.is_dir()):
         inner = [path.parent for path in folder.glob("*/params.json") if not path.match("stale-*/*")]
@@ -145,7 +145,7 @@ def summarise(run: Run, status: str | None = None, *, seconds: float | None = No
 
 
 def _seconds_with_inner(stages: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds of each stage; one that was resumed knows only its last attempt, its composed stages know all."""
+    """Seconds of each stage; a resumed one knows only its last attempt, its composed stages know all."""
     inner: dict[str, float] = {}
     for name, stage in stages.items():
         outer = name.partition("/")[0]

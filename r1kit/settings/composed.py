@@ -1,6 +1,7 @@
 """The settings of a composed training: those of the whole pipeline, and those of each of its stages.
 
-Files, then the pipeline's `set`, then what the user changed (`--set`), then the stage's `set`: the later wins.
+Files, then the pipeline's `set`, then what the user changed (`--set`), then the stage's `set`: the last
+that speaks wins.
 """
 
 from __future__ import annotations
