@@ -22,7 +22,7 @@ from r1kit.runs.files import read_json
 from r1kit.runs.launch import supervise
 from r1kit.sandbox import report
 from r1kit.settings import Problem, Profile, SettingsError, load_profile, settings_hash
-from r1kit.settings.composed import pipeline_profile, stage_profiles
+from r1kit.settings.composed import pipeline_profile
 from r1kit.settings.errors import display_path
 from r1kit.settings.profile import CONFIG_ROOT
 
@@ -51,9 +51,11 @@ def new_run(
         RunError: `run_id` is malformed or taken.
     """
     settings = settings_of(profile, overrides, pipeline)
-    if pipeline:
-        stage_profiles(profile, overrides, pipeline)
     refuse_what_cannot_run_yet(settings, stages)
+    if pipeline:
+        from r1kit.pipeline.composed import compose  # it stands on this module
+
+        compose(profile, overrides, pipeline)
     device, reason = detect_device()
     trainers = {"base": settings.base, "sft": settings.sft, "grpo": settings.grpo}
     seeds = {"data": settings.data.seed, "evaluation": settings.evaluation.seed}
