@@ -1,4 +1,4 @@
-"""kill -9 in the middle of a pipeline, five times: it goes on, and ends with an unbroken run's table and weights."""
+"""kill -9 in the middle of a pipeline, five times: it ends with the table and the weights of an unbroken run."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def profile(tmp_path_factory):
 
 
 @pytest.fixture
-def new_run(profile, world, tmp_path_factory, monkeypatch):  # noqa: F811
+def new_run(profile, world, tmp_path_factory, monkeypatch):
     """A run in a runs folder of its own, its data stage done: the world of the training tests."""
     from r1kit.data import datasets
 
