@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr
 
+from r1kit.settings.algorithms import AlgorithmName
 from r1kit.settings.cluster import EnvironmentText, LayoutSettings, ServerSettings, WeightSyncSettings
 from r1kit.settings.curriculum import CurriculumSettings, DynamicSamplingSettings
+from r1kit.settings.guards import GuardSettings
 from r1kit.settings.hub_data import BenchmarkSettings, HubDataSettings
 from r1kit.settings.pipelines import PipelineSettings
 from r1kit.settings.planning import AcceleratorName, PlanSettings
@@ -267,9 +269,15 @@ class GrpoSettings(TrainerFile):
     rewards: Annotated[list[AnyReward], Field(min_length=1)] = Field(
         description="What is rewarded, in this order."
     )
+    algorithm: AlgorithmName | None = Field(
+        default=None, description="Sets TRL's keys of that paper; null: the keys of the file alone."
+    )
     curriculum: CurriculumSettings | None = Field(default=None, description="Which prompts are asked when.")
     dynamic_sampling: DynamicSamplingSettings | None = Field(
         default=None, description="Replace groups that give no gradient."
+    )
+    guards: GuardSettings | None = Field(
+        default=None, description="Stop at signs of collapse; `{}` takes the bounds as they are."
     )
     collapse: Collapse | None = Field(default=None, description="Settings of the run that fails on purpose.")
     programs: Programs | None = Field(default=None, description="Settings of the lesson's code track.")

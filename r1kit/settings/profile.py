@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from r1kit.settings.accelerate_file import validate_accelerate
+from r1kit.settings.algorithms import make_room
 from r1kit.settings.checks import check
 from r1kit.settings.cluster import grpo_processes
 from r1kit.settings.errors import Problem, SettingsError, display_path, nearest_name
@@ -130,6 +131,8 @@ def _judge(folder: Path, overrides: Mapping[str, Any]) -> tuple[Profile | None, 
     """The profile (None if a file is not valid by itself) and everything that is wrong with it."""
     values, sources, problems = _read(folder)
     problems += apply_overrides(values, sources, overrides)
+    if ("algorithm",) in (source.overridden if (source := sources.get("grpo")) else ()):
+        make_room(values["grpo"], {path[0] for path in source.overridden})
     typed: dict[str, Any] = {}
     wrong: dict[str, set[KeyPath]] = {}
     for section, value in values.items():
