@@ -20,6 +20,25 @@ from r1kit.settings import Profile, settings_hash
 CONTENT = ("*.safetensors", "*.arrow", "*.parquet", "tokenizer.json")
 """Files that make up a model, a dataset, rows of answers; their neighbours carry dates and paths."""
 
+LOGS = ("rollouts",)
+"""Artifacts that nothing is trained on, and that may be large."""
+
+TAKES = {
+    "02_sft": {"01_data": ("model", "traces")},
+    "04_grpo": {"01_data": ("prompts",), "02_sft": ("model",)},
+}
+"""What a lesson's stage takes of those before it; one that is not listed takes their models."""
+
+
+def parents_of(stage: str, sources: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """The parents of a lesson's stage; `sources` are the folders of the stages before it."""
+    return [
+        parent(artifact, folder, artifact)
+        for source, folder in sources.items()
+        for artifact in TAKES.get(stage, {}).get(source, ("model",))
+        if artifact in read_result(folder)["artifacts"]
+    ]
+
 
 def content_hash(path: str | Path) -> str:
     """16 hex digits over the weights or rows at `path`, a file or a folder; "" where there are none."""
@@ -50,7 +69,7 @@ def origin(
     kind: str, folder: Path, artifacts: Mapping[str, str], parents: list[dict[str, Any]], settings: Profile
 ) -> dict[str, Any]:
     """The `origin` of a stage's result; `artifacts` are paths inside its folder."""
-    content = {name: content_hash(folder / path) for name, path in artifacts.items()}
+    content = {name: content_hash(folder / path) for name, path in artifacts.items() if name not in LOGS}
     return {
         "kind": kind,
         "parents": parents,

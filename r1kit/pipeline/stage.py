@@ -153,12 +153,7 @@ class Stage:
         """
         if self.server is not None:
             self.server.stop()
-        parents = [
-            lineage.parent(artifact, source, artifact)
-            for source in self.sources.values()
-            for artifact in ("model", "traces", "prompts")
-            if artifact in results.read_result(source)["artifacts"]
-        ]
+        parents = lineage.parents_of(self.name, self.sources)
         results.write_result(
             self.folder,
             stage=self.name,
