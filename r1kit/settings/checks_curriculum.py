@@ -7,7 +7,9 @@ from itertools import pairwise
 
 from r1kit.settings.algorithms import DEFINING, same
 from r1kit.settings.checks import advice, rule
+from r1kit.settings.checks_cluster import processes_of_grpo
 from r1kit.settings.checks_trainer import generation_batch
+from r1kit.settings.curriculum import DynamicSamplingSettings
 from r1kit.settings.errors import Problem
 from r1kit.settings.view import View
 
@@ -67,14 +69,27 @@ def lengths_grow_to_the_limit(view: View) -> Iterator[Problem]:
 @rule
 def extra_groups_have_prompts(view: View) -> Iterator[Problem]:
     """A step asks different prompts; the ones in addition must be there too."""
-    extra = view["grpo.dynamic_sampling.max_extra"] if view.given("grpo.dynamic_sampling.max_extra") else 1.0
-    if not view.given("grpo.dynamic_sampling") or view["grpo.dynamic_sampling"] is None:
+    if view["grpo.dynamic_sampling"] is None:
         return
+    key = "grpo.dynamic_sampling.max_extra"
+    extra = view[key] if view.given(key) else DynamicSamplingSettings().max_extra
     prompts = generation_batch(view)[0] // view["grpo.num_generations"]
     most = prompts + int(prompts * extra)
     if view["data.prompts"] < most:
         message = f"A step asks {prompts} prompts and up to {most - prompts} in addition."
         yield view.problem("data.prompts", message, f"at least {most}")
+
+
+@rule
+def each_process_chooses_whole_groups(view: View) -> Iterator[Problem]:
+    """Groups are chosen, replaced and judged whole; the trainer refuses a group over two processes."""
+    if view["grpo.curriculum"] is None and view["grpo.dynamic_sampling"] is None:
+        return
+    rows, group = generation_batch(view)[0] // processes_of_grpo(view), view["grpo.num_generations"]
+    if rows % group:
+        message = f"Each process holds {rows} completions of a generation: no whole groups of {group}."
+        allowed = f"a batch that is a multiple of {group} on each process, or no curriculum"
+        yield view.problem("grpo.per_device_train_batch_size", message, allowed)
 
 
 @advice

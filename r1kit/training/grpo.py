@@ -1,7 +1,7 @@
 """GRPO: TRL's GRPOTrainer with our rewards (`python -m r1kit.training.grpo JOB/resolved.yaml`).
 
 DeepSeek-R1 trains with Group Relative Policy Optimization on rule-based rewards (paper section 2.2). All keys
-of `grpo.yaml` are TRL's but `rewards`, `optimizer` and the lessons' own `collapse` and `programs`. Rollouts
+of `grpo.yaml` are TRL's but those of `GrpoSettings`, and `algorithm` stands for several of TRL's. Rollouts
 are written as `rollouts/step_%05d.parquet` at every logged step.
 """
 
@@ -23,6 +23,7 @@ def train(job: program.Job) -> None:
     from r1kit.rewards.registry import get_rewards
     from r1kit.rewards.shared_sandbox import configure_by
     from r1kit.settings.models import SandboxSettings
+    from r1kit.training.guards import Guards
     from r1kit.training.optimizer import build_optimizer
     from r1kit.training.resume import fit, make_config, model_arguments, small_dataset, trainer_arguments
     from r1kit.training.rollouts import RolloutTrainer
@@ -62,6 +63,11 @@ def train(job: program.Job) -> None:
         trainer.curriculum, trainer.dynamic_sampling = chosen_by(own, args.seed, trainer.train_dataset)
         trainer.unjudged = UnjudgedWatch(args.num_generations)
         trainer.add_callback(trainer.unjudged)
+        if own.guards is not None:
+            trainer.guarded = True
+            trainer.add_callback(Guards(own.guards, job.metrics))
+        if own.curriculum is not None:
+            trainer.length_stages = own.curriculum.lengths
         fit(trainer, job, keep, restore=trainer.restore_rollouts)
 
 

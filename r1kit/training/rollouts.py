@@ -17,6 +17,8 @@ from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from r1kit.training.chosen_rollouts import ChosenRollouts
+from r1kit.training.guards import diversity
+from r1kit.training.length_stages import LengthStages
 from r1kit.training.resume import ExactResume
 from r1kit.training.served import ServedRollouts
 from r1kit.training.unjudged import UnjudgedWatch, leave_out_unjudged
@@ -41,7 +43,7 @@ class EpochRepeatSampler(RepeatSampler):
         return super().__iter__()
 
 
-class RolloutTrainer(ServedRollouts, ChosenRollouts, ExactResume, GRPOTrainer):
+class RolloutTrainer(ServedRollouts, ChosenRollouts, LengthStages, ExactResume, GRPOTrainer):
     """GRPOTrainer that writes `rollouts_folder/step_%05d.parquet` and saves the rollouts in use.
 
     Its reward functions are those of `r1kit.rewards.get_rewards`; a row that one of them could not judge is
@@ -50,6 +52,8 @@ class RolloutTrainer(ServedRollouts, ChosenRollouts, ExactResume, GRPOTrainer):
 
     rollouts_folder: Path | None = None
     unjudged: UnjudgedWatch | None = None
+    guarded = False
+    """Whether rows say how different the answers are, as guards want to know."""
     _unwritten = False
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochRepeatSampler:
@@ -117,6 +121,8 @@ class RolloutTrainer(ServedRollouts, ChosenRollouts, ExactResume, GRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's, then the rollouts of the newest generation if no file has them yet."""
+        if self._unwritten and self.guarded:
+            logs.update(self._diversity())
         super().log(logs, start_time)
         if self._unwritten and self.rollouts_folder and self.accelerator.is_main_process:
             weights = dict(zip(self.reward_func_names, self.reward_weights.tolist(), strict=True))
@@ -124,6 +130,13 @@ class RolloutTrainer(ServedRollouts, ChosenRollouts, ExactResume, GRPOTrainer):
             self.rollouts_folder.mkdir(parents=True, exist_ok=True)
             table.to_parquet(self.rollouts_folder / f"step_{self.state.global_step:05d}.parquet", index=False)
         self._unwritten = False
+
+    def _diversity(self) -> dict[str, float]:
+        """Of the newest generation; accuracy tells which groups may be of one mind."""
+        texts = [text_of(completion) for completion in self._logs["completion"]]
+        right = self._logs["rewards"].get("accuracy_reward")
+        solutions = self._logs["extra"].get("solution")
+        return diversity(texts, self.num_generations, list(right) if right else None, solutions)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
