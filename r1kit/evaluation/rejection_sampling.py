@@ -33,9 +33,24 @@ REASONS = ("unfinished", "unjudged", "wrong", "form", "long", "repetitive", "dup
 def sample(job: program.Job) -> None:
     """Answer the prompts shard by shard, judge, and write `data/` and `counts.json`."""
     from r1kit.data import datasets
-    from r1kit.evaluation.evaluate import load_checkpoint
 
     told = job.settings["parameters"]
+    prompts, answers = judged_answers(job, told, told["forms"])
+    kept, counts = select(answers, prompts, told)
+    if not kept:
+        raise ValueError(f"no answer was kept: {counts}. A checkpoint that is right now and then is needed")
+    datasets.save_atomically(kept, job.folder / "data")
+    write_json_atomic(job.folder / "counts.json", counts)
+    print(f"{counts['answers']} answers, {counts['kept']} kept: {counts}", flush=True)
+
+
+def judged_answers(
+    job: program.Job, told: Mapping[str, Any], forms: Sequence[str] = ()
+) -> tuple[Any, list[dict[str, Any]]]:
+    """The prompts that are asked, and every answer with its verdicts: those of a prompt follow each other."""
+    from r1kit.data import datasets
+    from r1kit.evaluation.evaluate import load_checkpoint
+
     prompts = datasets.load(job.inputs["prompts"])
     prompts = prompts.select(range(min(told["prompts"] or len(prompts), len(prompts))))
     size = max(1, told["batch_size"] // told["samples"])
@@ -44,7 +59,7 @@ def sample(job: program.Job) -> None:
     metrics.truncate_after(job.metrics, missing[0] if missing else len(shards))
     if missing:
         model, tokenizer = load_checkpoint(job.inputs["model"], job.device)
-        judge = judge_of(told["forms"])
+        judge = judge_of(forms)
     for i in missing:
         rows = list(prompts.select(range(i * size, min((i + 1) * size, len(prompts)))))
         samples = answer(job, model, tokenizer, rows, told, seed=told["seed"] * SEEDS + i)
@@ -57,13 +72,7 @@ def sample(job: program.Job) -> None:
             job.watchdog.beat(i + 1)
     if job.watchdog:
         job.watchdog.finish()
-    answers = [entry for path in shards for entry in read_json(path)]
-    kept, counts = select(answers, prompts, told)
-    if not kept:
-        raise ValueError(f"no answer was kept: {counts}. A checkpoint that is right now and then is needed")
-    datasets.save_atomically(kept, job.folder / "data")
-    write_json_atomic(job.folder / "counts.json", counts)
-    print(f"{counts['answers']} answers, {counts['kept']} kept: {counts}", flush=True)
+    return prompts, [entry for path in shards for entry in read_json(path)]
 
 
 def answer(

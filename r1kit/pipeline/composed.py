@@ -25,6 +25,7 @@ INPUT_NAMES = {
     "sft": {"data": "traces"},
     "grpo": {"data": "prompts"},
     "rejection_sampling": {"data": "prompts"},
+    "pass_rate": {"data": "prompts"},
 }
 """What a program calls an input that pipeline.yaml calls `data`."""
 
@@ -55,7 +56,7 @@ class ComposedStage:
 
     @property
     def kind(self) -> str:
-        """sft, grpo, rejection_sampling, merge_data or evaluate."""
+        """sft, grpo, rejection_sampling, pass_rate, merge_data or evaluate."""
         return self.settings.kind
 
     @property

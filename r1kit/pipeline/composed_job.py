@@ -25,6 +25,7 @@ PROGRAMS = {
     "sft": "r1kit.training.sft",
     "grpo": "r1kit.training.grpo",
     "rejection_sampling": "r1kit.evaluation.rejection_sampling",
+    "pass_rate": "r1kit.evaluation.pass_rates",
     "merge_data": "r1kit.training.merge_data",
     "evaluate": "r1kit.evaluation.checkpoints",
 }
@@ -82,7 +83,7 @@ def inputs_of(composition: Composition, stage: ComposedStage) -> dict[str, Path 
         else:
             found[role] = composition.artifact(source, _artifact(composition, source))
     server = composition.opened.server
-    if stage.kind in ("grpo", "rejection_sampling") and getattr(server, "job", None) is not None:
+    if stage.kind in ("grpo", "rejection_sampling", "pass_rate") and getattr(server, "job", None) is not None:
         found["server"] = server.folder
     return found
 

@@ -9,6 +9,7 @@ from typing import Any
 from r1kit.pipeline.composed import ComposedStage
 from r1kit.runs import metrics as metrics_log
 from r1kit.runs.files import read_json
+from r1kit.settings.pipelines import DATA_KINDS, PROMPT_KINDS
 
 ACCURACY, LENGTH = "rewards/accuracy_reward/mean", "completions/mean_length"
 
@@ -17,7 +18,7 @@ def artifacts_of(stage: ComposedStage, folder: Path) -> dict[str, str]:
     """Name -> path inside the folder of what the stage made."""
     if stage.kind == "evaluate":
         return {name: f"{name}.parquet" for name in stage.inputs}
-    if stage.kind in ("rejection_sampling", "merge_data"):
+    if stage.kind in DATA_KINDS + PROMPT_KINDS:
         return {"data": "data"}
     rollouts = {"rollouts": "rollouts"} if (folder / "rollouts").is_dir() else {}
     return {"model": "model"} | rollouts
@@ -25,7 +26,7 @@ def artifacts_of(stage: ComposedStage, folder: Path) -> dict[str, str]:
 
 def metrics_of(stage: ComposedStage, folder: Path) -> dict[str, float]:
     """Numbers of the stage: the ends of its curves, or how many rows came from where."""
-    if stage.kind in ("rejection_sampling", "merge_data"):
+    if stage.kind in DATA_KINDS + PROMPT_KINDS:
         return read_json(folder / "counts.json", {})
     if stage.kind == "evaluate":
         from r1kit.evaluation import level_metrics, table

@@ -178,7 +178,7 @@ class Composition:
 
     async def _serve(self, stage: ComposedStage) -> Any:
         """The profile's server with the stage's model, ready; None where there is no use for one."""
-        wants = stage.kind == "rejection_sampling" or (
+        wants = stage.kind in ("rejection_sampling", "pass_rate") or (
             stage.kind == "grpo" and stage.profile.grpo.trl.get("use_vllm")
         )
         if not wants or stage.profile.machine.server is None:

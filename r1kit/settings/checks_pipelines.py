@@ -7,14 +7,16 @@ from typing import Any
 
 from r1kit.settings.checks import advice, rule
 from r1kit.settings.errors import Problem, nearest_name
-from r1kit.settings.pipelines import DATA_KINDS, GIVEN, MAY_SET, MODEL_KINDS, RESERVED
+from r1kit.settings.pipelines import DATA_KINDS, GIVEN, MAY_SET, MODEL_KINDS, PROMPT_KINDS, RESERVED
 from r1kit.settings.view import NotKnown, View
 
 ROLES = {
     "model": ("model", MODEL_KINDS, "trains no model"),
     "models": ("model", MODEL_KINDS, "trains no model"),
     "data": ("data", DATA_KINDS, "makes no dataset of traces"),
+    "prompts": ("prompts", PROMPT_KINDS, "chooses no prompts"),
 }
+NOUNS = {"model": "model", "data": "dataset of traces", "prompts": "dataset of prompts"}
 
 
 def stages_of(view: View) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
@@ -49,8 +51,6 @@ def composed_stages_find_their_inputs_before_them(view: View) -> Iterator[Proble
             for where, role, source in _sources(stage):
                 given, wanted, lacks = ROLES[role]
                 allowed = [name for name, kind in GIVEN.items() if kind == given]
-                if stage["kind"] in ("grpo", "rejection_sampling") and role == "data":
-                    continue  # the type allows `prompts` alone
                 allowed += [name for name, kind in before.items() if kind in wanted]
                 if source in allowed:
                     continue
@@ -62,7 +62,7 @@ def composed_stages_find_their_inputs_before_them(view: View) -> Iterator[Proble
                 elif source in kinds:
                     message = f"{source} comes later; a stage stands on stages before it."
                 elif source in GIVEN:
-                    message = f"{source} is no {'model' if given == 'model' else 'dataset of traces'}."
+                    message = f"{source} is no {NOUNS[given]}."
                 nearest = nearest_name(source, allowed)
                 place = f"{key}.stages.{i}.{where}"
                 yield view.problem(place, message, ", ".join(allowed), nearest)
@@ -113,9 +113,21 @@ def composed_stages_are_used(view: View) -> Iterator[Problem]:
 def _sources(stage: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """(key, role, source) of every input of a stage as the file has it."""
     defaults = {"model": "base", "data": "traces"} if stage["kind"] == "sft" else {}
+    asks = stage["kind"] in ("grpo", "rejection_sampling", "pass_rate")
     for role in ("model", "data", "models"):
         value = stage.get(role, defaults.get(role))
         if isinstance(value, list):
             yield from ((f"{role}.{i}", role, source) for i, source in enumerate(value))
         elif value is not None:
-            yield role, role, value
+            yield role, "prompts" if role == "data" and asks else role, value
+
+
+@rule
+def a_band_of_pass_rates_is_not_empty(view: View) -> Iterator[Problem]:
+    """No prompt could be kept."""
+    for _, key, stages in stages_of(view):
+        for i, stage in enumerate(stages):
+            lowest, highest = stage.get("lowest", 0.1), stage.get("highest", 0.6)
+            if stage["kind"] == "pass_rate" and lowest > highest:
+                place = f"{key}.stages.{i}.{'lowest' if 'lowest' in stage else 'highest'}"
+                yield view.problem(place, f"The band goes from {lowest} to {highest}.", "lowest <= highest")

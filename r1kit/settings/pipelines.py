@@ -23,11 +23,13 @@ RESERVED = (*GIVEN, "heldout", "corpus", "tokenizer", "model", "data", "server",
 """Names that would be mistaken for something else in a stage's inputs."""
 
 MODEL_KINDS, DATA_KINDS = ("sft", "grpo"), ("rejection_sampling", "merge_data")
+PROMPT_KINDS = ("pass_rate",)
 
 MAY_SET = {
     "sft": ("sft",),
     "grpo": ("grpo",),
     "rejection_sampling": ("grpo",),
+    "pass_rate": (),
     "merge_data": (),
     "evaluate": ("evaluation",),
 }
@@ -67,7 +69,7 @@ class GrpoStage(StageSettings):
 
     kind: Literal["grpo"]
     model: str = Field(description="`base` (R1-Zero), or a stage before that trains a model.")
-    data: Literal["prompts"] = "prompts"
+    data: str = Field(default="prompts", description="`prompts`, or a stage before that chooses among them.")
 
 
 class RejectionSamplingStage(StageSettings):
@@ -93,6 +95,23 @@ class RejectionSamplingStage(StageSettings):
     seed: int = Field(default=0, ge=0, description="Seed of the sampling.")
 
 
+class PassRateStage(StageSettings):
+    """Prompts with the pass rate that a checkpoint has on them, as far as it lies in a band."""
+
+    kind: Literal["pass_rate"]
+    model: str = Field(description="`base`, or a stage before that trains a model.")
+    data: Literal["prompts"] = "prompts"
+    prompts: Positive | None = Field(default=None, description="The first so many prompts; null: all.")
+    samples: int = Field(default=8, ge=2, description="Answers to each prompt.")
+    lowest: float = Field(default=0.1, ge=0, le=1, description="Least pass rate of a prompt that is kept.")
+    highest: float = Field(default=0.6, ge=0, le=1, description="Highest pass rate of one that is kept.")
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_new_tokens: Positive = Field(description="Longest answer in tokens.")
+    batch_size: Positive = Field(default=128, description="Answers written at once.")
+    seed: int = Field(default=0, ge=0, description="Seed of the sampling.")
+
+
 class MergeDataStage(StageSettings):
     """One dataset of several."""
 
@@ -112,7 +131,7 @@ class EvaluateStage(StageSettings):
 
 
 AnyStage = Annotated[
-    SftStage | GrpoStage | RejectionSamplingStage | MergeDataStage | EvaluateStage,
+    SftStage | GrpoStage | RejectionSamplingStage | PassRateStage | MergeDataStage | EvaluateStage,
     Field(discriminator="kind"),
 ]
 

@@ -76,6 +76,38 @@ def test_a_wrong_pipeline_is_explained(profile, old, new, parts):
         assert part in said
 
 
+CHOSEN = """\
+pipelines:
+  chosen:
+    stages:
+      - {name: measured, kind: pass_rate, model: base, max_new_tokens: 64}
+      - {name: zero, kind: grpo, model: base, data: measured}
+"""
+
+
+def test_grpo_may_train_on_the_prompts_that_a_stage_before_has_chosen(profile_folder):
+    (profile_folder / "pipeline.yaml").write_text(CHOSEN)
+    (measured, zero) = load_profile(profile_folder).pipeline.pipelines["chosen"].stages
+    assert (measured.lowest, measured.highest, measured.samples) == (0.1, 0.6, 8)
+    assert zero.sources() == {"model": "base", "data": "measured"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "parts"),
+    [
+        ("data: measured", "data: traces", ["traces is no dataset of prompts", "prompts, measured"]),
+        ("data: measured", "data: mesured", ["no such stage", "Did you mean `measured`?"]),
+        ("kind: grpo", "kind: sft", ["measured (pass_rate) makes no dataset of traces"]),
+        ("max_new_tokens: 64", "max_new_tokens: 64, lowest: 0.7", ["stages.0.lowest", "from 0.7 to 0.6"]),
+    ],
+)
+def test_wrongly_chosen_prompts_are_explained(profile_folder, old, new, parts):
+    (profile_folder / "pipeline.yaml").write_text(CHOSEN.replace(old, new, 1))
+    with pytest.raises(SettingsError) as caught:
+        load_profile(profile_folder)
+    assert all(part in str(caught.value) for part in parts)
+
+
 def test_a_stage_that_nothing_uses_is_worth_a_warning(profile):
     text = PIPELINES.replace("data: union", "data: traces", 1)
     (profile / "pipeline.yaml").write_text(text)
