@@ -16,6 +16,7 @@ from r1kit.settings import Profile
 NOTEBOOKS = PROJECT / "notebooks"
 
 DONE, FAILED, BAD_SETTINGS, OUT_OF_MEMORY, TIMED_OUT, NOT_AS_EXPECTED = 0, 1, 2, 3, 4, 5
+COLLAPSED = 6  # as in r1kit.training.guards, which imports torch
 INTERRUPTED, TERMINATED = 130, 143
 
 
@@ -108,7 +109,7 @@ def exit_code(error: engine.EngineError, folder: Path, started: float) -> int:
             for entry in jobs
             if entry.get("updated", 0) >= started and entry.get("job")
         ]
-        for code in (OUT_OF_MEMORY, TIMED_OUT):
+        for code in (OUT_OF_MEMORY, TIMED_OUT, COLLAPSED):
             if code in codes:
                 return code
     return FAILED

@@ -93,7 +93,7 @@ def test_a_curriculum_reads_a_reward_that_is_there():
 def test_replaced_groups_need_prompts_and_whole_groups_on_a_process():
     with pytest.raises(SettingsError, match="up to 16 in addition"):
         load_profile("cpu-tiny", {"grpo.dynamic_sampling": {"max_extra": 2.0}, "data.prompts": 16})
-    two = {"accelerate.num_processes": 2, "accelerate.distributed_type": "MULTI_CPU"}
+    two = {"accelerate.num_processes": 2, "accelerate.distributed_type": "MULTI_GPU"}
     three_groups = two | {"grpo.per_device_train_batch_size": 24}
     load_profile("cpu-tiny", three_groups)
     with pytest.raises(SettingsError, match="no whole groups of 16"):

@@ -148,3 +148,9 @@ def test_a_training_that_was_not_stopped_ends_in_silence(tmp_path):
     guards = Guards(BOUNDS, tmp_path / "metrics.jsonl")
     assert not stepped(guards, rows(40)).should_training_stop
     guards.on_train_end(None, None, None)
+
+
+def test_a_whole_run_ends_with_the_guards_code():
+    from r1kit.pipeline import run
+
+    assert run.COLLAPSED == COLLAPSED
