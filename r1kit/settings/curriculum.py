@@ -33,7 +33,7 @@ class CurriculumSettings(Settings):
         default=0.8, description="`levels`: pass rate of a level from which on the next one is asked as well."
     )
     revisit: Share = Field(
-        default=0.1, description="Share of prompts drawn from all, so that no estimate grows old."
+        default=0.1, description="Share of prompts drawn from all that are open, so no estimate grows old."
     )
     memory: float = Field(
         default=0.7, ge=0, lt=1, description="Weight of a pool's old estimate at each of its new groups."

@@ -2,9 +2,10 @@
 
 DAPO (arXiv:2503.14476, section 3.2) samples until a batch holds only prompts whose accuracy is neither 0 nor
 1; TRL's synchronous trainer trains on whatever came. Here completions are written and judged before TRL sees
-the batch. While groups are missing, others are written in addition, as many at once as the share of useful
-ones so far lets expect, within `max_extra`. If some are still missing then, groups without signal fill the
-batch: its shape never changes. What is left over is dropped, since in the next step it would be off-policy.
+the batch. As many groups are written at once as the share of useful ones so far lets expect to be needed,
+since a larger batch takes hardly longer than a small one, and while groups are missing, more, all within
+`max_extra`. If some are still missing then, groups without signal fill the batch: its shape never changes.
+What is left over is dropped, since in the next step it would be off-policy.
 
 All processes see all groups: they take the same decisions, and each goes on with its own part. TRL's
 metrics (`reward`, `completions/...`) are about the batch that is trained on; `num_tokens` counts all tokens.
@@ -71,7 +72,8 @@ class ChosenRollouts:
         groups: list[Group] = []
         rounds, useful = 0, 0
         while useful < count:
-            wanted = count if not rounds else math.ceil((count - useful) / max(self.useful_share, 0.1))
+            share = self.useful_share if dynamic else 1.0
+            wanted = math.ceil((count - useful) / max(share, 0.1))
             # Every process writes the same number of whole groups.
             wanted = min(math.ceil(wanted / processes), (most - len(groups)) // processes) * processes
             if wanted == 0:
@@ -116,8 +118,12 @@ class ChosenRollouts:
             rates = [(g.prompt, g.parts[:, place].nanmean().item()) for g in groups]
             known = [(prompt, rate) for prompt, rate in rates if not math.isnan(rate)]
             self.curriculum.update([prompt for prompt, _ in known], [rate for _, rate in known])
-        for name, value in self.curriculum.metrics([group.prompt for group in groups]).items():
+        served = [group.prompt for group in groups]
+        for name, value in self.curriculum.metrics(served).items():
             metrics[name].append(value)
+        if "level" in self.train_dataset.column_names:
+            levels = self.train_dataset[served]["level"]
+            metrics["curriculum/level_mean"].append(sum(levels) / len(levels))
         if self.dynamic_sampling is None:
             return
         useful = sum(group.useful for group in groups)

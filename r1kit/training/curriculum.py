@@ -58,6 +58,7 @@ class Curriculum:
             raise ValueError(f"{count} prompts are to be chosen and {len(left)} are left")
         if self.settings.strategy in ("none", "length"):
             return generator.sample(left, count)
+        opened = set(self.opened())
         weights = self.weights(left)
         fresh = sum(generator.random() < self.settings.revisit for _ in range(count))
         # Drawing by weight without putting back: the largest u^(1/w) (Efraimidis and Spirakis, 2006), by
@@ -65,20 +66,25 @@ class Curriculum:
         keys = {prompt: -math.log(1 - generator.random()) / w for prompt, w in weights.items() if w > 0}
         chosen = sorted(keys, key=keys.get)[: count - fresh]
         rest = sorted(set(left) - set(chosen))
-        return [*chosen, *generator.sample(rest, count - len(chosen))]
+        inside = [prompt for prompt in rest if self.pools[prompt] in opened]
+        chosen += generator.sample(inside, min(count - len(chosen), len(inside)))
+        outside = sorted(set(rest) - set(inside))  # only where the opened levels hold too few prompts
+        return [*chosen, *generator.sample(outside, count - len(chosen))]
 
     def weights(self, prompts: Sequence[int]) -> dict[int, float]:
         """How much a group of each prompt is expected to teach, 0 to 0.25."""
-        asked = set(self.opened() if self.settings.strategy == "levels" else self.order)
+        opened = set(self.opened())
         found = {}
         for prompt in prompts:
             pool = self.pools[prompt]
             rate = self.solved.get(prompt, self.estimates.get(pool, UNKNOWN))
-            found[prompt] = rate * (1 - rate) if pool in asked else 0.0
+            found[prompt] = rate * (1 - rate) if pool in opened else 0.0
         return found
 
     def opened(self) -> list[str]:
-        """The pools asked so far by `levels`: those before the first unsolved one, and that one."""
+        """The pools that are asked: all, or by `levels` those before the first unsolved one, and that one."""
+        if self.settings.strategy != "levels":
+            return self.order
         for index, pool in enumerate(self.order):
             if self.estimates.get(pool, 0.0) < self.settings.promote:
                 return self.order[: index + 1]

@@ -103,6 +103,15 @@ def test_groups_without_signal_are_replaced_until_the_batch_is_full(trainer):
     assert done.metrics["frac_reward_zero_std"] == 0.0
 
 
+def test_as_many_groups_are_written_at_once_as_will_be_needed(trainer):
+    trainer.useful_share = 0.5
+    done = generate(trainer, max_extra=2.0)
+    first = 2 * COUNT
+    expected = trainer.curriculum.choose(first, 0)
+    assert done.asked[:first] == [trainer.train_dataset[i]["prompt"][-1]["content"] for i in expected]
+    assert done.metrics["curriculum/level_mean"] == sum(levels(trainer, done.asked)) / len(done.asked)
+
+
 def test_the_bound_holds_and_the_batch_keeps_its_shape(trainer):
     trainer.reward_funcs[0].hopeless = True
     done = generate(trainer, max_extra=0.5)

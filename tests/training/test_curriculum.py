@@ -1,4 +1,4 @@
-"""Which prompts are asked: by weight, by level, never those that are always right, and the same on every process."""
+"""Which prompts are asked: by weight, by level, not what is always right, the same on every process."""
 
 from __future__ import annotations
 
@@ -82,6 +82,12 @@ def test_levels_are_opened_one_after_the_other():
     assert curriculum.opened() == ["1", "2", "3"]
     curriculum.update([2], [0.1])  # forgotten: back to it
     assert curriculum.opened() == ["1"]
+
+
+def test_what_is_revisited_lies_in_an_open_level_while_there_are_prompts():
+    curriculum = made("levels", revisit=1.0)
+    assert {LEVELS[prompt] for step in range(20) for prompt in curriculum.choose(8, step)} == {1}
+    assert Counter(LEVELS[prompt] for prompt in curriculum.choose(14, 0))[1] == 10
 
 
 def test_a_level_half_solved_is_not_taken_for_one_never_asked():
