@@ -28,7 +28,7 @@ class JobFailed(RuntimeError):
     """A job that did not end with 0.
 
     Attributes:
-        returncode: 1 failed, 2 bad settings, 3 out of memory, 4 timeout, 6 a guard, 129 / 130 / 143 ended by a signal.
+        returncode: 1 failed, 2 bad settings, 3 out of memory, 4 timeout, 6 a guard, 129 / 130 / 143 a signal.
         message: one paragraph for people.
         log_tail: the end of train.log, cleaned.
     """
