@@ -90,11 +90,10 @@ def chosen_by(own: Any, seed: int, prompts: Any) -> tuple[Any, Any]:
     from r1kit.settings.curriculum import CurriculumSettings
     from r1kit.training.curriculum import Curriculum, pools_of
 
-    dynamic, settings = own.dynamic_sampling, own.curriculum
-    if settings is None and dynamic is None:
+    dynamic, settings = own.dynamic_sampling, own.curriculum or CurriculumSettings(strategy="none")
+    if dynamic is None and settings.strategy in ("none", "length"):
         return None, None
     known = {name: prompts[name] for name in ("pass_rate", "level") if name in prompts.column_names}
-    settings = settings or CurriculumSettings(strategy="none")
     return Curriculum(settings, pools_of(known, len(prompts)), seed), dynamic
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from types import SimpleNamespace
 
-from r1kit.settings.curriculum import LengthStage
+import pytest
+
+from r1kit.settings.curriculum import CurriculumSettings, DynamicSamplingSettings, LengthStage
+from r1kit.training.grpo import chosen_by
 from r1kit.training.length_stages import LengthStages, limit_at
 
 STAGES = [LengthStage(step=at, max_completion_length=length) for at, length in ((0, 8), (10, 16), (20, 24))]
@@ -57,3 +60,19 @@ def test_without_stages_nothing_changes():
     trainer = Trainer()
     assert trainer._generate([]) == (24, 24)
     assert not trainer._metrics["train"]
+
+
+@pytest.mark.parametrize("strategy", ["none", "length"])
+def test_prompts_keep_trls_order_unless_they_or_their_groups_are_chosen(strategy):
+    own = SimpleNamespace(curriculum=CurriculumSettings(strategy=strategy), dynamic_sampling=None)
+    assert chosen_by(own, 0, None) == (None, None)
+    own.dynamic_sampling = DynamicSamplingSettings()
+    chosen, dynamic = chosen_by(own, 0, Prompts())
+    assert chosen.settings.strategy == strategy
+    assert dynamic is own.dynamic_sampling
+
+
+class Prompts(list):
+    """An empty dataset."""
+
+    column_names = ()
