@@ -51,7 +51,7 @@ class Composition:
         lines = [f"{self.name}: {self.about}"]
         for stage in self.stages.values():
             inputs = " + ".join(dict.fromkeys(stage.inputs.values()))
-            lines.append(f"  {stage.name:12} {stage.kind:19} {inputs:34} {self.state(stage.name)}")
+            lines.append(f"  {stage.name:12} {stage.kind:19} {self.state(stage.name):18} {inputs}")
         return "\n".join(lines)
 
     def state(self, name: str) -> str:

@@ -38,15 +38,16 @@ def courses(sources: Mapping[str, str | Path | Rows]) -> Figure:
     return described(figure, " ".join(said))
 
 
-def levels_asked(rollouts: pd.DataFrame, *, every: int = 5) -> Figure:
+def levels_asked(rollouts: pd.DataFrame, *, every: int | None = None) -> Figure:
     """Which levels GRPO asked, and how long the answers were, step by step.
 
     Args:
         rollouts: rows with `step`, `level`, `tokens` (`r1kit.views.rollouts.load_rollouts`).
-        every: steps that are averaged.
+        every: steps that are averaged; by default a sixteenth of all.
     """
     figure, (asked, length) = panels(["Levels that were asked", "Length of the answers"], columns=2)
     figure.set_size_inches(10, 3.6)
+    every = every or max(1, int(rollouts["step"].max() - rollouts["step"].min()) // 16)
     groups = rollouts.assign(step=rollouts["step"] // every * every)
     shares = groups.groupby("step")["level"].value_counts(normalize=True).unstack(fill_value=0.0)
     tokens = groups.groupby(["step", "level"])["tokens"].mean().unstack()

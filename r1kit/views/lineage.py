@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.patches import FancyArrowPatch
 
 Members = Sequence[Mapping[str, Any]]
 COLUMN, LINE = 2.3, 0.95  # inches from box to box
@@ -31,54 +32,67 @@ def tree(members: Members) -> str:
 
 
 def draw(members: Members, *, title: str = "What each stage stands on") -> Figure:
-    """Boxes from left to right; a full line is a model that was trained on, a dashed one is data."""
-    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+    """Boxes from left to right; full lines are models that were trained on, dashed ones the rest."""
+    from matplotlib.patches import FancyBboxPatch
 
-    from r1kit.views.figures import BLUE, GREEN, GREY, Picture, described
+    from r1kit.views.figures import BLUE, GREEN, Picture, described
 
     place = positions(members)
     wide = 1 + max((x for x, _ in place.values()), default=0)
     high = 1 + max((y for _, y in place.values()), default=0)
-    figure = Picture(figsize=(COLUMN * wide, LINE * high + 0.5), layout="constrained")
+    figure = Picture(figsize=(COLUMN * wide, LINE * (high + 1.2)), layout="constrained")
     axes = figure.add_subplot()
-    axes.set(xlim=(-0.5, wide - 0.5), ylim=(high - 0.5, -0.5))
+    axes.set(xlim=(-0.5, wide - 0.5), ylim=(high + 0.1, -1.1))
     axes.set_title(title, fontsize=10, loc="left")
     axes.axis("off")
     said = []
     for member in members:
         x, y = place[member["path"]]
-        model = member["kind"] in MODEL_KINDS
-        box = {"facecolor": "white", "edgecolor": BLUE if model else GREEN, "linewidth": 1.6}
-        axes.add_patch(FancyBboxPatch((x - 0.36, y - 0.26), 0.72, 0.52, boxstyle="round,pad=0.03", **box))
-        axes.text(x, y - 0.08, short(member), ha="center", va="center", fontsize=9, weight="bold")
-        axes.text(x, y + 0.14, member["kind"].replace("_", " "), ha="center", va="center", fontsize=7)
+        colour = BLUE if member["kind"] in MODEL_KINDS else GREEN
+        box = {"facecolor": "white", "edgecolor": colour, "linewidth": 1.6, "zorder": 2}
+        axes.add_patch(FancyBboxPatch((x - 0.33, y - 0.24), 0.66, 0.48, boxstyle="round,pad=0.03", **box))
+        for text, down, size, weight in (
+            (short(member), -0.08, 9, "bold"),
+            (member["kind"].replace("_", " "), 0.14, 7, "normal"),
+        ):
+            axes.text(x, y + down, text, ha="center", va="center", fontsize=size, weight=weight, zorder=3)
         for entry in member["parents"]:
-            if (source := path_of(entry)) in place and source != member["path"]:
-                px, py = place[source]
-                trained = entry["as"] == "model"
-                line = {"linestyle": "-" if trained else (0, (4, 3)), "color": BLUE if trained else GREY}
-                bend = f"arc3,rad={0.0 if py == y else 0.12 * (1 if py < y else -1)}"
-                ends = ((px + 0.4, py), (x - 0.4, y))
-                arrow = FancyArrowPatch(
-                    *ends, arrowstyle="-|>", mutation_scale=9, connectionstyle=bend, **line
-                )
-                axes.add_patch(arrow)
+            if (source := path_of(entry)) in place:
+                axes.add_patch(_arrow(place[source], (x, y), entry["as"] == "model"))
         sources = ", ".join(dict.fromkeys(path_of(entry).partition("/")[2] for entry in member["parents"]))
         said.append(f"{short(member)} ({member['kind']})" + (f" from {sources}." if sources else "."))
     return described(figure, " ".join(said))
 
 
+def _arrow(start: tuple[int, int], end: tuple[int, int], trained: bool) -> FancyArrowPatch:
+    """From box to box: straight to the next one, else in a bow, models above the boxes and data below."""
+    from matplotlib.patches import FancyArrowPatch
+
+    from r1kit.views.figures import BLUE, GREY
+
+    (px, py), (x, y), span = start, end, end[0] - start[0]
+    style = {"color": BLUE, "linewidth": 1.4} if trained else {"color": GREY, "linestyle": (0, (4, 3))}
+    if span == 1 and py == y:
+        ends, bend = ((px + 0.36, py), (x - 0.36, y)), 0.0
+    else:
+        side = -1 if trained else 1
+        ends = ((px + 0.2, py + 0.27 * side), (x - 0.2, y + 0.27 * side))
+        bend = side * 2 * (0.2 + 0.05 * span) / (span * COLUMN)  # inches of the bow's height, by its length
+    return FancyArrowPatch(
+        *ends, arrowstyle="-|>", mutation_scale=9, connectionstyle=f"arc3,rad={bend}", zorder=1, **style
+    )
+
+
 def positions(members: Members) -> dict[str, tuple[int, int]]:
-    """Column and line of each box: a column right of all parents, the first free line there."""
-    columns: dict[str, int] = {}
-    lines: dict[int, int] = {}
-    place = {}
+    """Column and line of each box: right of all parents, on the main parent's line if that is free."""
+    place: dict[str, tuple[int, int]] = {}
     for member in members:
-        parents = [columns[path_of(p)] for p in member["parents"] if path_of(p) in columns]
-        column = 1 + max(parents, default=-1)
-        columns[member["path"]] = column
-        place[member["path"]] = (column, lines.get(column, 0))
-        lines[column] = lines.get(column, 0) + 1
+        parents = [place[path_of(p)] for p in member["parents"] if path_of(p) in place]
+        column = 1 + max((x for x, _ in parents), default=-1)
+        line = place.get(_main_parent(member), (0, 0))[1]
+        while (column, line) in place.values():
+            line += 1
+        place[member["path"]] = (column, line)
     return place
 
 

@@ -61,7 +61,7 @@ def test_a_given_model_is_a_parent_without_a_box():
 
 
 def test_levels_asked_are_shares_and_lengths_by_level():
-    rows = pd.DataFrame({"step": [0, 0, 5, 5], "level": [1, 1, 1, 2], "tokens": [10, 20, 10, 40]})
+    rows = pd.DataFrame({"step": [0, 0, 1, 1], "level": [1, 1, 1, 2], "tokens": [10, 20, 10, 40]})
     alt = figure_alt(composed.levels_asked(rows))
     assert "Level 1: 100% to 50% of the answers, 15 to 10 tokens." in alt
 
