@@ -102,7 +102,7 @@ def generate(
 
 def prompts_of_profile(profile: str, overrides: Mapping[str, Any] | None = None) -> RowFile:
     """The prompts that GRPO would train on under this profile; real ones are prepared if they are not yet."""
-    from r1kit.data.datasets import build_prompts
+    from r1kit.data.datasets import prompts_of
     from r1kit.data.row_files import open_rows, rows_in_memory
     from r1kit.machine.resources import cores
     from r1kit.pipeline.real_data import prepare_profile
@@ -111,7 +111,7 @@ def prompts_of_profile(profile: str, overrides: Mapping[str, Any] | None = None)
     world = settings.data
     if world.source == "hub":
         return open_rows(prepare_profile(settings, cores()).folder / "prompts")
-    return rows_in_memory(settings.name, build_prompts(world.prompts, world.seed, world.levels))
+    return rows_in_memory(settings.name, prompts_of(world))
 
 
 def default_rewards(source: RowFile) -> list[str]:

@@ -18,6 +18,9 @@ def run(
         str,
         typer.Option(help="01-04, 02_sft, 00,05 or all. [default: what the profile can run]"),
     ] = "",
+    pipeline: Annotated[
+        str, typer.Option(help="A composed training of pipeline.yaml: stages 01 and 06. r1, r1-zero, ...")
+    ] = "",
     set_: SetOption = None,
     resume: Annotated[str, typer.Option(help="Go on with this run: finished stages are skipped.")] = "",
     run_id: Annotated[str, typer.Option(help="Name for the new run; made from the time otherwise.")] = "",
@@ -31,7 +34,7 @@ def run(
 ) -> None:
     """Run notebooks in order, headlessly, and print the table of what the models learned."""
     if on != "here":
-        run_on(on, profile, stages, set_ or [], resume, run_id, strict, site, detach, as_json)
+        run_on(on, profile, stages, set_ or [], resume, run_id, strict, site, detach, as_json, pipeline)
     from r1kit.pipeline.prerequisites import new_run, refuse_what_it_has_no_settings_for, reopen_run
     from r1kit.pipeline.run import NOT_AS_EXPECTED, run_stages, surprises
     from r1kit.pipeline.stages import possible, select
@@ -42,14 +45,16 @@ def run(
     from r1kit.views.tables import print_summary
 
     names, changes = select(stages) if stages not in ("", "all") else [], parse_overrides(set_ or [])
+    if resume and pipeline:
+        raise typer.BadParameter("a run keeps its pipeline; leave --pipeline out with --resume")
     if resume:
         found, settings = reopen_run(resume, profile, changes)
         names = names or (found.manifest.get("stages") if not stages else None) or possible(settings)
         refuse_what_it_has_no_settings_for(settings, names)
     else:
         profile = profile or DEFAULT_PROFILE
-        names = names or possible(load_profile(profile, changes))
-        found, settings = new_run(profile, changes, run_id or None, stages=names)
+        names = names or (select("01,06") if pipeline else possible(load_profile(profile, changes)))
+        found, settings = new_run(profile, changes, run_id or None, stages=names, pipeline=pipeline or None)
     outcome = run_stages(found, names, settings, Progress(sys.stderr if as_json else None))
     summary, unexpected = summarise(found), surprises(found, settings)
     code = outcome.code or (NOT_AS_EXPECTED if strict and unexpected else 0)
@@ -64,6 +69,9 @@ def run(
 def status(
     run_id: Annotated[str, typer.Argument(metavar="[RUN]", help="The newest run otherwise.")] = "",
     as_json: JsonOption = False,
+    lineage: Annotated[
+        bool, typer.Option("--lineage", help="Where each checkpoint and dataset comes from.")
+    ] = False,
 ) -> None:
     """Where a run stands: its stages, their results, pass@1."""
     from r1kit.runs.files import shown
@@ -74,6 +82,13 @@ def status(
     found = open_run(run_id) if run_id else newest_run()
     if found is None:
         raise RunError("there are no runs yet; `r1kit run` starts one")
+    if lineage:
+        from r1kit.pipeline.lineage import family
+        from r1kit.views.lineage import tree
+
+        members = family(found)
+        print(json.dumps(members, indent=1) if as_json else tree(members))
+        return
     summary = summarise(found)
     if as_json:
         print(json.dumps(summary, indent=1))

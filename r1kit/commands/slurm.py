@@ -27,6 +27,7 @@ def run_on(
     site: str,
     detach: bool,
     as_json: bool,
+    pipeline: str = "",
 ) -> None:
     """Make or reopen the run, hand it to Slurm, and follow it; never returns."""
     from r1kit.pipeline import slurm
@@ -38,7 +39,9 @@ def run_on(
     if on != "slurm":
         raise typer.BadParameter(f"--on takes here or slurm, not {on!r}")
     names, parsed, place = select(stages or "all"), parse_overrides(changes), load_site(site)
-    every = stages in ("", "all")
+    every = stages in ("", "all") and not pipeline
+    if pipeline and not stages:
+        names = select("01,06")
     if resume:
         found, settings = reopen_run(resume, profile, parsed)
         names = possible(settings) if every else names
@@ -46,7 +49,7 @@ def run_on(
     else:
         profile = profile or DEFAULT_PROFILE
         names = possible(load_profile(profile, parsed)) if every else names
-        found, settings = new_run(profile, parsed, run_id or None, stages=names)
+        found, settings = new_run(profile, parsed, run_id or None, stages=names, pipeline=pipeline or None)
     job = slurm.submit(found, slurm.render(found, settings, names, place, strict=strict))
     if detach:
         print(

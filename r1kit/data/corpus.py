@@ -10,11 +10,31 @@ left out.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from r1kit.data.format import THINK_CLOSE, THINK_OPEN, TURN_END, TURN_START
 from r1kit.data.stories import LARGEST_CHANGE, LARGEST_VALUE, Problem, apply, is_reserved, stream
+from r1kit.data.teacher import write_trace
+
+if TYPE_CHECKING:
+    from r1kit.settings.models import DataSettings
 
 FACT_SHARE = 0.5
 FACTS_PER_DOCUMENT = 6
+
+OPENINGS = (
+    "",
+    "Solution:",
+    "Let us count.",
+    "Step by step:",
+    "We take one step after the other.",
+    "This is how it goes:",
+    "How many? We count:",
+    "The answer, step by step, is this:",
+)
+"""Between a problem and its steps. They differ in length: with one alone, a small model learns at which
+distance the story's sentences lie, not which one comes next, and nothing carries over to the chat format."""
 
 
 def tell(problem: Problem, rng: random.Random) -> str:
@@ -47,13 +67,54 @@ def fact(rng: random.Random) -> str:
     return f"{value} {'plus' if sign == '+' else 'minus'} {amount} is {result}."
 
 
-def documents(n: int, seed: int, levels: tuple[int, ...] = (1, 2, 3)) -> list[str]:
-    """``n`` short documents: a story, or a handful of facts. Same arguments, same documents."""
-    rng = random.Random(f"corpus-{seed}")
+def worked(problem: Problem, rng: random.Random, slip_rate: float) -> str:
+    """A page of an exercise book: the problem, its steps, the answer; no tags and no box."""
+    thoughts = write_trace(problem, rng, slip_rate).text.partition(f"{THINK_OPEN}\n")[2]
+    steps = thoughts.partition(f"\n{THINK_CLOSE}")[0]
+    opening = rng.choice(OPENINGS)
+    return "\n".join(
+        filter(None, (problem.text, opening, steps, f"The answer is {steps.rpartition(' = ')[2]}."))
+    )
+
+
+def asked(problem: Problem, rng: random.Random, slip_rate: float, hurry_rate: float) -> str:
+    """A chat about the problem as raw text, in the format of the chat template, and what somebody answers."""
+    answer = write_trace(problem, rng, slip_rate, hurry_rate).text
+    return f"{TURN_START}user\n{problem.text}{TURN_END}\n{TURN_START}assistant\n{answer}"
+
+
+def documents(
+    n: int,
+    seed: int,
+    levels: Sequence[int] = (1, 2, 3),
+    worked_share: float = 0.0,
+    asked_share: float = 0.0,
+    slip_rate: float = 0.0,
+    hurry_rate: float = 0.0,
+) -> list[str]:
+    """``n`` documents: worked solutions, chats, stories, handfuls of facts. Same arguments, same documents.
+
+    Of what is neither worked nor a chat, FACT_SHARE are facts. `slip_rate` is of both, `hurry_rate` of chats.
+    """
+    rng, other = random.Random(f"corpus-{seed}"), random.Random(f"worked-{seed}")
     problems = (problem for problem in stream(seed + 1, levels) if not holds_reserved(problem))
-    return [
-        "\n".join(fact(rng) for _ in range(FACTS_PER_DOCUMENT))
-        if rng.random() < FACT_SHARE
-        else tell(next(problems), rng)
-        for _ in range(n)
-    ]
+    texts = []
+    for _ in range(n):
+        kind = other.random()
+        if kind < worked_share:
+            texts.append(worked(next(problems), other, slip_rate))
+        elif kind < worked_share + asked_share:
+            texts.append(asked(next(problems), other, slip_rate, hurry_rate))
+        elif rng.random() < FACT_SHARE:
+            texts.append("\n".join(fact(rng) for _ in range(FACTS_PER_DOCUMENT)))
+        else:
+            texts.append(tell(next(problems), rng))
+    return texts
+
+
+def documents_of(world: DataSettings) -> list[str]:
+    """The corpus as data.yaml says."""
+    levels = world.base_levels or world.levels
+    hurry = world.hurry_rate if world.asked_hurry_rate is None else world.asked_hurry_rate
+    shares = (world.worked_share, world.asked_share)
+    return documents(world.base_documents, world.seed, levels, *shares, world.slip_rate, hurry)

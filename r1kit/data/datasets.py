@@ -12,6 +12,7 @@ with the ``datasets`` library. Columns:
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,8 +25,10 @@ from r1kit.data.teacher import write_trace
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from r1kit.settings.models import DataSettings
+
 Row = dict[str, Any]
-TRACES_SEED, PROMPTS_SEED, HELDOUT_SEED = 1_000_003, 2_000_003, 3_000_017
+TRACES_SEED, PROMPTS_SEED, HELDOUT_SEED, RARE_SEED = 1_000_003, 2_000_003, 3_000_017, 6_000_011
 """Added to a run's seed, so that the three sets (and the corpus) draw different problems."""
 
 
@@ -65,6 +68,25 @@ def build_prompts(n: int, seed: int, levels: Sequence[int] = (1, 2, 3)) -> list[
     """``n`` prompts without answers to imitate: all that GRPO gets is the solution to check against."""
     problems = generate(n, seed + PROMPTS_SEED, levels)
     return [{"prompt": user_prompt(p.text), "solution": p.solution, "level": p.level} for p in problems]
+
+
+def traces_of(world: DataSettings) -> list[Row]:
+    """The teacher's traces as data.yaml says: of `levels`, and a share of `rare_levels` scattered among them.
+
+    The rare ones take the place of as many others, so that `traces` is the number of all.
+    """
+    rare = round(world.traces * world.rare_share) if world.rare_levels else 0
+    hurry = world.hurry_rate if world.rare_hurry_rate is None else world.rare_hurry_rate
+    rows = build_traces(world.traces - rare, world.seed, world.levels, world.slip_rate, world.hurry_rate)
+    if rare:
+        rows += build_traces(rare, world.seed + RARE_SEED, world.rare_levels, world.slip_rate, hurry)
+        random.Random(f"order-{world.seed}").shuffle(rows)
+    return rows
+
+
+def prompts_of(world: DataSettings) -> list[Row]:
+    """GRPO's prompts as data.yaml says."""
+    return build_prompts(world.prompts, world.seed, world.prompt_levels or world.levels)
 
 
 def build_heldout(per_level: int, seed: int, levels: Sequence[int] = (1, 2, 3, 4, 5)) -> list[Row]:
@@ -127,6 +149,19 @@ def save(sets: Mapping[str, Sequence[Row]], folder: str | Path) -> dict[str, Pat
     for name, rows in sets.items():
         Dataset.from_list(list(rows)).save_to_disk(str(paths[name]))
     return paths
+
+
+def save_atomically(rows: Sequence[Row], folder: str | Path) -> None:
+    """Write one set beside its place, then give it its name: a reader sees all of it or none."""
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    folder = Path(folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    Dataset.from_list(list(rows)).save_to_disk(str(partial))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
 
 
 def load(path: str | Path) -> Dataset:

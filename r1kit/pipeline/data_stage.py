@@ -131,7 +131,7 @@ def _stories(run: Stage, kept: Sequence[datasets.Row], removed: int, tokenizer: 
     data = run.settings.data
     sets = {
         "traces": kept,
-        "prompts": datasets.build_prompts(data.prompts, data.seed, data.levels),
+        "prompts": datasets.prompts_of(data),
         "heldout": datasets.build_heldout(data.heldout_per_level, data.seed, data.heldout_levels),
     }
     datasets.save(sets, run.folder / "datasets")

@@ -6,6 +6,7 @@ it with the same inputs, else made now by running the earlier notebook.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from r1kit.machine import detect_device
 from r1kit.pipeline.real_data import base_model
-from r1kit.pipeline.stages import STAGES, StageSpec, lacks
+from r1kit.pipeline.stages import DEFAULT_PIPELINE, STAGES, StageSpec, lacks
 from r1kit.runs import folder as runs
 from r1kit.runs import results
 from r1kit.runs.files import read_json
 from r1kit.runs.launch import supervise
 from r1kit.sandbox import report
 from r1kit.settings import Problem, Profile, SettingsError, load_profile, settings_hash
+from r1kit.settings.composed import pipeline_profile
 from r1kit.settings.errors import display_path
 from r1kit.settings.models import DataSettings
 from r1kit.settings.profile import CONFIG_ROOT
@@ -34,19 +36,28 @@ OF_THIS_ATTEMPT = {"notebook.ipynb", "status.json"}
 
 
 def new_run(
-    profile: str, overrides: dict[str, Any], run_id: str | None = None, stages: Sequence[str] = ()
+    profile: str,
+    overrides: dict[str, Any],
+    run_id: str | None = None,
+    stages: Sequence[str] = (),
+    pipeline: str | None = None,
 ) -> tuple[runs.Run, Profile]:
     """Check the settings, then create a run folder whose manifest records them and the device.
 
     Args:
         stages: what will be run, so that a profile which cannot run them is refused now.
+        pipeline: the composed training that the run is for; its `set` is in effect in all stages.
 
     Raises:
         SettingsError: before anything is created.
         RunError: `run_id` is malformed or taken.
     """
-    settings = load_profile(profile, overrides)
+    settings = settings_of(profile, overrides, pipeline)
     refuse_what_it_has_no_settings_for(settings, stages)
+    if pipeline:
+        from r1kit.pipeline.composed import compose  # it stands on this module
+
+        compose(profile, overrides, pipeline)
     device, reason = detect_device()
     trainers = {"base": settings.base, "sft": settings.sft, "grpo": settings.grpo}
     seeds = {"data": settings.data.seed, "evaluation": settings.evaluation.seed}
@@ -56,6 +67,7 @@ def new_run(
         argv=sys.argv,
         seeds=seeds,
         run_id=run_id,
+        pipeline=pipeline,
         overrides=overrides,
         devices=[{"device": device, "reason": reason}],
     )
@@ -74,7 +86,8 @@ def reopen_run(run_id: str, profile: str, overrides: dict[str, Any]) -> tuple[ru
         SettingsError: bad settings, or the profile is not the run's.
     """
     run = runs.open_run(run_id)
-    settings = load_profile(profile or run.manifest["profile_source"], run.manifest["overrides"] | overrides)
+    source = profile or run.manifest["profile_source"]
+    settings = settings_of(source, run.manifest["overrides"] | overrides, run.manifest.get("pipeline"))
     if settings.name != run.manifest["profile"]:
         raise SettingsError(
             [
@@ -89,6 +102,11 @@ def reopen_run(run_id: str, profile: str, overrides: dict[str, Any]) -> tuple[ru
         )
     run.update_manifest(overrides=overrides)
     return run, settings
+
+
+def settings_of(source: str, overrides: dict[str, Any], pipeline: str | None) -> Profile:
+    """The settings of a run's stages: those of the profile, changed as its pipeline says, if it has one."""
+    return pipeline_profile(source, overrides, pipeline) if pipeline else load_profile(source, overrides)
 
 
 def refuse_what_it_has_no_settings_for(settings: Profile, stages: Sequence[str]) -> None:
@@ -122,10 +140,24 @@ def inputs_hash(spec: StageSpec, settings: Profile) -> str:
     return settings_hash({"stage": spec.name, "settings": sections, "upstream": upstream})
 
 
+def hash_in(run: runs.Run, spec: StageSpec, settings: Profile, pipeline: str | None = None) -> str:
+    """`inputs_hash` of a stage of this run; that of the composed stage holds the whole pipeline's.
+
+    Args:
+        pipeline: which; by default the run's own.
+    """
+    if not spec.composed:
+        return inputs_hash(spec, settings)
+    from r1kit.pipeline.composed import pipeline_hash  # it stands on this module
+
+    name = pipeline or run.manifest.get("pipeline") or DEFAULT_PIPELINE
+    return pipeline_hash(source_of(settings), run.manifest["overrides"], name)
+
+
 def is_done(run: runs.Run, spec: StageSpec, settings: Profile) -> bool:
     """True where the run holds a result of this stage that was made with the inputs it would have now."""
     result = results.read_result(run.stage(spec.name))
-    return result is not None and result["inputs_hash"] == inputs_hash(spec, settings)
+    return result is not None and result["inputs_hash"] == hash_in(run, spec, settings)
 
 
 def provide(run: runs.Run, spec: StageSpec, settings: Profile) -> Path:
@@ -146,15 +178,36 @@ def provide(run: runs.Run, spec: StageSpec, settings: Profile) -> Path:
     return run.stage(spec.name)
 
 
-def run_first(run: runs.Run, stage_name: str, settings: Profile) -> None:
+def provide_for(run: runs.Run, spec: StageSpec, settings: Profile, pipeline: str) -> Path:
+    """As `provide`, with the settings of a pipeline that may not be the run's: then another run makes it.
+
+    Raises:
+        JobFailed: the stage had to be run and failed.
+    """
+    manifest = run.manifest
+    own = settings_of(source_of(settings), manifest["overrides"], manifest.get("pipeline"))
+    found = next((other for other in runs.list_runs() if is_done(other, spec, settings)), None)
+    if found is None and inputs_hash(spec, own) != inputs_hash(spec, settings):
+        print(f"{spec.name} has not been run as {pipeline} wants it: running it first", flush=True)
+        changes = [f"--set={key}={json.dumps(value)}" for key, value in manifest["overrides"].items()]
+        beside = ["--profile", source_of(settings), "--pipeline", pipeline, *changes]
+        run_first(run, spec.name, settings, beside)
+    return provide(run, spec, settings)
+
+
+def run_first(run: runs.Run, stage_name: str, settings: Profile, where: Sequence[str] = ()) -> None:
     """Run an earlier stage of this run headlessly, supervised, and echo what it prints.
+
+    Args:
+        where: options of `r1kit run` that say which run; by default this one.
 
     Raises:
         JobFailed: it did not complete; what the stage itself left behind says why.
     """
     folder = run.path / "before" / stage_name
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "r1kit", "run", "--resume", run.run_id, "--stages", stage_name]
+    where = where or ["--resume", run.run_id]
+    command = [sys.executable, "-m", "r1kit", "run", *where, "--stages", stage_name]
     job = supervise(command, folder, name=f"stage {stage_name}", grace=settings.machine.grace_seconds + 30)
     log, seen = folder / "train.log", job.log_offset
     try:
@@ -174,7 +227,8 @@ def run_first(run: runs.Run, stage_name: str, settings: Profile) -> None:
 def set_stale_aside(folder: Path, new_hash: str) -> bool:
     """Move what an earlier attempt with other inputs left in the stage's folder into `stale-<time>/`.
 
-    With equal inputs everything stays, so that a training goes on from its newest checkpoint.
+    With equal inputs everything stays, so that a training goes on from its newest checkpoint. Composed stages
+    inside stay too: each has inputs of its own.
     """
     folder.mkdir(parents=True, exist_ok=True)
     before = read_json(folder / "params.json", {}).get("inputs_hash")
@@ -183,7 +237,8 @@ def set_stale_aside(folder: Path, new_hash: str) -> bool:
     aside = folder / f"stale-{time.strftime('%Y%m%d-%H%M%S')}"
     aside.mkdir(exist_ok=True)
     for entry in folder.iterdir():
-        if entry.name not in OF_THIS_ATTEMPT and not entry.name.startswith("stale-"):
+        composed = (entry / "params.json").exists()
+        if entry.name not in OF_THIS_ATTEMPT and not entry.name.startswith("stale-") and not composed:
             os.replace(entry, aside / entry.name)
     print(f"the inputs of {folder.name} changed: it starts again; the earlier attempt lies in {aside.name}/")
     return True
@@ -195,7 +250,7 @@ def resolved(job_folder: Path, opened: Stage, settings: Profile, extra: dict[str
     for folder in opened.sources.values():
         artifacts = results.read_result(folder)["artifacts"]
         inputs |= {label: os.path.relpath(folder / path, job_folder) for label, path in artifacts.items()}
-    section = settings.dump().get(opened.spec.sections[0], {})
+    section = settings.dump().get(next(iter(opened.spec.sections), ""), {})
     model = section.get("model_name_or_path")
     if model in opened.sources:
         folder = opened.sources[model]

@@ -16,6 +16,7 @@ from r1kit.settings import Profile
 NOTEBOOKS = PROJECT / "notebooks"
 
 DONE, FAILED, BAD_SETTINGS, OUT_OF_MEMORY, TIMED_OUT, NOT_AS_EXPECTED = 0, 1, 2, 3, 4, 5
+COLLAPSED = 6  # as in r1kit.training.guards, which imports torch
 INTERRUPTED, TERMINATED = 130, 143
 
 
@@ -53,7 +54,7 @@ def run_stages(run: Run, names: list[str], settings: Profile, reporter: Reporter
         if prerequisites.is_done(run, STAGES[name], settings):
             reporter.stage_skipped(name, folder)
             continue
-        prerequisites.set_stale_aside(folder, prerequisites.inputs_hash(STAGES[name], settings))
+        prerequisites.set_stale_aside(folder, prerequisites.hash_in(run, STAGES[name], settings))
         reporter.stage_started(name, folder, starting_point(folder))
         outcome = run_notebook(name, folder, run, settings)
         reporter.stage_ended(name, folder, outcome.message)
@@ -67,11 +68,14 @@ def run_stages(run: Run, names: list[str], settings: Profile, reporter: Reporter
 def run_notebook(name: str, folder: Path, run: Run, settings: Profile) -> Outcome:
     """Execute one notebook into its stage's folder and translate its end into an outcome."""
     started = time.time()
+    parameters = {"PROFILE": prerequisites.source_of(settings), "RUN_ID": run.run_id}
+    if STAGES[name].composed and run.manifest.get("pipeline"):
+        parameters["PIPELINE"] = run.manifest["pipeline"]
     try:
         engine.execute(
             NOTEBOOKS / f"{name}.ipynb",
             folder / "notebook.ipynb",
-            {"PROFILE": prerequisites.source_of(settings), "RUN_ID": run.run_id},
+            parameters,
             cwd=NOTEBOOKS,
             environment=settings.machine.environment,
             # A training in the cell may take all its grace for a checkpoint, and its supervisor some seconds.
@@ -105,7 +109,7 @@ def exit_code(error: engine.EngineError, folder: Path, started: float) -> int:
             for entry in jobs
             if entry.get("updated", 0) >= started and entry.get("job")
         ]
-        for code in (OUT_OF_MEMORY, TIMED_OUT):
+        for code in (OUT_OF_MEMORY, TIMED_OUT, COLLAPSED):
             if code in codes:
                 return code
     return FAILED
@@ -113,11 +117,17 @@ def exit_code(error: engine.EngineError, folder: Path, started: float) -> int:
 
 def starting_point(folder: Path) -> str:
     """Whether the stage starts at its beginning or a training of it goes on from a checkpoint."""
-    steps = [
-        int(marker.parent.name.removeprefix("checkpoint-"))
-        for marker in folder.glob("checkpoints/checkpoint-*/complete.json")
-    ]
-    return f"continues from its checkpoint at step {max(steps)}" if steps else "starts at the beginning"
+    parts = {path.parent for path in folder.glob("*/params.json") if not path.match("stale-*/*")}
+    done = [path for path in parts if results.read_result(path)]
+    begun = next(filter(results.newest_step, sorted(parts - set(done))), None)
+    if begun is not None:
+        return (
+            f"{len(done)} of its stages are done, {begun.name} continues at step {results.newest_step(begun)}"
+        )
+    if done:
+        return f"{len(done)} of its stages are done"
+    step = results.newest_step(folder)
+    return f"continues from its checkpoint at step {step}" if step else "starts at the beginning"
 
 
 def surprises(run: Run, settings: Profile) -> list[str]:

@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from r1kit.machine.masks import mask
-from r1kit.pipeline import prerequisites
+from r1kit.pipeline import lineage, prerequisites
+from r1kit.pipeline.devices import device_mask
 from r1kit.pipeline.real_data import base_model, model_folder
-from r1kit.pipeline.stages import CHECKPOINTS, STAGES, StageSpec, stage
+from r1kit.pipeline.stages import CHECKPOINTS, DEFAULT_PIPELINE, STAGES, StageSpec, stage
 from r1kit.rewards.shared_sandbox import configure_by
 from r1kit.runs import folder as runs
 from r1kit.runs import results, status
@@ -28,6 +28,9 @@ from r1kit.serving.server import NoServer, Server
 from r1kit.serving.start import serve
 from r1kit.settings import Profile, load_profile, yaml_dump
 from r1kit.settings.parameters import check_parameters
+
+if TYPE_CHECKING:
+    from r1kit.pipeline.composition import Composition
 
 LITERALS = (str, int, float, bool, list, dict, type(None))
 
@@ -122,6 +125,19 @@ class Stage:
         self.server = serve(self.folder / "server", self.settings.machine, model, heading=heading)
         return self.server
 
+    def pipeline(self, name: str) -> Composition:
+        """The pipeline of that name in pipeline.yaml, ready to run in this stage; prints its plan.
+
+        Raises:
+            SettingsError: no such pipeline, or one of its stages has wrong settings.
+            JobFailed: its data had to be made first, and that failed.
+        """
+        from r1kit.pipeline.composition import Composition
+
+        composition = Composition(self, name)
+        print(composition)
+        return composition
+
     def counter(self, label: str) -> Callable[[int, int], None]:
         """A function of (done, wanted) that makes `r1kit run` say how far we are: `base: 160 of 2000`."""
         return lambda done, wanted: status.update(self.folder, message=f"{label}: {done} of {wanted}")
@@ -141,6 +157,7 @@ class Stage:
         """
         if self.server is not None:
             self.server.stop()
+        parents = lineage.parents_of(self.name, self.sources)
         results.write_result(
             self.folder,
             stage=self.name,
@@ -150,6 +167,7 @@ class Stage:
             metrics=metrics,
             artifacts=artifacts,
             pass_at_1=pass_at_1,
+            origin=lineage.origin(self.name, self.folder, artifacts, parents, self.settings),
         )
         asked = self.run.manifest.get("stages", [])
         done = all(results.read_result(self.run.path / name) for name in asked)
@@ -167,22 +185,6 @@ class Stage:
 def peak_rss_bytes_of(job: Job) -> int:
     """Peak resident memory of a job's process tree in bytes, as its supervisor saw it."""
     return (status.read(job.folder).get("job") or {}).get("peak_rss_bytes", 0)
-
-
-def device_mask(settings: Profile, program: str) -> dict[str, str]:
-    """Environment with the GPUs that a training program may use by machine.yaml's layout; {} without one.
-
-    GRPO has the devices of `train`. The others, beside which no server runs, have all if so many processes
-    start.
-    """
-    layout = settings.machine.layout
-    if layout is None:
-        return {}
-    section = getattr(settings, {"pretrain": "base"}.get(program, program), None)
-    if section is not None and section.alone:
-        return mask(layout.train[:1])
-    alone = program != "grpo" and settings.accelerate.get("num_processes") != len(layout.train)
-    return mask(sorted({*layout.serve, *layout.train}) if alone else layout.train)
 
 
 def own_peak_rss_bytes() -> int:
@@ -214,16 +216,18 @@ def open_stage(name: str, namespace: dict[str, Any]) -> Stage:
         if knob.setting and values.get(key) is not None
     }
 
+    pipeline = (values.get("PIPELINE") or DEFAULT_PIPELINE) if spec.composed else None
+
     if run_id:
         run, settings = prerequisites.reopen_run(run_id, profile_name, turned)
         prerequisites.refuse_what_it_has_no_settings_for(settings, [name])
     else:
-        run, settings = prerequisites.new_run(profile_name, turned, stages=[name])
+        run, settings = prerequisites.new_run(profile_name, turned, stages=[name], pipeline=pipeline)
         print(f"new run {run.run_id}")
     os.environ.update(settings.machine.environment)
     configure_by(settings.machine.sandbox)
     sources = {need: prerequisites.provide(run, STAGES[need], settings) for need in spec.needs}
-    inputs_hash = prerequisites.inputs_hash(spec, settings)
+    inputs_hash = prerequisites.hash_in(run, spec, settings, pipeline)
     folder = run.stage(name)
     prerequisites.set_stale_aside(folder, inputs_hash)
     params = {key: values[key] for key, knob in spec.knobs.items() if not knob.setting}

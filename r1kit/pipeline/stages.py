@@ -26,6 +26,7 @@ class StageSpec:
     """One stage: settings files it reads, stages whose results it reads, knobs beyond PROFILE and RUN_ID.
 
     `requires` is a part of the settings that a profile may leave out and this stage cannot do without.
+    `composed`: it runs the stages of pipeline.yaml; `all` leaves it out, since it is a training of its own.
     """
 
     name: str
@@ -34,6 +35,7 @@ class StageSpec:
     needs: tuple[str, ...] = ()
     requires: str = ""
     knobs: dict[str, Knob] = field(default_factory=dict)
+    composed: bool = False
 
 
 STAGES: dict[str, StageSpec] = {
@@ -102,8 +104,20 @@ STAGES: dict[str, StageSpec] = {
                 "SAMPLES": Knob(int, "evaluation.samples"),
             },
         ),
+        StageSpec(
+            "06_pipeline",
+            "How do imitation and reinforcement become one training?",
+            knobs={"PIPELINE": Knob(str), "ALSO": Knob(list)},
+            composed=True,
+        ),
     )
 }
+
+COMPOSED = "06_pipeline"
+"""The stage that runs pipelines."""
+
+DEFAULT_PIPELINE = "r1"
+"""The pipeline of a run that names none, and of the notebook's parameters cell."""
 
 # The name under which the checkpoint of a stage appears in pass@1 tables.
 CHECKPOINTS = {"01_data": "base", "02_sft": "sft", "04_grpo": "grpo"}
@@ -123,7 +137,7 @@ def lacks(spec: StageSpec, settings: Profile) -> bool:
 
 def possible(settings: Profile) -> list[str]:
     """The stages that a profile has the settings for: what `r1kit run` runs unless told otherwise."""
-    return [name for name, spec in STAGES.items() if not lacks(spec, settings)]
+    return [name for name, spec in STAGES.items() if not (spec.composed or lacks(spec, settings))]
 
 
 def stage(name: str) -> StageSpec:
@@ -143,13 +157,13 @@ def stage(name: str) -> StageSpec:
 
 
 def select(text: str) -> list[str]:
-    """Stage names from "01-04", "02_sft", "00,02-03" or "all", in the order of the run.
+    """Stage names from "01-04", "02_sft", "00,02-03" or "all" (all but composed ones), in the run's order.
 
     Raises:
         UnknownStage: for a name or number that no stage has, or a range that runs backwards.
     """
     if text == "all":
-        return list(STAGES)
+        return [name for name, spec in STAGES.items() if not spec.composed]
     order, chosen = list(STAGES), set()
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         first, dash, last = part.partition("-")

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class JobFailed(RuntimeError):
     """A job that did not end with 0.
 
     Attributes:
-        returncode: 1 failed, 2 bad settings, 3 out of memory, 4 timeout, 129 / 130 / 143 ended by a signal.
+        returncode: 1 failed, 2 bad settings, 3 out of memory, 4 timeout, 6 a guard, 129 / 130 / 143 a signal.
         message: one paragraph for people.
         log_tail: the end of train.log, cleaned.
     """
@@ -52,6 +52,8 @@ class Job:
     detached: bool = False
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     log_offset: int = 0
+    after: Callable[[], None] | None = field(default=None, repr=False)
+    """Called once, by whoever waits, when the job has ended well."""
 
     def poll(self) -> int | None:
         """The exit code (see `JobFailed`), or None while the job runs."""
@@ -118,6 +120,9 @@ class Job:
     def _check(self) -> None:
         code = self.poll()
         if code == 0:
+            after, self.after = self.after, None
+            if after is not None:
+                after()
             return
         job = status.read(self.folder).get("job") or {}
         message = job.get("message") or f"The training program ended with exit code {code}"
@@ -238,5 +243,8 @@ def attach(job_folder: str | Path, *, grace: float = 20.0) -> Job:
     job = status.read(folder).get("job")
     if not job:
         raise FileNotFoundError(f"no job was started in {folder}")
-    module = next((part for part in job["command"] if part.startswith("r1kit.training.")), job["command"][0])
+    module = next(
+        (part for part in job["command"] if part.startswith(("r1kit.training.", "r1kit.evaluation."))),
+        job["command"][0],
+    )
     return Job(folder, module, grace, True, None, job.get("log_offset", 0))

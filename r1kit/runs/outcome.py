@@ -1,8 +1,8 @@
 """What the end of a training program means: one exit code and one paragraph, from status, signals and log.
 
-Exit codes as on the command line: 0 done, 1 failed, 2 bad settings, 3 out of memory, 4 timeout, and 129, 130,
-143 for hung up, interrupted, terminated. `accelerate launch` turns every failure of its trainer into 1; the
-trainer's own code is in its exit.json, or in what the launcher prints last.
+Exit codes as on the command line: 0 done, 1 failed, 2 bad settings, 3 out of memory, 4 timeout, 6 ended by
+a guard, and 129, 130, 143 for hung up, interrupted, terminated. `accelerate launch` turns every failure of
+its trainer into 1; the trainer's own code is in its exit.json, or in what the launcher prints last.
 """
 
 from __future__ import annotations

@@ -30,10 +30,12 @@ def write_result(
     artifacts: Mapping[str, str] | None = None,
     pass_at_1: Mapping[str, Mapping[str, float]] | None = None,
     peak_rss_bytes: int | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the stage's result.json, last and atomically, mark its status completed, and return the result.
 
-    `peak_rss_bytes` defaults to the largest peak among the stage's supervised jobs (0 without jobs).
+    `peak_rss_bytes` defaults to the largest peak among the stage's supervised jobs (0 without jobs); `origin`
+    is what the stage's artifacts come from (`r1kit.pipeline.lineage`).
 
     Raises:
         FileNotFoundError: an artifact does not exist: a stage must not claim what it has not made.
@@ -63,6 +65,8 @@ def write_result(
     }
     if pass_at_1:
         result["pass@1"] = {name: _pass_entry(name, entry) for name, entry in pass_at_1.items()}
+    if origin:
+        result["origin"] = dict(origin)
     result = plain(result)
     write_json_atomic(folder / "result.json", result)
     status_file.update(folder, state="completed", message="")
@@ -72,6 +76,22 @@ def write_result(
 def read_result(stage_folder: str | Path) -> dict[str, Any] | None:
     """The stage's result, None if it is not finished."""
     return read_json(Path(stage_folder) / "result.json")
+
+
+def stage_folders(run: Run) -> list[Path]:
+    """Folders of a run that hold, or will hold, a result: its stages, and the composed ones in them."""
+    folders = []
+    for folder in sorted(path for path in run.path.iterdir() if path.is_dir()):
+        inner = [path.parent for path in folder.glob("*/params.json") if not path.match("stale-*/*")]
+        inner.sort(key=lambda path: (read_json(path / "params.json", {}).get("position", 0), path.name))
+        folders += [folder, *inner]
+    return folders
+
+
+def newest_step(folder: Path) -> int:
+    """The step of the newest complete checkpoint of the training in `folder`; 0 if there is none."""
+    markers = folder.glob("checkpoints/checkpoint-*/complete.json")
+    return max((int(marker.parent.name.removeprefix("checkpoint-")) for marker in markers), default=0)
 
 
 def remove_result(stage_folder: str | Path) -> None:
@@ -99,11 +119,12 @@ def summarise(run: Run, status: str | None = None, *, seconds: float | None = No
     manifest = run.manifest
     stages: dict[str, Any] = {}
     scores: dict[str, Any] = {}
-    for folder in sorted(path for path in run.path.iterdir() if path.is_dir()):
+    for folder in stage_folders(run):
         result, state = read_result(folder), status_file.read(folder)
         if result is not None or state:
-            stages[folder.name] = _stage_entry(folder, result, state)
-            scores.update((result or {}).get("pass@1", {}))
+            stages[folder.relative_to(run.path).as_posix()] = _stage_entry(folder, result, state)
+            if "." not in folder.name:  # a pipeline drawn beside the run's own has checkpoints of equal names
+                scores.update((result or {}).get("pass@1", {}))
     if set(scores) <= set(TRAINING_ORDER):
         scores = {name: scores[name] for name in TRAINING_ORDER if name in scores}
     if status is None:
@@ -111,7 +132,7 @@ def summarise(run: Run, status: str | None = None, *, seconds: float | None = No
         last = read_json(run.path / "summary.json", {}).get("status", "interrupted")
         status = "running" if running else last
     if seconds is None:
-        seconds = sum(stage["seconds"] for stage in stages.values())
+        seconds = sum(map(_seconds_with_inner(stages).get, (name for name in stages if "/" not in name)))
     return {
         "run_id": run.run_id,
         "profile": manifest.get("profile"),
@@ -121,6 +142,16 @@ def summarise(run: Run, status: str | None = None, *, seconds: float | None = No
         "stages": stages,
         "pass@1": scores,
     }
+
+
+def _seconds_with_inner(stages: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of each stage; a resumed one knows only its last attempt, its composed stages know all."""
+    inner: dict[str, float] = {}
+    for name, stage in stages.items():
+        outer = name.partition("/")[0]
+        if outer != name:
+            inner[outer] = inner.get(outer, 0.0) + stage["seconds"]
+    return {name: max(stage["seconds"], inner.get(name, 0.0)) for name, stage in stages.items()}
 
 
 def write_summary(run: Run, status: str, *, seconds: float | None = None) -> dict[str, Any]:

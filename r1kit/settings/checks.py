@@ -34,9 +34,11 @@ def check(view: View) -> list[Problem]:
     """All problems of all rules. A rule that needs a value which is missing or wrong is silent."""
     from r1kit.settings import (  # noqa: F401 - they register rules
         checks_cluster,
+        checks_curriculum,
         checks_data,
         checks_environment,
         checks_model,
+        checks_pipelines,
         checks_recipe,
         checks_rewards,
         checks_sampling,

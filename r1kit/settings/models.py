@@ -9,9 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr
 
+from r1kit.settings.algorithms import AlgorithmName
 from r1kit.settings.benchmarks import BenchmarkSettings
 from r1kit.settings.cluster import EnvironmentText, LayoutSettings, ServerSettings, WeightSyncSettings
+from r1kit.settings.curriculum import CurriculumSettings, DynamicSamplingSettings
+from r1kit.settings.guards import GuardSettings
 from r1kit.settings.hub_data import HubDataSettings
+from r1kit.settings.pipelines import PipelineSettings
 from r1kit.settings.planning import AcceleratorName, PlanSettings
 from r1kit.settings.rewards import AnyReward
 from r1kit.settings.strict import Positive, Settings
@@ -117,6 +121,29 @@ class DataSettings(Settings):
     slip_rate: float = Field(ge=0, lt=1, description="Share of steps in which the teacher makes a mistake.")
     hurry_rate: float = Field(
         default=0, ge=0, lt=1, description="Share of traces in which the teacher writes no steps."
+    )
+    rare_levels: list[Level] = Field(
+        default_factory=list, description="Levels of which only a few traces are written."
+    )
+    rare_share: float = Field(default=0, ge=0, le=0.5, description="Share of the traces at `rare_levels`.")
+    rare_hurry_rate: float | None = Field(
+        default=None, ge=0, lt=1, description="`hurry_rate` at `rare_levels`; null: the same."
+    )
+    prompt_levels: Levels | None = Field(
+        default=None, description="Levels of GRPO's prompts; null: `levels`."
+    )
+    base_levels: Levels | None = Field(default=None, description="Levels of the corpus; null: `levels`.")
+    worked_share: float = Field(
+        default=0, ge=0, lt=1, description="Share of the corpus that is a problem with a worked solution."
+    )
+    asked_share: float = Field(
+        default=0,
+        ge=0,
+        lt=1,
+        description="Share of the corpus that is a chat in which a problem is answered.",
+    )
+    asked_hurry_rate: float | None = Field(
+        default=None, ge=0, le=1, description="Share of those answers without steps; null: `hurry_rate`."
     )
     vocabulary_size: int = Field(
         ge=274,
@@ -251,6 +278,16 @@ class GrpoSettings(TrainerFile):
         default=60, description="Held-out problems asked while training, none of the final evaluation's."
     )
     eval_samples: Positive = Field(default=4, description="Answers to each of them.")
+    algorithm: AlgorithmName | None = Field(
+        default=None, description="Sets TRL's keys of that paper; null: the keys of the file alone."
+    )
+    curriculum: CurriculumSettings | None = Field(default=None, description="Which prompts are asked when.")
+    dynamic_sampling: DynamicSamplingSettings | None = Field(
+        default=None, description="Replace groups that give no gradient."
+    )
+    guards: GuardSettings | None = Field(
+        default=None, description="Stop at signs of collapse; `{}` takes the bounds as they are."
+    )
     collapse: Collapse | None = Field(default=None, description="Settings of the run that fails on purpose.")
     programs: Programs | None = Field(default=None, description="Settings of the lesson's code track.")
 
@@ -262,8 +299,9 @@ FILES: dict[str, type[Settings]] = {
     "sft": SftSettings,
     "grpo": GrpoSettings,
     "evaluation": EvaluationSettings,
+    "pipeline": PipelineSettings,
 }
-OPTIONAL_FILES = ("base",)
+OPTIONAL_FILES = ("base", "pipeline")
 TRAINER_SECTIONS = ("base", "sft", "grpo")
 
 

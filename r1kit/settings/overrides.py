@@ -7,6 +7,7 @@ from typing import Any
 
 from r1kit.settings.errors import Problem, SettingsError, describe, nearest_name
 from r1kit.settings.models import FILES
+from r1kit.settings.pipelines import place_of
 from r1kit.settings.validation import Source
 from r1kit.settings.yaml import KeyPath, read_document
 
@@ -62,6 +63,8 @@ def apply_overrides(
     Whether key and value are allowed is left to the validation that follows.
     """
     problems = []
+    for section in {name.partition(".")[0] for name in overrides} & set(values):
+        values[section] = _unshared(values[section])
     for name, value in overrides.items():
         section, *keys = name.split(".")
         place = f"override {name}"
@@ -81,9 +84,18 @@ def apply_overrides(
             if section == "base":
                 message = "This profile has no base.yaml: it starts from a given model."
                 problems.append(Problem(place, name, found=describe(value), message=message))
+            if section == "pipeline":
+                message = "This profile has no pipeline.yaml."
+                problems.append(Problem(place, name, found=describe(value), message=message))
             # any other missing file is reported as missing
         elif isinstance(values[section], dict):
             path: KeyPath = tuple(int(key) if key.isdigit() else key for key in keys)
+            if section == "pipeline":
+                found = place_of(values[section], keys)
+                if isinstance(found, Problem):
+                    problems.append(found)
+                    continue
+                path = found
             if _set(values[section], path, value):
                 sources[section].overridden.add(path)
             else:
@@ -102,6 +114,13 @@ def apply_own(source: Source, values: dict[str, Any], overrides: Mapping[str, An
         if name not in own
     ]
     return problems + apply_overrides({source.section: values}, {source.section: source}, own)
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which nothing stands twice: what YAML's aliases share would be changed in both places."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _set(container: Any, path: KeyPath, value: Any) -> bool:

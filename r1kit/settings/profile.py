@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from r1kit.settings.accelerate_file import validate_accelerate
+from r1kit.settings.algorithms import make_room
 from r1kit.settings.benchmarks import BenchmarkSettings
 from r1kit.settings.checks import check
 from r1kit.settings.cluster import grpo_processes
@@ -24,6 +25,7 @@ from r1kit.settings.models import (
     EvaluationSettings,
     GrpoSettings,
     MachineSettings,
+    PipelineSettings,
     SftSettings,
 )
 from r1kit.settings.overrides import apply_overrides
@@ -48,12 +50,16 @@ class Profile:
     grpo: GrpoSettings
     evaluation: EvaluationSettings | BenchmarkSettings
     accelerate: dict[str, Any]
+    pipeline: PipelineSettings | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
 
     def dump(self) -> dict[str, Any]:
-        """All sections but accelerate as plain mappings, for resolved.yaml; `base` only if there is one."""
-        sections = {name: getattr(self, name) for name in FILES}
+        """What programs read, as plain mappings, for resolved.yaml; `base` only if there is one.
+
+        Without accelerate, which has a file of its own, and pipeline, of which each stage is told its part.
+        """
+        sections = {name: getattr(self, name) for name in FILES if name != "pipeline"}
         return {
             name: settings.flat() if name in TRAINER_SECTIONS else settings.model_dump(mode="json")
             for name, settings in sections.items()
@@ -126,6 +132,8 @@ def _judge(folder: Path, overrides: Mapping[str, Any]) -> tuple[Profile | None, 
     """The profile (None if a file is not valid by itself) and everything that is wrong with it."""
     values, sources, problems = _read(folder)
     problems += apply_overrides(values, sources, overrides)
+    if ("algorithm",) in (source.overridden if (source := sources.get("grpo")) else ()):
+        make_room(values["grpo"], {path[0] for path in source.overridden})
     typed: dict[str, Any] = {}
     wrong: dict[str, set[KeyPath]] = {}
     for section, value in values.items():
@@ -135,7 +143,8 @@ def _judge(folder: Path, overrides: Mapping[str, Any]) -> tuple[Profile | None, 
     problems += check(View(values, sources, wrong, folder))
     if any(problem.severity == "error" for problem in problems):
         return None, problems
-    typed.setdefault("base", None)
+    for section in OPTIONAL_FILES:
+        typed.setdefault(section, None)
     profile = Profile(
         name=folder.name, folder=folder, **typed, overrides=dict(overrides), warnings=tuple(problems)
     )

@@ -35,16 +35,23 @@ def literals(annotation: Any) -> list[str]:
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models among the union members; several of them are told apart by their `name`."""
+    """The models among the union members; several of them are told apart by their `tag`."""
     return [m for m in members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
+
+
+def tag(models: list[type[BaseModel]]) -> str:
+    """The key that tells several models apart: a reward's `name`, a stage's `kind`."""
+    fields = (model.model_fields.get("kind") for model in models)
+    return "kind" if all(field and literals(field.annotation) for field in fields) else "name"
 
 
 def model_at(annotation: Any, value: Any = None) -> type[BaseModel] | None:
     """The model among the union members, if there is one; among several, the one that `value` names."""
     models = models_in(annotation)
     if len(models) > 1:
-        name = value.get("name") if isinstance(value, dict) else None
-        models = [m for m in models if name in literals(m.model_fields["name"].annotation)]
+        key = tag(models)
+        name = value.get(key) if isinstance(value, dict) else None
+        models = [m for m in models if name in literals(m.model_fields[key].annotation)]
     return models[0] if models else None
 
 
@@ -54,8 +61,8 @@ def annotation_at(model: type[BaseModel], path: KeyPath, data: Any = None, key: 
     for part in path:
         models, inner = models_in(annotation), model_at(annotation, data)
         data = _inside(data, part)
-        if part == "name" and len(models) > 1:
-            annotation = Union[tuple(m.model_fields["name"].annotation for m in models)]  # noqa: UP007
+        if len(models) > 1 and part == tag(models):
+            annotation = Union[tuple(m.model_fields[part].annotation for m in models)]  # noqa: UP007
         elif inner is not None:
             found = inner.model_fields.get(str(part))
             annotation = found.annotation if found else Any
@@ -78,8 +85,8 @@ def _inside(data: Any, part: str | int) -> Any:
 def in_words(annotation: Any) -> str:
     """The type in plain words."""
     words: list[str] = []
-    if len(models_in(annotation)) > 1:
-        return "a mapping with name"
+    if len(models := models_in(annotation)) > 1:
+        return f"a mapping with {tag(models)}"
     if values := literals(annotation):
         words.append("one of " + ", ".join(str(value) for value in values))
     for member in members(annotation):
@@ -126,7 +133,7 @@ def how_to_write(key: str, value: Any, annotation: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and str in kinds:
         return f'Write it in quotes: {key}: "{value}"'
     if isinstance(value, str) and len(models_in(annotation)) > 1:
-        return f"Write a mapping: {{name: {value}}}"
+        return f"Write a mapping: {{{tag(models_in(annotation))}: {value}}}"
     if value is None:
         return "The key has no value; write one, or remove the line."
     if not isinstance(value, list) and any(get_origin(kind) is list for kind in kinds):

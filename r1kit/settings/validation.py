@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, Field, ValidationError, create_model
 
 from r1kit.settings import trl_keys
+from r1kit.settings.algorithms import expand
 from r1kit.settings.errors import Problem, describe, nearest_name
 from r1kit.settings.models import FILES, TRAINER_SECTIONS, TrainerFile, model_for
 from r1kit.settings.trl_hints import BOUNDS, NEVER_EMPTY, REFUSED, RENAMED
@@ -112,6 +113,7 @@ def _typed(section: str, data: dict[str, Any]) -> Any:
     settings = own.model_validate({key: value for key, value in data.items() if key in own.model_fields})
     trainer = trl_keys.keys(section)
     rest = {key: value for key, value in data.items() if key not in own.model_fields}
+    rest = {**expand(getattr(settings, "algorithm", None)), **rest}
     # A key that both name (trust_remote_code in some releases) goes to the trainer.
     settings._trl.update({key: value for key, value in rest.items() if key in trainer})
     settings._model.update({key: value for key, value in rest.items() if key not in trainer})
@@ -127,7 +129,7 @@ def _problems(
         path = _real_path(item["loc"], data, missing=item["type"] == "missing")
         if item["type"].startswith("union_tag"):
             path, item = (
-                (*path, "name"),
+                (*path, item["ctx"]["discriminator"].strip("'")),
                 item | {"type": item["type"].replace("union_tag_not_found", "missing")},
             )
         if path in found:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic_core import PydanticUndefined
 
 from r1kit.settings import trl_keys
+from r1kit.settings.algorithms import expand
 from r1kit.settings.errors import Problem, describe
 from r1kit.settings.known_models import KNOWN_MODELS, LONGER
 from r1kit.settings.models import STAGE_OF_SECTION, TRAINER_SECTIONS, model_for
@@ -83,6 +84,8 @@ class View:
         if field is not None:
             default = field.get_default(call_default_factory=True)
             return ... if default is PydanticUndefined else default
+        if section == "grpo" and key in (implied := expand(self.values[section].get("algorithm"))):
+            return implied[key]
         return trl_keys.default(section, key) if section in TRAINER_SECTIONS else ...
 
     def problem(

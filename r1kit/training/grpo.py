@@ -1,7 +1,7 @@
 """GRPO: TRL's GRPOTrainer with our rewards (`python -m r1kit.training.grpo JOB/resolved.yaml`).
 
 DeepSeek-R1 trains with Group Relative Policy Optimization on rule-based rewards (paper section 2.2). All keys
-of `grpo.yaml` are TRL's but `rewards`, `optimizer` and the lessons' own `collapse` and `programs`. Rollouts
+of `grpo.yaml` are TRL's but those of `GrpoSettings`, and `algorithm` stands for several of TRL's. Rollouts
 are written as `rollouts/step_%05d.parquet` at every logged step.
 """
 
@@ -27,6 +27,7 @@ def train(job: program.Job) -> None:
     from r1kit.rewards.registry import get_rewards
     from r1kit.rewards.shared_sandbox import configure_by
     from r1kit.settings.models import SandboxSettings
+    from r1kit.training.guards import Guards
     from r1kit.training.heldout import evaluation_keys, heldout_dataset, watch_heldout
     from r1kit.training.optimizer import build_optimizer
     from r1kit.training.resume import fit, make_config, model_arguments, small_dataset, trainer_arguments
@@ -65,9 +66,15 @@ def train(job: program.Job) -> None:
         trainer.drift = (job.settings.get("machine", {}).get("weight_sync") or {}).get("drift")
         trainer.build_optimizer = build_optimizer(own, args)
         trainer.rollouts_folder = job.rollouts
+        trainer.curriculum, trainer.dynamic_sampling = chosen_by(own, args.seed, trainer.train_dataset)
         trainer.unjudged = UnjudgedWatch(args.num_generations)
         trainer.add_callback(trainer.unjudged)
         watch_heldout(trainer, job, own)
+        if own.guards is not None:
+            trainer.guarded = True
+            trainer.add_callback(Guards(own.guards, job.metrics))
+        if own.curriculum is not None:
+            trainer.length_stages = own.curriculum.lengths
         fit(trainer, job, keep, restore=trainer.restore_rollouts)
 
 
@@ -83,6 +90,18 @@ def leave_vllm_out(job: program.Job) -> None:
     colocated = grpo.get("use_vllm") and grpo.get("vllm_mode", "colocate") == "colocate"
     if not colocated and sync.get("transport", "file") == "file":
         import_utils.is_vllm_available = lambda min_version=None: False
+
+
+def chosen_by(own: Any, seed: int, prompts: Any) -> tuple[Any, Any]:
+    """The curriculum and the dynamic sampling of grpo.yaml, both None where TRL's own order is taken."""
+    from r1kit.settings.curriculum import CurriculumSettings
+    from r1kit.training.curriculum import Curriculum, pools_of
+
+    dynamic, settings = own.dynamic_sampling, own.curriculum or CurriculumSettings(strategy="none")
+    if dynamic is None and settings.strategy in ("none", "length"):
+        return None, None
+    known = {name: prompts[name] for name in ("pass_rate", "level") if name in prompts.column_names}
+    return Curriculum(settings, pools_of(known, len(prompts)), seed), dynamic
 
 
 def opens_reasoning(tokenizer: Any) -> bool:

@@ -1,9 +1,11 @@
 """GRPO's objective in a few functions, for the lesson; a test holds them equal to TRL 1.16's.
 
 GRPO (DeepSeekMath, arXiv:2402.03300, equations 3 and 21) compares each completion with its group: the reward
-minus the group's mean, over its standard deviation, is the advantage of every token in it. Departures of
-later papers are `loss_type`s: DAPO (2503.14476) averages over all tokens, Dr. GRPO (2503.20783) divides by a
-constant length and does not divide by the standard deviation.
+minus the group's mean, over its standard deviation, is the advantage of every token in it. Later papers
+change a line each: DAPO (2503.14476) averages over all tokens, Dr. GRPO (2503.20783) divides by a constant
+length and not by the standard deviation, GSPO (2507.18071) takes one ratio for a whole completion, CISPO
+(2506.13585) clips the weight of a token and not its gradient. `algorithm` in grpo.yaml names them
+(`r1kit.settings.algorithms`).
 """
 
 from __future__ import annotations
@@ -69,6 +71,17 @@ def token_logprobs(
     return logits.log_softmax(dim=-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
+def importance_ratios(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, level: str = "token") -> Tensor:
+    """How much likelier the model that learns makes what was sampled: [B, C], or [B, 1] for a "sequence".
+
+    The ratio of a sequence is the geometric mean of its tokens' (GSPO, equation 7).
+    """
+    difference = logprobs - old_logprobs
+    if level == "token":
+        return difference.exp()
+    return ((difference * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)).exp()
+
+
 def grpo_loss(
     logprobs: Tensor,
     old_logprobs: Tensor,
@@ -81,6 +94,7 @@ def grpo_loss(
     max_completion_length: int | None = None,
     beta: float = 0.0,
     reference_logprobs: Tensor | None = None,
+    importance_sampling_level: str = "token",
 ) -> Tensor:
     """The loss of one batch, a scalar.
 
@@ -98,13 +112,14 @@ def grpo_loss(
         beta: weight of the KL divergence to the model of `reference_logprobs` [B, C]: Schulman's k3
             estimator, times
             the ratio because the tokens are the old model's (DeepSeek-V3.2; the default in TRL 1.16).
+        importance_sampling_level: "sequence" is GSPO, with loss_type "grpo" and an epsilon of some 1e-4.
 
     Raises:
         ValueError: unknown loss_type, or dr_grpo without max_completion_length.
     """
     if loss_type not in LOSS_TYPES:
         raise ValueError(f"loss_type is {loss_type!r}; allowed: {', '.join(LOSS_TYPES)}")
-    ratio = (logprobs - old_logprobs).exp()
+    ratio = importance_ratios(logprobs, old_logprobs, mask, importance_sampling_level)
     advantages = advantages.unsqueeze(1)  # the same for every token of a completion
     if loss_type == "cispo":
         loss = -ratio.clamp(max=epsilon_high).detach() * advantages * logprobs

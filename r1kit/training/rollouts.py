@@ -16,6 +16,9 @@ from accelerate.utils import gather
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from r1kit.training.chosen_rollouts import ChosenRollouts
+from r1kit.training.guards import diversity
+from r1kit.training.length_stages import LengthStages
 from r1kit.training.resume import ExactResume
 from r1kit.training.served import ServedRollouts
 from r1kit.training.unjudged import UnjudgedWatch, leave_out_unjudged
@@ -40,7 +43,7 @@ class EpochRepeatSampler(RepeatSampler):
         return super().__iter__()
 
 
-class RolloutTrainer(ServedRollouts, ExactResume, GRPOTrainer):
+class RolloutTrainer(ServedRollouts, ChosenRollouts, LengthStages, ExactResume, GRPOTrainer):
     """GRPOTrainer that writes `rollouts_folder/step_%05d.parquet` and saves the rollouts in use.
 
     Its reward functions are those of `r1kit.rewards.get_rewards`; a row that one of them could not judge is
@@ -49,6 +52,8 @@ class RolloutTrainer(ServedRollouts, ExactResume, GRPOTrainer):
 
     rollouts_folder: Path | None = None
     unjudged: UnjudgedWatch | None = None
+    guarded = False
+    """Whether rows say how different the answers are, as guards want to know."""
     _unwritten = False
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochRepeatSampler:
@@ -79,14 +84,19 @@ class RolloutTrainer(ServedRollouts, ExactResume, GRPOTrainer):
             if column in inputs[0]:
                 self._log_completion_extra(column, [example[column] for example in inputs])
         self._log_completion_extra("tokens", [len(ids) for ids in completion_ids_list])
-        parts = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._parts, judged = self._judge(inputs, prompts, completions, completion_ids_list)
+        self._count_unjudged(judged, inputs)
+        return self._parts
+
+    def _judge_anew(
+        self, inputs: list, prompts: list, completions: list, completion_ids: list
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        parts = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
         columns = {name: [example[name] for example in inputs] for name in inputs[0]}
         own = [function.applies(len(inputs), columns) for function in self.reward_funcs]
         applies = gather(torch.tensor(own, device=parts.device).T.contiguous())
         verifies = torch.tensor([bool(function.needs) for function in self.reward_funcs], device=parts.device)
-        self._parts, judged = leave_out_unjudged(parts, applies, verifies)
-        self._count_unjudged(judged, inputs)
-        return self._parts
+        return leave_out_unjudged(parts, applies, verifies)
 
     def _count_unjudged(self, judged: torch.Tensor, inputs: list[dict[str, Any]]) -> None:
         """Tell the watch and the metrics; `judged` is over all processes, `inputs` are this one's rows."""
@@ -111,6 +121,8 @@ class RolloutTrainer(ServedRollouts, ExactResume, GRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's, then the rollouts of the newest generation if no file has them yet."""
+        if self._unwritten and self.guarded:
+            logs.update(self._diversity())
         super().log(logs, start_time)
         if self._unwritten and self.rollouts_folder and self.accelerator.is_main_process:
             weights = dict(zip(self.reward_func_names, self.reward_weights.tolist(), strict=True))
@@ -119,13 +131,24 @@ class RolloutTrainer(ServedRollouts, ExactResume, GRPOTrainer):
             table.to_parquet(self.rollouts_folder / f"step_{self.state.global_step:05d}.parquet", index=False)
         self._unwritten = False
 
+    def _diversity(self) -> dict[str, float]:
+        """Of the newest generation; accuracy tells which groups may be of one mind."""
+        texts = [text_of(completion) for completion in self._logs["completion"]]
+        right = self._logs["rewards"].get("accuracy_reward")
+        solutions = self._logs["extra"].get("solution")
+        return diversity(texts, self.num_generations, list(right) if right else None, solutions)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         generate_every = self.args.steps_per_generation * self.num_iterations
         used_up = self._step % generate_every == 0
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         torch.save(
-            {"step": self._step, "inputs": None if used_up else self._buffered_inputs},
+            {
+                "step": self._step,
+                "inputs": None if used_up else self._buffered_inputs,
+                "chosen": self.chosen_state(),
+            },
             folder / BUFFER.format(rank=self.accelerator.process_index),
         )
 
@@ -136,6 +159,7 @@ class RolloutTrainer(ServedRollouts, ExactResume, GRPOTrainer):
             path = Path(checkpoint) / BUFFER.format(rank=0)
         saved = torch.load(path, map_location=str(self.accelerator.device), weights_only=True)
         self._step, self._buffered_inputs = saved["step"], saved["inputs"]
+        self.restore_chosen(saved["chosen"])
 
 
 def share_without_signal(parts: torch.Tensor, weights: torch.Tensor, group_size: int) -> float:

@@ -73,21 +73,21 @@ def write_job(folder: Path, world: Path, model: Path | None = None, **sections: 
     return folder
 
 
-def start(program: str, folder: Path) -> subprocess.Popen:
-    """The training program on a job folder, its output in train.log."""
+def start(program: str, folder: Path, room: str = "training") -> subprocess.Popen:
+    """The program of `room` on a job folder, its output in train.log."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with open(folder / "train.log", "ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", f"r1kit.training.{program}", str(folder / "resolved.yaml")],
+            [sys.executable, "-m", f"r1kit.{room}.{program}", str(folder / "resolved.yaml")],
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
 
 
-def finish(program: str, folder: Path) -> str:
+def finish(program: str, folder: Path, room: str = "training") -> str:
     """Run the program to its end, which must be good, and return its log."""
-    code = start(program, folder).wait(timeout=300)
+    code = start(program, folder, room).wait(timeout=300)
     log = (folder / "train.log").read_text(encoding="utf-8")
     assert code == 0, log
     return log

@@ -7,7 +7,13 @@ import math
 import pytest
 import torch
 
-from r1kit.training.objective import LOSS_TYPES, group_advantages, grpo_loss, token_logprobs
+from r1kit.training.objective import (
+    LOSS_TYPES,
+    group_advantages,
+    grpo_loss,
+    importance_ratios,
+    token_logprobs,
+)
 
 
 def test_advantages_of_a_group_are_the_style_guides_numbers():
@@ -47,6 +53,30 @@ def test_a_token_that_moved_too_far_has_no_gradient():
     assert logprobs.grad[0, 1] < 0
 
 
+def test_the_ratio_of_a_sequence_is_the_geometric_mean_of_its_tokens():
+    new, mask = torch.tensor([[2.0, 8.0, 99.0]]).log(), torch.tensor([[1, 1, 0]])
+    ratio = importance_ratios(new, torch.zeros(1, 3), mask, "sequence")
+    assert ratio.tolist() == [[pytest.approx(4.0)]]
+
+
+def test_one_long_sequence_is_worth_as_much_as_a_short_one_in_grpo_and_more_in_dapo():
+    """The length bias: in a wrong answer of ten tokens each is punished a tenth as hard."""
+    mask = torch.tensor([[1.0] * 10, [1.0] + [0.0] * 9])
+    gradients = {}
+    for loss_type in ("grpo", "dapo", "dr_grpo"):
+        logprobs = torch.zeros(2, 10, requires_grad=True)
+        grpo_loss(
+            logprobs, torch.zeros(2, 10), torch.tensor([-1.0, -1.0]), mask, 0.2, 0.2, loss_type,
+            max_completion_length=10,
+        ).backward()  # fmt: skip
+        gradients[loss_type] = (logprobs.grad[0, 0] / logprobs.grad[1, 0]).item()
+    assert gradients == {
+        "grpo": pytest.approx(0.1),
+        "dapo": pytest.approx(1.0),
+        "dr_grpo": pytest.approx(1.0),
+    }
+
+
 def test_unknown_and_incomplete_losses_are_refused():
     tensors = (torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1), torch.ones(1, 2))
     with pytest.raises(ValueError, match="dapo"):
@@ -77,13 +107,15 @@ def trl_trainer(world):
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
-def test_the_loss_and_its_gradient_are_trls(trl_trainer, loss_type, beta):
+@pytest.mark.parametrize(
+    ("loss_type", "level"), [*((name, "token") for name in LOSS_TYPES), ("grpo", "sequence")]
+)
+def test_the_loss_and_its_gradient_are_trls(trl_trainer, loss_type, level, beta):
     torch.manual_seed(0)
     trainer, model = trl_trainer, trl_trainer.model.train()
     trainer.loss_type, trainer.beta, trainer.current_gradient_accumulation_steps = loss_type, beta, 1
     high = 5.0 if loss_type == "cispo" else 0.28
-    trainer.epsilon_high = high
+    trainer.epsilon_high, trainer.importance_sampling_level = high, level
     mask = torch.tensor([[1] * 12, [1] * 7 + [0] * 5, [1] * 3 + [0] * 9, [1] * 12])
     inputs = {
         "prompt_ids": torch.randint(3, 300, (4, 8)),
@@ -102,6 +134,7 @@ def test_the_loss_and_its_gradient_are_trls(trl_trainer, loss_type, beta):
     ours = grpo_loss(
         logprobs, inputs["old_per_token_logps"], inputs["advantages"], mask, 0.2, high, loss_type,
         max_completion_length=12, beta=beta, reference_logprobs=inputs["ref_per_token_logps"],
+        importance_sampling_level=level,
     )  # fmt: skip
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-4, abs=1e-6)
     gradients = []

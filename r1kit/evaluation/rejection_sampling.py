@@ -1,0 +1,177 @@
+"""Rejection sampling from a checkpoint (`python -m r1kit.evaluation.rejection_sampling JOB/resolved.yaml`).
+
+R1's second SFT dataset was sampled from the checkpoint of its first RL stage: several answers to each prompt,
+those kept that a rule accepts, chains that mix languages, run long or are hard to read left out (arXiv
+2501.12948, section 2.3.3). Here the rule is the accuracy reward and the form that grpo.yaml rewards; length
+and repeated 4-grams stand for readability. R1 also judged answers by a model, for which this has no room.
+
+Answers come in shards of a batch, each a file of its own and with a seed of its own, so that a program which
+was killed goes on with the next shard and ends with the same dataset.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from r1kit.evaluation.sampling import Samples, generate
+from r1kit.evaluation.served_sampling import generate_served
+from r1kit.rewards.registry import get_rewards
+from r1kit.runs import metrics
+from r1kit.runs.files import read_json, write_json_atomic
+from r1kit.settings.rewards import REWARDS
+from r1kit.training import program
+
+SEEDS = 1_000_003  # a shard's seed: that of the stage times this, and the shard's number
+REASONS = ("unfinished", "unjudged", "wrong", "form", "long", "repetitive", "duplicate", "surplus")
+"""Why an answer is not kept; the first that holds is counted."""
+
+
+def sample(job: program.Job) -> None:
+    """Answer the prompts shard by shard, judge, and write `data/` and `counts.json`."""
+    from r1kit.data import datasets
+
+    told = job.settings["parameters"]
+    prompts, answers = judged_answers(job, told, told["forms"])
+    kept, counts = select(answers, prompts, told)
+    if not kept:
+        raise ValueError(f"no answer was kept: {counts}. A checkpoint that is right now and then is needed")
+    datasets.save_atomically(kept, job.folder / "data")
+    write_json_atomic(job.folder / "counts.json", counts)
+    print(f"{counts['answers']} answers, {counts['kept']} kept: {counts}", flush=True)
+
+
+def judged_answers(
+    job: program.Job, told: Mapping[str, Any], forms: Sequence[str] = ()
+) -> tuple[Any, list[dict[str, Any]]]:
+    """The prompts that are asked, and every answer with its verdicts: those of a prompt follow each other."""
+    from r1kit.data import datasets
+    from r1kit.evaluation.evaluate import load_checkpoint
+
+    prompts = datasets.load(job.inputs["prompts"])
+    prompts = prompts.select(range(min(told["prompts"] or len(prompts), len(prompts))))
+    size = max(1, told["batch_size"] // told["samples"])
+    shards = [job.folder / "shards" / f"{first:07d}.json" for first in range(0, len(prompts), size)]
+    missing = [i for i, path in enumerate(shards) if read_json(path) is None]
+    metrics.truncate_after(job.metrics, missing[0] if missing else len(shards))
+    if missing:
+        model, tokenizer = load_checkpoint(job.inputs["model"], job.device)
+        judge = judge_of(forms)
+    for i in missing:
+        rows = list(prompts.select(range(i * size, min((i + 1) * size, len(prompts)))))
+        samples = answer(job, model, tokenizer, rows, told, seed=told["seed"] * SEEDS + i)
+        judged = judge_samples(rows, samples, judge)
+        write_json_atomic(shards[i], judged)
+        right = sum(entry["correct"] == 1.0 for entry in judged) / max(1, len(judged))
+        row = {"step": i + 1, "total_steps": len(shards), "right": right}
+        metrics.append(job.metrics, row | {"tokens_per_second": samples.tokens_per_second})
+        if job.watchdog:
+            job.watchdog.beat(i + 1)
+    if job.watchdog:
+        job.watchdog.finish()
+    return prompts, [entry for path in shards for entry in read_json(path)]
+
+
+def answer(
+    job: program.Job, model: Any, tokenizer: Any, rows: Sequence[Mapping], told: Mapping, seed: int
+) -> Samples:
+    """The samples of one shard, from this process or, where the job has a server, from vLLM."""
+    prompts = [row["prompt"] for row in rows]
+    how = {name: told[name] for name in ("temperature", "top_p", "max_new_tokens")}
+    if "server" in job.inputs:
+        return generate_served(Path(job.inputs["server"]), tokenizer, prompts, told["samples"], **how)
+    size = told["batch_size"]
+    return generate(model, tokenizer, prompts, told["samples"], batch_size=size, seed=seed, **how)
+
+
+def judge_of(forms: Sequence[str]) -> Callable[..., tuple[list[float | None], list[float]]]:
+    """A function of completions and solutions: is it right (None: could not be judged), has it the form."""
+    names = ["accuracy", *forms]
+    (accuracy, *others), _ = get_rewards([REWARDS[name](name=name, weight=1.0) for name in names])
+
+    def judge(completions: list[str], solutions: list[str]) -> tuple[list[float | None], list[float]]:
+        right = accuracy(completions, solution=solutions)
+        parts = [function(completions) for function in others]
+        form = [min((part[i] for part in parts), default=1.0) for i in range(len(completions))]
+        return right, form
+
+    return judge
+
+
+def judge_samples(rows: Sequence[Mapping], samples: Samples, judge: Callable) -> list[dict[str, Any]]:
+    """Every answer of a shard with its verdicts, prompt by prompt."""
+    flat = [(p, s) for p in range(len(rows)) for s in range(len(samples.completions[p]))]
+    texts = [samples.completions[p][s] for p, s in flat]
+    right, form = judge(texts, [rows[p]["solution"] for p, _ in flat])
+    return [
+        {
+            "problem": rows[p]["prompt"][-1]["content"],
+            "completion": texts[i],
+            "correct": right[i],
+            "form": form[i],
+            "tokens": samples.tokens[p][s],
+            "finished": samples.finished[p][s],
+        }
+        for i, (p, s) in enumerate(flat)
+    ]
+
+
+def select(
+    answers: Sequence[Mapping[str, Any]], prompts: Sequence[Mapping[str, Any]], told: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The traces that are kept, columns as the teacher's, and how many answers fell for which reason."""
+    by_problem = {row["prompt"][-1]["content"]: row for row in prompts}
+    chosen: dict[str, list[str]] = {}
+    counts: Counter[str] = Counter({"answers": len(answers), "kept": 0, "prompts": len(by_problem)})
+    counts.update(dict.fromkeys(REASONS, 0))
+    kept = []
+    for entry in answers:
+        had = chosen.setdefault(entry["problem"], [])
+        if reason := reason_against(entry, had, told):
+            counts[reason] += 1
+            continue
+        had.append(" ".join(entry["completion"].split()))
+        row = by_problem[entry["problem"]]
+        turns = [*row["prompt"], {"role": "assistant", "content": entry["completion"]}]
+        columns = {"problem": entry["problem"], "solution": row["solution"], "level": row.get("level")}
+        kept.append({"messages": turns, **columns, "verified": True, "tokens": entry["tokens"]})
+    solved = sum(bool(texts) for texts in chosen.values())
+    return kept, dict(counts) | {"kept": len(kept), "prompts_solved": solved}
+
+
+def reason_against(entry: Mapping[str, Any], had: Sequence[str], told: Mapping[str, Any]) -> str:
+    """Why an answer is not kept (one of REASONS), or "" if it is; `had`: what was kept of its prompt."""
+    if not entry["finished"]:
+        return "unfinished"
+    if entry["correct"] is None:
+        return "unjudged"
+    if entry["correct"] < 1.0:
+        return "wrong"
+    if entry["form"] < 1.0:
+        return "form"
+    if told["longest"] is not None and entry["tokens"] > told["longest"]:
+        return "long"
+    if told["repetition"] is not None and repetition(entry["completion"]) > told["repetition"]:
+        return "repetitive"
+    if told["deduplicate"] and " ".join(entry["completion"].split()) in had:
+        return "duplicate"
+    return "surplus" if len(had) >= told["keep"] else ""
+
+
+def repetition(text: str, n: int = 4) -> float:
+    """Share of a text's word n-grams that occurred in it before; 0 for a text shorter than n words."""
+    words = text.split()
+    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Program entry; returns the exit code."""
+    return program.run(sample, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

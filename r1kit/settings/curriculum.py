@@ -1,0 +1,54 @@
+"""grpo.yaml's `curriculum` and `dynamic_sampling`: which prompts are asked, which groups are trained on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from r1kit.settings.strict import Positive, Settings
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class LengthStage(Settings):
+    """From which step on completions may be how long."""
+
+    step: int = Field(ge=0, description="First optimizer step of the stage.")
+    max_completion_length: Positive = Field(description="Longest completion in tokens.")
+
+
+class CurriculumSettings(Settings):
+    """Which prompts GRPO asks.
+
+    `levels` goes from one level of the dataset to the next; `pass_rate` asks what is sometimes right;
+    `length` leaves the prompts alone and lets completions grow longer in stages.
+    """
+
+    strategy: Literal["none", "levels", "pass_rate", "length"] = Field(description="How prompts are chosen.")
+    reward: str = Field(
+        default="accuracy", description="The reward whose mean over a group is its pass rate."
+    )
+    promote: Share = Field(
+        default=0.8, description="`levels`: pass rate of a level from which on the next one is asked as well."
+    )
+    revisit: Share = Field(
+        default=0.1, description="Share of prompts drawn from all that are open, so no estimate grows old."
+    )
+    memory: float = Field(
+        default=0.7, ge=0, lt=1, description="Weight of a pool's old estimate at each of its new groups."
+    )
+    lengths: list[LengthStage] = Field(
+        default_factory=list, description="`length`: its stages, the first from step 0."
+    )
+
+
+class DynamicSamplingSettings(Settings):
+    """Groups whose completions all earned the same are replaced by others (DAPO, section 3.2)."""
+
+    max_extra: float = Field(
+        default=1.0,
+        gt=0,
+        le=10,
+        description="Groups written in addition at most, as a multiple of the step's.",
+    )

@@ -1,0 +1,180 @@
+"""pipeline.yaml: trainings composed of named stages, as R1's was (arXiv 2501.12948, section 3).
+
+A stage takes its model and its data from the run's data stage (`base`, `traces`, `prompts`) or from a stage
+before it, so a pipeline can hold no cycle. What a stage does is said by sft.yaml, grpo.yaml and
+evaluation.yaml; its `set` replaces single values of those, and that of the pipeline those of every file.
+`--set pipeline.r1.cold_start.sft.max_steps=40` reaches into a stage.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from r1kit.settings.errors import Problem, describe, nearest_name
+from r1kit.settings.strict import Positive, Settings
+from r1kit.settings.yaml import KeyPath
+
+GIVEN = {"base": "model", "traces": "data", "prompts": "prompts"}
+"""What the data stage provides, and as what it can serve."""
+
+RESERVED = (*GIVEN, "heldout", "corpus", "tokenizer", "model", "data", "server", "set")
+"""Names that would be mistaken for something else in a stage's inputs."""
+
+MODEL_KINDS, DATA_KINDS = ("sft", "grpo"), ("rejection_sampling", "merge_data")
+PROMPT_KINDS = ("pass_rate",)
+
+MAY_SET = {
+    "sft": ("sft",),
+    "grpo": ("grpo",),
+    "rejection_sampling": ("grpo",),
+    "pass_rate": (),
+    "merge_data": (),
+    "evaluate": ("evaluation",),
+}
+"""Files that a stage's `set` may change: those that the stage reads."""
+
+Overrides = Annotated[
+    dict[str, Any], Field(default_factory=dict, description="Changes, each as `file.key: value`.")
+]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+class StageSettings(Settings):
+    """What every stage has."""
+
+    name: Name = Field(description="Its folder's name, and that of its checkpoint in tables.")
+    set: Overrides
+
+    def sources(self) -> dict[str, str]:
+        """Its inputs by their role: which model, which data."""
+        return {role: getattr(self, role) for role in ("model", "data") if hasattr(self, role)}
+
+    def parameters(self) -> dict[str, Any]:
+        """Its own parameters, without name, kind, inputs and overrides."""
+        return self.model_dump(mode="json", exclude={"name", "kind", "set", "model", "models", "data"})
+
+
+class SftStage(StageSettings):
+    """Fine-tuning on traces, with sft.yaml."""
+
+    kind: Literal["sft"]
+    model: str = Field(default="base", description="`base`, or a stage before that trains a model.")
+    data: str = Field(default="traces", description="`traces`, or a stage before that makes a dataset.")
+
+
+class GrpoStage(StageSettings):
+    """Reinforcement learning on prompts, with grpo.yaml."""
+
+    kind: Literal["grpo"]
+    model: str = Field(description="`base` (R1-Zero), or a stage before that trains a model.")
+    data: str = Field(default="prompts", description="`prompts`, or a stage before that chooses among them.")
+
+
+class RejectionSamplingStage(StageSettings):
+    """Several answers to each prompt; those that the rewards accept become a dataset of traces."""
+
+    kind: Literal["rejection_sampling"]
+    model: str = Field(description="`base`, or a stage before that trains a model.")
+    data: Literal["prompts"] = "prompts"
+    prompts: Positive | None = Field(default=None, description="The first so many prompts; null: all.")
+    samples: Positive = Field(default=4, description="Answers to each prompt.")
+    keep: Positive = Field(default=1, description="Answers kept of each prompt at most.")
+    deduplicate: bool = Field(default=True, description="Keep an answer once, however often it came.")
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_new_tokens: Positive = Field(description="Longest answer in tokens.")
+    longest: Positive | None = Field(
+        default=None, description="Longest answer that is kept, in tokens; null: any that was finished."
+    )
+    repetition: float | None = Field(
+        default=None, gt=0, le=1, description="Most of an answer's 4-grams that may be repeats; null: all."
+    )
+    batch_size: Positive = Field(default=128, description="Answers written at once.")
+    seed: int = Field(default=0, ge=0, description="Seed of the sampling.")
+
+
+class PassRateStage(StageSettings):
+    """Prompts with the pass rate that a checkpoint has on them, as far as it lies in a band."""
+
+    kind: Literal["pass_rate"]
+    model: str = Field(description="`base`, or a stage before that trains a model.")
+    data: Literal["prompts"] = "prompts"
+    prompts: Positive | None = Field(default=None, description="The first so many prompts; null: all.")
+    samples: int = Field(default=8, ge=2, description="Answers to each prompt.")
+    lowest: float = Field(default=0.1, ge=0, le=1, description="Least pass rate of a prompt that is kept.")
+    highest: float = Field(default=0.6, ge=0, le=1, description="Highest pass rate of one that is kept.")
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_new_tokens: Positive = Field(description="Longest answer in tokens.")
+    batch_size: Positive = Field(default=128, description="Answers written at once.")
+    seed: int = Field(default=0, ge=0, description="Seed of the sampling.")
+
+
+class MergeDataStage(StageSettings):
+    """One dataset of several."""
+
+    kind: Literal["merge_data"]
+    data: Annotated[list[str], Field(min_length=1)] = Field(
+        description="`traces` and stages before that make datasets."
+    )
+
+
+class EvaluateStage(StageSettings):
+    """Held-out problems for every checkpoint, with evaluation.yaml."""
+
+    kind: Literal["evaluate"]
+    models: Annotated[list[str], Field(min_length=1)] = Field(
+        description="`base` and stages before that train models, in the order of the table."
+    )
+
+
+AnyStage = Annotated[
+    SftStage | GrpoStage | RejectionSamplingStage | PassRateStage | MergeDataStage | EvaluateStage,
+    Field(discriminator="kind"),
+]
+
+
+class Pipeline(Settings):
+    """One composed training."""
+
+    about: str = Field(default="", description="What it shows, in a sentence.")
+    set: Overrides
+    stages: Annotated[list[AnyStage], Field(min_length=1)] = Field(description="In the order of the run.")
+
+
+class PipelineSettings(Settings):
+    """pipeline.yaml."""
+
+    pipelines: Annotated[dict[Name, Pipeline], Field(min_length=1)] = Field(description="By name.")
+
+
+def place_of(content: Any, keys: list[str]) -> KeyPath | Problem:
+    """Where `pipeline.<pipeline>.<stage>.<key>` stands in the file's content.
+
+    `<key>` is one of the stage's own (`samples`) or one of a file (`sft.max_steps`), which goes into the
+    stage's `set`; `pipeline.<pipeline>.set.<file.key>` changes the whole pipeline.
+    """
+    name = f"pipeline.{'.'.join(keys)}"
+    pipelines = content.get("pipelines") if isinstance(content, dict) else None
+    if not isinstance(pipelines, dict):
+        return Problem(f"override {name}", name, message="pipeline.yaml holds no pipelines.")
+    if keys[0] not in pipelines:
+        return _unknown(name, keys[0], list(pipelines), "There is no such pipeline.")
+    if len(keys) < 3:
+        allowed = f"pipeline.{keys[0]}.<stage>.<key>, for example pipeline.{keys[0]}.final.grpo.max_steps"
+        return Problem(f"override {name}", name, found=describe(name), allowed=allowed)
+    way: KeyPath = ("pipelines", keys[0])
+    if keys[1] == "set":
+        return (*way, "set", ".".join(keys[2:]))
+    stages = [stage.get("name") for stage in pipelines[keys[0]].get("stages", []) if isinstance(stage, dict)]
+    if keys[1] not in stages:
+        return _unknown(name, keys[1], stages, f"{keys[0]} has no such stage.")
+    way = (*way, "stages", stages.index(keys[1]))
+    return (*way, keys[2]) if len(keys) == 3 else (*way, "set", ".".join(keys[2:]))
+
+
+def _unknown(name: str, found: str, known: list[str], message: str) -> Problem:
+    nearest = nearest_name(found, known)
+    return Problem(f"override {name}", name, describe(found), ", ".join(known), nearest, message)

@@ -1,0 +1,156 @@
+"""A GRPO that has collapsed is stopped, and its message names the sign; one that learns is left alone."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from transformers import TrainerControl
+
+from r1kit.runs import metrics
+from r1kit.settings.guards import GuardSettings
+from r1kit.training.guards import COLLAPSED, Collapsed, Guards, diversity, sign
+
+BOUNDS = GuardSettings(window=5)
+
+
+def rows(count: int, **changes: tuple[float, float]) -> list[dict]:
+    """Rows of a healthy training; each change goes in a straight line from its first figure to its second."""
+    usual = {
+        "reward": (0.6, 1.0), "entropy": (0.06, 0.02), "completions/mean_length": (26, 31),
+        "completions/clipped_ratio": (0.0, 0.0), "diversity/same_answer": (0.2, 0.2),
+        "diversity/repetition": (0.1, 0.2),
+    }  # fmt: skip
+    return [
+        {"step": at + 1}
+        | {name: a + (b - a) * at / (count - 1) for name, (a, b) in (usual | changes).items()}
+        for at in range(count)
+    ]
+
+
+def test_a_training_that_learns_is_left_alone():
+    assert sign(rows(40), BOUNDS) == ""
+
+
+def test_the_shipped_training_is_left_alone():
+    """cpu-tiny's 04_grpo, 2026-11-24: entropy 0.062 to 0.019, length 26 to 33, 1% cut at most."""
+    changes = {"entropy": (0.062, 0.019), "completions/mean_length": (26.2, 33.0)}
+    assert sign(rows(63, **changes, **{"completions/clipped_ratio": (0.01, 0.0)}), GuardSettings()) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"entropy": (0.06, 0.0)}, "min_entropy"),
+        ({"entropy": (0.05, 4.0)}, "max_entropy_growth"),
+        ({"diversity/same_answer": (0.2, 1.0)}, "max_same_answer"),
+        ({"diversity/repetition": (0.1, 1.0)}, "max_repetition"),
+        ({"completions/mean_length": (40, 2)}, "min_length_share"),
+        ({"completions/clipped_ratio": (0.0, 1.0)}, "max_clipped"),
+    ],
+)
+def test_every_sign_is_named_and_can_be_turned_off(changes, named):
+    collapsed = rows(200, **changes)
+    assert named in sign(collapsed, BOUNDS)
+    assert sign(collapsed, BOUNDS.model_copy(update={named: None})) == ""
+
+
+def test_few_distinct_answers_are_a_sign_where_a_bound_is_set():
+    collapsed = rows(20, **{"diversity/distinct_answers": (0.1, 0.1)})
+    assert sign(collapsed, BOUNDS) == ""
+    assert "min_distinct" in sign(collapsed, BOUNDS.model_copy(update={"min_distinct": 0.2}))
+
+
+def test_a_base_model_whose_answers_never_ended_is_not_collapsed():
+    assert sign(rows(40, **{"completions/clipped_ratio": (1.0, 1.0)}), BOUNDS) == ""
+
+
+def held_out(values: list[float], **changes: tuple[float, float]) -> list[dict]:
+    found = rows(40, **changes)
+    for row, value in zip(found[9::5], values, strict=False):
+        row["heldout/pass@1"] = value
+    return found
+
+
+def test_a_reward_that_rises_while_held_out_accuracy_falls_is_hacked():
+    fallen = held_out([0.6, 0.7, 0.6, 0.55, 0.5])
+    assert "held-out pass@1 fell from 0.700" in sign(fallen, BOUNDS)
+    assert sign(fallen, BOUNDS.model_copy(update={"min_heldout_drop": None})) == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "changes"),
+    [
+        ([0.6, 0.7, 0.6, 0.69, 0.6], {}),  # one measurement is as good as the best
+        ([0.6, 0.6, 0.7, 0.6, 0.6], {}),  # only two since the best one
+        ([0.6, 0.7, 0.6, 0.55, 0.5], {"reward": (1.0, 0.6)}),  # the reward falls too: no gaming
+        ([], {}),
+    ],
+)
+def test_other_courses_of_held_out_accuracy_are_no_sign(values, changes):
+    assert sign(held_out(values, **changes), BOUNDS) == ""
+
+
+def answer(value: int, steps: str = "a b c d") -> str:
+    return f"<think>\n{steps}\n</think>\n<answer>\n{value}\n</answer>"
+
+
+def test_diversity_counts_answers_and_repeated_words():
+    texts = [answer(1), answer(1), answer(2), answer(3)]
+    found = diversity(texts, 2, right=[1.0, 1.0, 0.0, 1.0])
+    assert found["diversity/distinct_answers"] == 1.0  # the group that is all right may agree
+    assert "diversity/same_answer" not in found  # two prompts are too few
+    assert found["diversity/repetition"] == 0.0
+    loop = diversity([answer(1, "on and " * 50)], 1)["diversity/repetition"]
+    assert loop > 0.8
+
+
+def test_one_answer_to_prompts_with_different_solutions_is_counted():
+    texts = [answer(7)] * 6 + ["no answer"] * 2
+    assert diversity(texts, 2, solutions=list("11223344"))["diversity/same_answer"] == 0.75
+    assert "diversity/same_answer" not in diversity(texts, 2, solutions=list("11221122"))
+    assert diversity(["no answer"] * 8, 2)["diversity/same_answer"] == 0.0
+
+
+def stepped(guards: Guards, new: list[dict]) -> TrainerControl:
+    control = TrainerControl()
+    for row in new:
+        state = SimpleNamespace(global_step=row["step"], is_world_process_zero=True)
+        guards.on_log(None, state, control, logs={k: v for k, v in row.items() if k != "step"})
+        if control.should_training_stop:
+            break
+    return control
+
+
+def test_a_guard_saves_stops_and_exits_with_its_own_code(tmp_path):
+    guards = Guards(BOUNDS, tmp_path / "metrics.jsonl")
+    control = stepped(guards, rows(100, entropy=(0.06, 0.0)))
+    assert control.should_save
+    assert control.should_training_stop
+    with pytest.raises(Collapsed, match="entropy is gone") as stopped:
+        guards.on_train_end(None, None, control)
+    assert stopped.value.returncode == COLLAPSED == 6
+
+
+def test_a_resumed_training_judges_by_the_rows_that_were_kept(tmp_path):
+    whole = rows(100, entropy=(0.06, 0.0))
+    uninterrupted, resumed = (Guards(BOUNDS, tmp_path / name) for name in ("none.jsonl", "metrics.jsonl"))
+    stepped(uninterrupted, whole)
+    for row in whole[:95]:
+        metrics.append(resumed.path, row)
+    resumed.on_train_begin(None, SimpleNamespace(global_step=90, is_world_process_zero=True), None)
+    assert len(resumed.rows) == 90
+    stepped(resumed, whole[90:])
+    assert resumed.message == uninterrupted.message != ""
+
+
+def test_a_training_that_was_not_stopped_ends_in_silence(tmp_path):
+    guards = Guards(BOUNDS, tmp_path / "metrics.jsonl")
+    assert not stepped(guards, rows(40)).should_training_stop
+    guards.on_train_end(None, None, None)
+
+
+def test_a_whole_run_ends_with_the_guards_code():
+    from r1kit.pipeline import run
+
+    assert run.COLLAPSED == COLLAPSED
