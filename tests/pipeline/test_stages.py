@@ -135,7 +135,8 @@ def test_a_notebook_opened_alone_is_refused_too():
 def test_every_profile_can_run_the_main_path_and_the_lesson_on_rewards_needs_the_stories(name):
     settings = load_profile(name)
     lesson = ["04b_rewards"] if settings.data.source == "stories" else []
-    assert sorted(set(STAGES) - set(possible(settings))) == sorted({"04b_rewards"} - set(lesson))
+    left_out = {"04b_rewards", "06_pipeline"} - set(lesson)
+    assert set(STAGES) - set(possible(settings)) == left_out
     assert "04_grpo" in possible(settings)
 
 
