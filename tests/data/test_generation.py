@@ -209,7 +209,7 @@ def test_nobody_there_ends_the_run_with_what_was_answered(tmp_path):
     with serving() as server:
         found = settings(server.url)
         ask_all(ROWS[:2], found, tmp_path)
-    with pytest.raises(EndpointLost, match=r"8 requests in a row failed, the last: unreachable.*goes on"):
+    with pytest.raises(EndpointLost, match=r"\d+ requests in a row failed, the last: unreachable.*goes on"):
         ask_all(ROWS, found, tmp_path)
     with answers_in(tmp_path) as answers:
         assert len(list(answers)) == 4
