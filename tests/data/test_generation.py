@@ -275,6 +275,14 @@ def test_seeds_differ_between_samples_and_prompts_and_fit_into_31_bits():
     assert seed_of("a", 0, SamplingSettings(model="m", seed=None)) is None
 
 
+def test_a_reward_is_asked_about_rows_that_have_its_gold_and_an_empty_text_is_none():
+    functions, _ = get_rewards([{"name": "accuracy"}, {"name": "binary_code"}])
+    rows = [{"solution": gold, "verification_info": ""} for gold in ("4", "5", "")]
+    said = ["<think>\nTwo and two.\n</think>\nIt is \\boxed{4}."] * 3
+    found = reward_judge({function.name: function for function in functions})(said, rows)
+    assert found == [{"accuracy": 1.0}, {"accuracy": 0.0}, {}]
+
+
 @pytest.mark.parametrize(
     ("verdicts", "reason"),
     [
