@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from r1kit.data.curation_report import Report, StepReport
 
 SHOWN = 100  # characters of an example
+WORTH_A_PROCESS = 2000  # rows; starting one takes about as long as a thousand traces
 ALL_DATES = ("0000-00-00", "9999-99-99")
 
 
@@ -36,7 +37,7 @@ def curate(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A setting: curation.near.threshold=0.9")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes; 0 takes all cores.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes; 0 takes all cores for a large set.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Keep the rows of a set that are worth training on; say what was removed, and why.
@@ -63,7 +64,7 @@ def curate(
         settings,
         out,
         {Path(name).stem: problems(name, mirror) for name in sets},
-        workers or cores(),
+        workers or min(cores(), 1 + source.rows // WORTH_A_PROCESS),
         lambda done, _: progress(done),
     )
     print(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) if as_json else table(report, out))

@@ -28,7 +28,8 @@ def reward_judge(functions: Mapping[str, Any]) -> Judge:
     """A judge that asks rewards by name, each about the rows it applies to (`applies(rows, columns)`)."""
 
     def judge(completions: list[str], rows: list[Mapping[str, Any]]) -> list[Verdicts]:
-        columns = {name: [row.get(name) for row in rows] for name in _names(rows)}
+        # Prepared sets have one type a column, so a gold that is not there is an empty text.
+        columns = {name: [None if row[name] == "" else row[name] for row in rows] for name in _names(rows)}
         said = [[{"role": "assistant", "content": completion}] for completion in completions]
         found: list[Verdicts] = [{} for _ in rows]
         for name, function in functions.items():

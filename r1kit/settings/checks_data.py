@@ -7,12 +7,12 @@ from typing import get_args
 
 from r1kit.settings.checks import advice, rule
 from r1kit.settings.errors import Problem, nearest_name
-from r1kit.settings.hub_data import PromptDataset
+from r1kit.settings.hub_data import PromptDataset, TraceDataset
 from r1kit.settings.trace_lengths import trace_lengths
 from r1kit.settings.view import NotKnown, View
 
 # Traces of these datasets are `<think>...</think>` and then the solution, with no `<answer>` tag.
-THINK_ONLY = ("open-r1/Mixture-of-Thoughts", "open-r1/codeforces-cots")
+THINK_ONLY = get_args(TraceDataset)
 CONFIGS = {
     "open-r1/Mixture-of-Thoughts": ("all", "math", "code", "science"),
     "open-r1/OpenR1-Math-220k": ("default", "all", "extended"),

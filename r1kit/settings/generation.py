@@ -70,5 +70,5 @@ class GenerationSettings(Settings):
         description="Environment variable that holds the API key; the key itself is written nowhere.",
     )
     samples: Positive = Field(default=1, description="Answers to each prompt.")
-    sampling: SamplingSettings
-    patience: PatienceSettings = Field(default_factory=PatienceSettings)
+    sampling: SamplingSettings = Field(description="What is asked.")
+    patience: PatienceSettings = Field(default_factory=PatienceSettings, description="How it is asked.")

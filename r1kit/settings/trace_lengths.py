@@ -21,6 +21,8 @@ MIXTURE = {"code": (83_070, 13_400), "math": (93_733, 4_900), "science": (172_51
 SPREAD = 0.7
 # open-r1's card: about 100,000 traces; their mean is taken from Mixture-of-Thoughts' part on code.
 CODEFORCES = (100_000, 13_400)
+# Problems of its parts (its card); the traces are those of Mixture-of-Thoughts' mathematics.
+OPENR1_MATH = {"default": 93_733, "all": 225_129, "extended": 131_396}
 KEPT = 0.74
 """Share of cpu-tiny's traces that rejection sampling leaves: 10,333 of 14,000, 2026-11-24."""
 
@@ -31,8 +33,12 @@ def parts_of(source: Mapping[str, Any]) -> list[tuple[float, float]]:
     if source["dataset"] == "open-r1/Mixture-of-Thoughts":
         config = source.get("config", "default")
         chosen = list(MIXTURE.values()) if config == "all" else [MIXTURE[config]] if config in MIXTURE else []
-    else:
+    elif source["dataset"] == "open-r1/OpenR1-Math-220k":
+        chosen = [(OPENR1_MATH.get(source.get("config", "default"), 0), MIXTURE["math"][1])]
+    elif source["dataset"] == "open-r1/codeforces-cots":
         chosen = [CODEFORCES]
+    else:
+        return []  # a file of one's own
     total = sum(documents for documents, _ in chosen) * weight
     scale = weight * min(1.0, most / total) if total else 0.0
     return [(documents * scale, mean) for documents, mean in chosen]

@@ -105,7 +105,7 @@ def test_the_prompts_of_a_profile_are_asked_and_an_endpoint_that_is_gone_is_exit
     gone = ["--set", "generation.patience.attempts=1"]
     done = subprocess.run(command(server, prompts, tmp_path / "out", *gone), capture_output=True, text=True)
     assert done.returncode == 1
-    assert "8 requests in a row failed, the last: unreachable" in done.stderr
+    assert "requests in a row failed, the last: unreachable" in done.stderr
     assert "Traceback" not in done.stderr
 
 

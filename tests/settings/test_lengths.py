@@ -79,3 +79,11 @@ def test_a_measured_histogram_is_read_from_a_file(tmp_path) -> None:
         read_lengths(tmp_path / "lengths.json")
     with pytest.raises(SettingsError, match="No such file"):
         read_lengths(tmp_path / "nothing.json")
+
+
+def test_the_length_of_a_file_of_ones_own_is_not_known():
+    own = {"source": "hub", "traces_from": [{"dataset": "./mine.jsonl"}]}
+    assert trace_lengths(own) is None
+    openr1 = {"source": "hub", "traces_from": [{"dataset": "open-r1/OpenR1-Math-220k", "most": 1000}]}
+    assert trace_count(openr1) == 1000
+    assert trace_lengths(openr1).mean == pytest.approx(4_900, rel=0.01)
