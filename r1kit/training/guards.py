@@ -87,7 +87,8 @@ class Guards(TrainerCallback):
 
 def sign(rows: Sequence[dict[str, Any]], settings: GuardSettings) -> str:
     """The first sign of collapse in the rows of a GRPO, oldest first, as a sentence with figures; or ""."""
-    rows, window = [row for row in rows if "reward" in row], settings.window
+    every, window = rows, settings.window
+    rows = [row for row in every if "reward" in row]  # evaluations have rows of their own
     if len(rows) < window:
         return ""
     first, last = rows[:window], rows[-window:]
@@ -107,7 +108,7 @@ def sign(rows: Sequence[dict[str, Any]], settings: GuardSettings) -> str:
             return f"{what.format(value)} ({key}: {bound:g}, over {window} rows)"
     if len(rows) < 2 * window:
         return ""
-    return _against_the_start(first, last, settings) or _against_held_out(rows, settings)
+    return _against_the_start(first, last, settings) or _against_held_out(every, settings)
 
 
 def _against_the_start(first: Sequence[dict], last: Sequence[dict], settings: GuardSettings) -> str:
@@ -138,8 +139,9 @@ def _against_held_out(rows: Sequence[dict], settings: GuardSettings) -> str:
     later = [value for place, value in measured if place > at][-settings.patience :]
     if len(later) < settings.patience or max(later) > best - settings.min_heldout_drop:
         return ""
-    window = settings.window
-    before, now = mean(rows[max(0, at + 1 - window) : at + 1], "reward"), mean(rows[-window:], "reward")
+    until_then = [row for row in rows[: at + 1] if "reward" in row]
+    until_now = [row for row in rows if "reward" in row]
+    before, now = (mean(found[-settings.window :], "reward") for found in (until_then, until_now))
     if None in (before, now) or now - before < settings.min_reward_rise:
         return ""
     return (

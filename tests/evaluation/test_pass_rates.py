@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 
 import pytest
 
@@ -126,7 +127,9 @@ def test_a_checkpoint_measures_prompts_and_grpo_finds_its_pools_in_them(world, t
     from tests.training.conftest import finish, write_job
 
     told = TOLD | {"prompts": 6, "lowest": 0.0, "highest": 1.0, "max_new_tokens": 8}
-    folder = write_job(tmp_path / "measured", world, parameters=told)
+    for part in ("base", "tokenizer"):
+        shutil.copytree(world / part, tmp_path / "model", dirs_exist_ok=True)
+    folder = write_job(tmp_path / "measured", world, tmp_path / "model", parameters=told)
     assert "6 of 6 prompts are in the band" in finish("pass_rates", folder, room="evaluation")
     data = datasets.load(folder / "data")
     assert set(data.column_names) == {"prompt", "solution", "level", "pass_rate"}

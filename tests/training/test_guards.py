@@ -78,6 +78,14 @@ def test_a_reward_that_rises_while_held_out_accuracy_falls_is_hacked():
     assert sign(fallen, BOUNDS.model_copy(update={"min_heldout_drop": None})) == ""
 
 
+def test_evaluations_may_have_rows_of_their_own():
+    fallen = []
+    for row in held_out([0.6, 0.7, 0.6, 0.55, 0.5]):
+        measured = row.pop("heldout/pass@1", None)
+        fallen += [row] if measured is None else [row, {"step": row["step"], "heldout/pass@1": measured}]
+    assert "held-out pass@1 fell from 0.700" in sign(fallen, BOUNDS)
+
+
 @pytest.mark.parametrize(
     ("values", "changes"),
     [
