@@ -18,7 +18,7 @@ from r1kit.runs import metrics
 
 FIRST, EVERY = 5.0, 30.0  # seconds of training before the first row, and from row to row
 WINDOW = 0.3  # seconds a row takes on a machine that is not overloaded
-SHARE = 0.01  # of the training, at most: beside thirty programs on two cores a row took a minute (2026-11-24)
+SHARE = 0.01  # of the training, at most: beside thirty programs on two cores a row took minutes (2026-11-24)
 
 
 class SpeedLog(TrainerCallback):
