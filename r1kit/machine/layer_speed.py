@@ -25,7 +25,6 @@ HIDDEN, INTERMEDIATE, HEADS = 128, 384, 4
 ROWS, ROW = 17, 160
 SEQUENCES, PAST = 128, 48
 SPEED_FILE = "speed.jsonl"  # in the folder of a training job
-LEAST = 3  # calls that make a mean, however slow the machine
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def mean_seconds(call: Callable[[], None], seconds: float) -> float:
     """Mean seconds of a call over about `seconds`, after one call that doesn't count."""
     call()
     start, calls = time.perf_counter(), 0
-    while calls < LEAST or time.perf_counter() - start < seconds:
+    while calls == 0 or time.perf_counter() - start < seconds:
         call()
         calls += 1
     return (time.perf_counter() - start) / calls

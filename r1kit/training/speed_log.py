@@ -17,11 +17,13 @@ from r1kit.machine.layer_speed import measure_layer
 from r1kit.runs import metrics
 
 FIRST, EVERY = 5.0, 30.0  # seconds of training before the first row, and from row to row
-WINDOW = 0.3  # seconds a row takes: 1% of a training on a CPU
+WINDOW = 0.3  # seconds a row takes on a machine that is not overloaded
+SHARE = 0.01  # of the training, at most: beside thirty programs on two cores a row took minutes (2026-11-24)
 
 
 class SpeedLog(TrainerCallback):
-    """Appends `{"step", "layer_gflops", "pass_seconds"}` after `FIRST` seconds and every `EVERY` from then.
+    """Appends `{"step", "layer_gflops", "pass_seconds"}` after `FIRST` seconds and every `EVERY` from then,
+    less often where a row is dear.
 
     Nothing on a GPU, whose peak the device table knows, nor with several processes, which would wait.
     """
@@ -42,7 +44,9 @@ class SpeedLog(TrainerCallback):
         """Measure and write a row where it is time to."""
         if time.monotonic() < self.due:
             return
+        began = time.monotonic()
         found = measure_layer(WINDOW)
         row = {"step": state.global_step, "layer_gflops": found.gflops, "pass_seconds": found.pass_seconds}
         metrics.append(self.path, row)
-        self.due = time.monotonic() + EVERY
+        ended = time.monotonic()
+        self.due = ended + max(EVERY, (ended - began) / SHARE)

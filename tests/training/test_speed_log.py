@@ -45,3 +45,15 @@ def test_gpus_and_several_processes_write_none(
     steps(SpeedLog(tmp_path / "speed.jsonl"), clock, device, processes)
     assert not (tmp_path / "speed.jsonl").exists()
     assert of_rows(metrics.read(tmp_path / "speed.jsonl")) is None
+
+
+def test_a_machine_so_loaded_that_a_row_takes_seconds_is_asked_less_often(
+    tmp_path: Path, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(seconds: float) -> LayerSpeed:
+        clock.seconds += 0.5
+        return LayerSpeed(1.0, 0.1)
+
+    monkeypatch.setattr(speed_log, "measure_layer", slowly)
+    steps(SpeedLog(tmp_path / "speed.jsonl"), clock)
+    assert [row["step"] for row in metrics.read(tmp_path / "speed.jsonl")] == [5, 55]
