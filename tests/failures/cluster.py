@@ -27,7 +27,7 @@ STAND_IN = Path(__file__).parent / "stand_in"
 ROOT = Path(__file__).parents[2]
 GRPO = {
     "rewards": [{"name": "cosine", "weight": 1.0}],  # of the length, which differs (see `eager_to_end`)
-    "learning_rate": 3e-3,
+    "learning_rate": 1e-3,
     "num_generations": 4,
     "max_completion_length": 24,
     "logging_steps": 1,
