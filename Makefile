@@ -31,7 +31,7 @@ lab: setup ## Open the notebooks in JupyterLab
 test: lint test-fast | browser slurm cluster ## Everything: lint, fast tests, notebooks end to end, browser, kills and hangs
 	@$(VENV)/bin/python -m pytest -q -m "slow or e2e"
 
-test-cluster: setup-cluster $(VENV)/.test ## Only servers and ranks: killed, silent, stopped; the real vLLM (five minutes)
+test-cluster: setup-cluster $(VENV)/.test ## Only servers and ranks: killed, silent, stopped; the real vLLM (minutes)
 	@$(VENV)/bin/python -m pytest -q -m "cluster"
 
 test-fast: $(VENV)/.test | sandbox ## The fast tests (under two minutes)
