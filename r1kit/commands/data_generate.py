@@ -58,6 +58,7 @@ def generate(
     """
     from r1kit.data import endpoint, generation
     from r1kit.data.append_log import LogInUse
+    from r1kit.data.chat_answer import NotAllowed
     from r1kit.data.harvest import harvest
     from r1kit.data.row_files import open_rows
     from r1kit.data.verdicts import reward_judge
@@ -90,7 +91,7 @@ def generate(
         judge, identity = reward_judge({f.name: f for f in functions}), settings.sampling.identity()
         progress = lines(lambda now: f"judged {now.answers:,} answers, {now.traces:,} verified")
         done = harvest(source, settings.samples, identity, judge, names, out, progress)
-    except (generation.EndpointLost, endpoint.NotAllowed, LogInUse) as error:
+    except (generation.EndpointLost, NotAllowed, LogInUse) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:

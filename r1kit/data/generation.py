@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from r1kit.data.append_log import AppendLog
-from r1kit.data.endpoint import Answer, Endpoint, EndpointFailure, NotAllowed, Transient
+from r1kit.data.chat_answer import Answer, EndpointFailure, NotAllowed, Transient
+from r1kit.data.endpoint import Endpoint
 from r1kit.data.prompts import Conversation, Prompt, prompts_of, request_of, seed_of
 from r1kit.settings.generation import GenerationSettings, PatienceSettings
 

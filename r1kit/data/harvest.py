@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1kit.data.append_log import AppendLog
-from r1kit.data.endpoint import Answer
+from r1kit.data.chat_answer import Answer
 from r1kit.data.generation import answers_in, unanswered_in
 from r1kit.data.prompts import Prompt, prompts_of
 from r1kit.data.reasoning import NoTrace, completion_of

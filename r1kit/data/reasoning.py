@@ -8,7 +8,7 @@ brought into the form is not guessed at: the answer is kept with the reason.
 
 from __future__ import annotations
 
-from r1kit.data.endpoint import Answer
+from r1kit.data.chat_answer import Answer
 from r1kit.data.format import THINK_CLOSE, THINK_OPEN
 
 

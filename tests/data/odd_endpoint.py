@@ -72,12 +72,10 @@ class Handler(BaseHTTPRequestHandler):
             kind = server.misbehave(server.counts[problem], body)
             server.in_flight += 1
             server.most_in_flight = max(server.most_in_flight, server.in_flight)
-        try:
-            time.sleep(server.delay)
-            self.respond(kind, body)
-        finally:
-            with server.lock:
-                server.in_flight -= 1
+        time.sleep(server.delay)
+        with server.lock:  # before answering: the client may ask again before we would get there
+            server.in_flight -= 1
+        self.respond(kind, body)
 
     def respond(self, kind: str, body: dict):
         if kind.isdigit():

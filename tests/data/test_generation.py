@@ -6,7 +6,8 @@ from email.utils import formatdate
 
 import pytest
 
-from r1kit.data.endpoint import NotAllowed, retry_after
+from r1kit.data.chat_answer import NotAllowed
+from r1kit.data.endpoint import retry_after
 from r1kit.data.generation import EndpointLost, answers_in, ask_all, unanswered_in
 from r1kit.data.harvest import harvest
 from r1kit.data.prompts import conversation, prompts_of, request_of, seed_of
@@ -200,9 +201,9 @@ def test_a_torn_line_costs_one_answer(source, tmp_path, undisturbed):
 
 
 def test_no_more_requests_are_in_flight_than_asked_for(tmp_path):
-    with serving(delay=0.02) as server:
+    with serving(delay=0.1) as server:
         ask_all(ROWS, settings(server.url, concurrency=3), tmp_path)
-        assert server.most_in_flight == 3
+        assert 2 <= server.most_in_flight <= 3
 
 
 def test_nobody_there_ends_the_run_with_what_was_answered(tmp_path):

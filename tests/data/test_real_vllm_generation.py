@@ -6,7 +6,8 @@ import importlib.util
 
 import pytest
 
-from r1kit.data.endpoint import NotAllowed, only_model
+from r1kit.data.chat_answer import NotAllowed
+from r1kit.data.endpoint import only_model
 from r1kit.data.generation import answers_in, ask_all
 from r1kit.data.harvest import harvest
 from r1kit.data.row_files import open_rows

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from r1kit.data.endpoint import Answer
+from r1kit.data.chat_answer import Answer
 from r1kit.data.reasoning import NoTrace, completion_of
 from r1kit.rewards import accuracy_reward, think_format_reward
 

@@ -84,7 +84,7 @@ def test_the_data_lesson_prepares_the_profiles_data_and_the_sft_trains_on_it(run
     traces = load(stage / "datasets" / "traces")
     assert traces[0]["messages"][-1]["content"].startswith("<think>")
     trained = json.loads((runs.folder / "real" / "02_sft" / "result.json").read_text())
-    assert trained["metrics"]["steps"] == 2
+    assert trained["metrics"]["steps"] == 2  # as sft.yaml says
     notebook = (stage / "notebook.ipynb").read_text()
     assert "Data card" in notebook
     assert "open-r1/Mixture-of-Thoughts/math/train" in notebook

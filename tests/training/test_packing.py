@@ -81,6 +81,19 @@ def test_the_three_layouts_process_the_same_tokens_and_have_the_same_loss(model,
     assert (table["tokens_per_second"] > 0).all()
 
 
+def test_a_model_too_large_for_a_lesson_is_counted_not_measured(model, tokenizer, monkeypatch):
+    from datasets import Dataset
+
+    from r1kit.data.datasets import build_traces
+    from r1kit.training import packing
+
+    monkeypatch.setattr(packing, "MOST_FLOPS", 1e6)
+    traces = Dataset.from_list(build_traces(12, 0))
+    table = compare_padding_and_packing(model, traces, tokenizer, batch_size=4).set_index("layout")
+    assert table["seconds"].isna().all()
+    assert table.loc["rows", "fill"] > table.loc["padded", "fill"]
+
+
 def test_how_well_rows_are_filled_is_said_in_one_line():
     from r1kit.training.packing import describe_rows
 
