@@ -14,7 +14,7 @@ from typing import Any
 from r1kit.pipeline.prerequisites import inputs_hash
 from r1kit.pipeline.stages import STAGES
 from r1kit.settings import Problem, Profile, SettingsError, settings_hash
-from r1kit.settings.composed import base_of, pipeline_of, pipeline_profile, stage_profiles
+from r1kit.settings.composed import base_of, pipeline_of, pipeline_profile, profiles_under
 from r1kit.settings.errors import display_path
 from r1kit.settings.pipelines import GIVEN, AnyStage
 
@@ -85,7 +85,7 @@ def compose(source: str | Path, overrides: Mapping[str, Any], name: str) -> list
         SettingsError: the pipeline, or the settings of one of its stages, are wrong.
     """
     whole = pipeline_profile(source, overrides, name)
-    profiles = stage_profiles(source, overrides, name)
+    profiles = profiles_under(whole, source, name)
     known = given_hashes(whole)
     composed = []
     for settings in pipeline_of(whole, name).stages:

@@ -50,7 +50,11 @@ def stage_profiles(source: str | Path, overrides: Mapping[str, Any], name: str) 
     Raises:
         SettingsError: with the problems of all stages.
     """
-    whole = pipeline_profile(source, overrides, name)
+    return profiles_under(pipeline_profile(source, overrides, name), source, name)
+
+
+def profiles_under(whole: Profile, source: str | Path, name: str) -> dict[str, Profile]:
+    """`stage_profiles`, given the profile of the whole pipeline."""
     stages = pipeline_of(whole, name).stages
     profiles, problems = {}, []
     for position, stage in enumerate(stages):
