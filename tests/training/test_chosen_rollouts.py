@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -249,3 +253,22 @@ def test_a_training_that_goes_on_from_a_checkpoint_ends_with_the_same_weights(wo
     assert len(state["curriculum"]["solved"]) > COUNT
     start = load_file(world / "base/model.safetensors")
     assert any(not torch.equal(start[name], weights[name]) for name in start)  # or nothing was tested
+
+
+@pytest.mark.slow
+def test_two_processes_choose_the_same_groups_and_end_with_the_same_weights(world, tmp_path):
+    command = [sys.executable, "-m", "tests.training.two_trainers", str(world), str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert one["processes"] == 2
+    assert one["whole_groups"]
+    assert one["judged_here"] == other["judged_here"]  # half of all each
+    for known in ("weights", "state"):
+        assert one[known] == other[known]
+    for row, theirs in zip(one["rows"], other["rows"], strict=True):
+        assert row["dynamic/extra_groups"] == theirs["dynamic/extra_groups"]
+        assert row["dynamic/useful_after"] == 1.0
+        assert row["frac_reward_zero_std"] == 0.0
