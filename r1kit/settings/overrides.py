@@ -113,7 +113,10 @@ def apply_own(source: Source, values: dict[str, Any], overrides: Mapping[str, An
         for name, value in overrides.items()
         if name not in own
     ]
-    return problems + apply_overrides({source.section: values}, {source.section: source}, own)
+    files = {source.section: values}
+    problems += apply_overrides(files, {source.section: source}, own)
+    values.update(files[source.section])
+    return problems
 
 
 def _unshared(value: Any) -> Any:
