@@ -115,7 +115,8 @@ def apply_own(source: Source, values: dict[str, Any], overrides: Mapping[str, An
     ]
     files = {source.section: values}
     problems += apply_overrides(files, {source.section: source}, own)
-    values.update(files[source.section])
+    if isinstance(values, dict):  # anything else is refused by the validation that follows
+        values.update(files[source.section])
     return problems
 
 
