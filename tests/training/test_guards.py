@@ -33,7 +33,7 @@ def test_a_training_that_learns_is_left_alone():
 
 
 def test_the_shipped_training_is_left_alone():
-    """cpu-tiny's 04_grpo, 2026-11-24: entropy 0.062 to 0.019, length 26 to 33, 1% cut at most."""
+    """The 04_grpo of cpu-cluster, 2026-11-24: entropy 0.062 to 0.019, 1% cut at most."""
     changes = {"entropy": (0.062, 0.019), "completions/mean_length": (26.2, 33.0)}
     assert sign(rows(63, **changes, **{"completions/clipped_ratio": (0.01, 0.0)}), GuardSettings()) == ""
 
