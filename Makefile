@@ -8,7 +8,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab setup-cluster setup-lighteval demo-cluster cluster test test-fast test-cluster lint browser sandbox slurm matrix lock clean
+.PHONY: help setup demo lab setup-cluster setup-lighteval demo-cluster cluster test test-fast test-cluster test-nightly lint browser sandbox slurm matrix lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -29,10 +29,13 @@ lab: setup ## Open the notebooks in JupyterLab
 	@$(VENV)/bin/jupyter lab notebooks
 
 test: lint test-fast | browser slurm cluster ## Everything: lint, fast tests, notebooks end to end, browser, kills and hangs
-	@$(VENV)/bin/python -m pytest -q -m "slow or e2e"
+	@$(VENV)/bin/python -m pytest -q -m "(slow or e2e) and not nightly"
 
 test-cluster: setup-cluster $(VENV)/.test ## Only servers and ranks: killed, silent, stopped; the real vLLM (minutes)
 	@$(VENV)/bin/python -m pytest -q -m "cluster"
+
+test-nightly: setup-cluster $(VENV)/.test | slurm ## What takes too long for every commit (about ten minutes)
+	@$(VENV)/bin/python -m pytest -q -m "nightly"
 
 test-fast: $(VENV)/.test | sandbox ## The fast tests (under two minutes)
 	@$(VENV)/bin/python -m pytest -q -m "not slow and not e2e"

@@ -16,6 +16,7 @@ from tests.data.rows import write_jsonl
 from tests.data.test_generation import ROWS, judge, settings
 
 pytestmark = [
+    pytest.mark.nightly,
     pytest.mark.slow,
     pytest.mark.cluster,
     pytest.mark.skipif(

@@ -127,6 +127,7 @@ def test_one_process_goes_on_where_two_with_ddp_left_off(world, server, ddp):
     assert f"resuming from step {step}" in (ddp / "train.log").read_text()
 
 
+@pytest.mark.nightly
 def test_fsdp2_shards_sends_whole_weights_and_goes_on_from_its_checkpoint(world, server, tmp_path):
     job_folder = write(tmp_path / "job", world, server, "fsdp2", max_steps=4, save_steps=2)
     program = "tests.failures.fsdp_on_cpu"

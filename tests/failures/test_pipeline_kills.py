@@ -21,7 +21,7 @@ from r1kit.runs.results import read_result, write_result
 from r1kit.settings import yaml_dump, yaml_load
 from r1kit.settings.profile import CONFIG_ROOT
 
-pytestmark = [pytest.mark.failures, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.failures, pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 PROGRAM = """
 import asyncio, r1kit, sys

@@ -10,7 +10,7 @@ from r1kit.data.datasets import load
 from r1kit.settings import yaml_dump, yaml_load
 from tests.notebooks.conftest import PROJECT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 MODEL = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,

@@ -156,7 +156,7 @@ ZERO_2 = {
 }
 
 
-@pytest.mark.parametrize("engine", ["DDP", "DeepSpeed"])
+@pytest.mark.parametrize("engine", [pytest.param("DDP", marks=pytest.mark.nightly), "DeepSpeed"])
 def test_grpo_trains_on_two_nodes(slurm, submit, world, tmp_path, engine):  # noqa: F811
     """Two groups of four, one on each node; ZeRO-2 keeps half of the optimizer's state on each."""
     if engine == "DeepSpeed":
