@@ -31,10 +31,10 @@ def steps(log: SpeedLog, clock: SimpleNamespace, device: str = "cpu", processes:
         log.on_step_end(args, SimpleNamespace(global_step=step), None)
 
 
-def test_a_row_after_five_seconds_and_every_thirty(tmp_path: Path, clock: SimpleNamespace) -> None:
+def test_a_row_after_five_seconds_and_every_fifteen(tmp_path: Path, clock: SimpleNamespace) -> None:
     steps(SpeedLog(tmp_path / "speed.jsonl"), clock)
     rows = metrics.read(tmp_path / "speed.jsonl")
-    assert [row["step"] for row in rows] == [5, 35, 65, 95]
+    assert [row["step"] for row in rows] == [5, 20, 35, 50, 65, 80, 95]
     assert of_rows(rows) == LayerSpeed(50.0, 0.002)
 
 
@@ -51,9 +51,9 @@ def test_a_machine_so_loaded_that_a_row_takes_seconds_is_asked_less_often(
     tmp_path: Path, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slowly(seconds: float) -> LayerSpeed:
-        clock.seconds += 0.5
+        clock.seconds += 2
         return LayerSpeed(1.0, 0.1)
 
     monkeypatch.setattr(speed_log, "measure_layer", slowly)
     steps(SpeedLog(tmp_path / "speed.jsonl"), clock)
-    assert [row["step"] for row in metrics.read(tmp_path / "speed.jsonl")] == [5, 55]
+    assert [row["step"] for row in metrics.read(tmp_path / "speed.jsonl")] == [5, 45, 85]
