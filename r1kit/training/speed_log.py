@@ -19,8 +19,8 @@ from r1kit.runs import metrics
 FIRST, EVERY = 5.0, 15.0  # seconds of training before the first row, and from row to row
 WINDOW = 0.3  # seconds a row takes on a machine that is not overloaded
 SHARE = 0.05  # of the training, at most: beside thirty programs on two cores a row took minutes (2026-11-24)
-# Not less: a burst of another program made one row a tenth of the truth and as dear as ten, and with a hundredth it
-# stayed the only row of a training of two minutes.
+# Not less: a burst of another program made one row a tenth of the truth and as dear as ten, and with a
+# hundredth it stayed the only row of a training of two minutes.
 
 
 class SpeedLog(TrainerCallback):
