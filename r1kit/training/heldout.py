@@ -33,6 +33,7 @@ PASS = "heldout/pass@1"
 KEPT = {
     "eval_completions/mean_length": "heldout/mean_length",
     "eval_completions/clipped_ratio": "heldout/clipped_ratio",
+    "eval_runtime": "heldout/seconds",
 }
 BEST, MARK = "best", "best.json"
 
