@@ -145,6 +145,12 @@ class DataSettings(Settings):
     asked_hurry_rate: float | None = Field(
         default=None, ge=0, le=1, description="Share of those answers without steps; null: `hurry_rate`."
     )
+    asked_hurry_slip_rate: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Share of mistakes, step by step, behind those answers without steps; null: `slip_rate`.",
+    )
     vocabulary_size: int = Field(
         ge=274,
         description="Most tokens of the tokenizer; 256 bytes and 17 tokens of the format are always in it.",
