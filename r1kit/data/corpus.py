@@ -78,14 +78,15 @@ def worked(problem: Problem, rng: random.Random, slip_rate: float) -> str:
 
 
 def asked(
-    problem: Problem, rng: random.Random, slip_rate: float, hurry_rate: float, hurried_slip_rate: float
+    problem: Problem, rng: random.Random, slip_rate: float, hurry_rate: float, plain_share: float
 ) -> str:
     """A chat about the problem as raw text, in the format of the chat template, and what somebody answers.
 
-    Nobody verifies the web: who answers there without steps is wrong in `hurried_slip_rate` of the steps.
+    A share of the answers has no form that a reward could read: a model that has only read learns that too.
     """
-    hurried = rng.random() < hurry_rate
-    answer = write_trace(problem, rng, hurried_slip_rate if hurried else slip_rate, float(hurried)).text
+    answer = write_trace(problem, rng, slip_rate, hurry_rate).text
+    if rng.random() < plain_share:
+        answer = f"{problem.solution} {problem.thing}."
     return f"{TURN_START}user\n{problem.text}{TURN_END}\n{TURN_START}assistant\n{answer}"
 
 
@@ -97,14 +98,13 @@ def documents(
     asked_share: float = 0.0,
     slip_rate: float = 0.0,
     hurry_rate: float = 0.0,
-    hurried_slip_rate: float | None = None,
+    plain_share: float = 0.0,
 ) -> list[str]:
     """``n`` documents: worked solutions, chats, stories, handfuls of facts. Same arguments, same documents.
 
-    Of what is neither worked nor a chat, FACT_SHARE are facts. `slip_rate` is of both, `hurry_rate` of chats,
-    `hurried_slip_rate` (None: `slip_rate`) of the chats' answers without steps.
+    Of what is neither worked nor a chat, FACT_SHARE are facts. `slip_rate` is of both, `hurry_rate` and
+    `plain_share` are of chats.
     """
-    hurried_slip_rate = slip_rate if hurried_slip_rate is None else hurried_slip_rate
     rng, other = random.Random(f"corpus-{seed}"), random.Random(f"worked-{seed}")
     problems = (problem for problem in stream(seed + 1, levels) if not holds_reserved(problem))
     texts = []
@@ -113,7 +113,7 @@ def documents(
         if kind < worked_share:
             texts.append(worked(next(problems), other, slip_rate))
         elif kind < worked_share + asked_share:
-            texts.append(asked(next(problems), other, slip_rate, hurry_rate, hurried_slip_rate))
+            texts.append(asked(next(problems), other, slip_rate, hurry_rate, plain_share))
         elif rng.random() < FACT_SHARE:
             texts.append("\n".join(fact(rng) for _ in range(FACTS_PER_DOCUMENT)))
         else:
@@ -126,6 +126,4 @@ def documents_of(world: DataSettings) -> list[str]:
     levels = world.base_levels or world.levels
     hurry = world.hurry_rate if world.asked_hurry_rate is None else world.asked_hurry_rate
     shares, slips = (world.worked_share, world.asked_share), world.slip_rate
-    return documents(
-        world.base_documents, world.seed, levels, *shares, slips, hurry, world.asked_hurry_slip_rate
-    )
+    return documents(world.base_documents, world.seed, levels, *shares, slips, hurry, world.asked_plain_share)

@@ -145,11 +145,8 @@ class DataSettings(Settings):
     asked_hurry_rate: float | None = Field(
         default=None, ge=0, le=1, description="Share of those answers without steps; null: `hurry_rate`."
     )
-    asked_hurry_slip_rate: float | None = Field(
-        default=None,
-        ge=0,
-        le=1,
-        description="Share of mistakes, step by step, behind those answers without steps; null: `slip_rate`.",
+    asked_plain_share: float = Field(
+        default=0, ge=0, le=1, description="Share of those answers with neither tags nor a box."
     )
     vocabulary_size: int = Field(
         ge=274,
