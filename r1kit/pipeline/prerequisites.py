@@ -25,8 +25,8 @@ from r1kit.sandbox import report
 from r1kit.settings import Problem, Profile, SettingsError, load_profile, settings_hash
 from r1kit.settings.composed import pipeline_profile
 from r1kit.settings.errors import display_path
-from r1kit.settings.models import DataSettings
 from r1kit.settings.profile import CONFIG_ROOT
+from r1kit.settings.story_data import DataSettings
 
 if TYPE_CHECKING:
     from r1kit.pipeline.stage import Stage

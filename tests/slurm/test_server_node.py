@@ -15,7 +15,7 @@ from r1kit.runs.launch import Job
 from r1kit.serving.own_node import check_reachable
 from r1kit.serving.server import Server
 from r1kit.settings import SettingsError
-from r1kit.settings.models import MachineSettings
+from r1kit.settings.machine import MachineSettings
 
 from ..serving.conftest import machine
 from .conftest import processes_of, replace_command
@@ -24,7 +24,7 @@ from .conftest import processes_of, replace_command
 STAGE = """
 import json, os, pathlib, sys, urllib.request
 from r1kit.serving.start import serve
-from r1kit.settings.models import MachineSettings
+from r1kit.settings.machine import MachineSettings
 folder = pathlib.Path(sys.argv[1])
 machine = MachineSettings.model_validate_json((folder / "machine.json").read_text())
 server = serve(folder / "server", machine, folder / "model")
