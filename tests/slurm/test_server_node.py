@@ -89,7 +89,7 @@ def test_a_restart_on_another_node_is_a_file_and_no_signal_to_a_stranger(tmp_pat
 @pytest.mark.slow
 @pytest.mark.slurm
 def test_a_server_serves_from_its_own_node_starts_anew_and_ends(slurm, site, tmp_path):
-    from r1kit.pipeline.prerequisites import new_run
+    from r1kit.pipeline.opening import new_run
     from r1kit.settings.site import load_site
 
     (tmp_path / "model").mkdir()
