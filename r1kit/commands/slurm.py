@@ -31,7 +31,7 @@ def run_on(
 ) -> None:
     """Make or reopen the run, hand it to Slurm, and follow it; never returns."""
     from r1kit.pipeline import slurm
-    from r1kit.pipeline.prerequisites import new_run, refuse_what_it_has_no_settings_for, reopen_run
+    from r1kit.pipeline.opening import new_run, refuse_what_it_has_no_settings_for, reopen_run
     from r1kit.pipeline.stages import possible, select
     from r1kit.settings import load_profile, parse_overrides
     from r1kit.settings.site import load_site
@@ -93,7 +93,7 @@ def slurm_follow(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
 def slurm_cancel(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
     """End a run's job; a running one writes a checkpoint first."""
     from r1kit.pipeline import slurm
-    from r1kit.pipeline.prerequisites import reopen_run
+    from r1kit.pipeline.opening import reopen_run
 
     found, settings = reopen_run(run_id, "", {})
     print(slurm.cancel(found, settings.machine.grace_seconds))

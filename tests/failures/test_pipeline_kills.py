@@ -13,7 +13,7 @@ import time
 import psutil
 import pytest
 
-from r1kit.pipeline import prerequisites
+from r1kit.pipeline import opening, prerequisites
 from r1kit.pipeline.stages import STAGES
 from r1kit.runs import metrics
 from r1kit.runs.folder import Run
@@ -92,7 +92,7 @@ def new_run(profile, world, tmp_path_factory, monkeypatch):
 
     def make(name):
         monkeypatch.setenv("R1KIT_RUNS", str(tmp_path_factory.mktemp(name)))
-        run, settings = prerequisites.new_run(str(profile), {}, name, pipeline="small")
+        run, settings = opening.new_run(str(profile), {}, name, pipeline="small")
         folder, made = run.stage("01_data"), ("base", "tokenizer", "traces", "prompts")
         for part in made:
             shutil.copytree(world / part, folder / part)
