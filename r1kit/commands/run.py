@@ -19,7 +19,8 @@ def run(
         typer.Option(help="01-04, 02_sft, 00,05 or all. [default: what the profile can run]"),
     ] = "",
     pipeline: Annotated[
-        str, typer.Option(help="A composed training of pipeline.yaml: stages 01 and 06. r1, r1-zero, ...")
+        str,
+        typer.Option(help="Composed trainings of pipeline.yaml: stages 01 and 06. r1 or r1,r1-flat,r1-zero"),
     ] = "",
     set_: SetOption = None,
     resume: Annotated[str, typer.Option(help="Go on with this run: finished stages are skipped.")] = "",
@@ -54,7 +55,7 @@ def run(
     else:
         profile = profile or DEFAULT_PROFILE
         names = names or (select("01,06") if pipeline else possible(load_profile(profile, changes)))
-        found, settings = new_run(profile, changes, run_id or None, stages=names, pipeline=pipeline or None)
+        found, settings = new_run(profile, changes, run_id or None, stages=names, pipeline=pipeline)
     outcome = run_stages(found, names, settings, Progress(sys.stderr if as_json else None))
     summary, unexpected = summarise(found), surprises(found, settings)
     code = outcome.code or (NOT_AS_EXPECTED if strict and unexpected else 0)

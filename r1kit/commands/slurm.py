@@ -49,7 +49,7 @@ def run_on(
     else:
         profile = profile or DEFAULT_PROFILE
         names = possible(load_profile(profile, parsed)) if every else names
-        found, settings = new_run(profile, parsed, run_id or None, stages=names, pipeline=pipeline or None)
+        found, settings = new_run(profile, parsed, run_id or None, stages=names, pipeline=pipeline)
     job = slurm.submit(found, slurm.render(found, settings, names, place, strict=strict))
     if detach:
         print(

@@ -27,18 +27,21 @@ def new_run(
 
     Args:
         stages: what will be run, so that a profile which cannot run them is refused now.
-        pipeline: the composed training that the run is for; its `set` is in effect in all stages.
+        pipeline: the composed training that the run is for; its `set` is in effect in all stages. Others,
+            behind commas, are run and drawn beside it.
 
     Raises:
         SettingsError: before anything is created.
         RunError: `run_id` is malformed or taken.
     """
+    pipeline, *beside = [name.strip() for name in (pipeline or "").split(",")]
     settings = settings_of(profile, overrides, pipeline)
     refuse_what_it_has_no_settings_for(settings, stages)
     if pipeline:
         from r1kit.pipeline.composed import compose  # it stands on prerequisites, which stand on this module
 
-        compose(profile, overrides, pipeline)
+        for name in (pipeline, *beside):
+            compose(profile, overrides, name)
     device, reason = detect_device()
     trainers = {"base": settings.base, "sft": settings.sft, "grpo": settings.grpo}
     seeds = {"data": settings.data.seed, "evaluation": settings.evaluation.seed}
@@ -48,11 +51,12 @@ def new_run(
         argv=sys.argv,
         seeds=seeds,
         run_id=run_id,
-        pipeline=pipeline,
+        pipeline=pipeline or None,
         overrides=overrides,
         devices=[{"device": device, "reason": reason}],
     )
-    run.update_manifest(profile_source=source_of(settings), sandbox=report.record(settings.machine.sandbox))
+    sandbox = report.record(settings.machine.sandbox)
+    run.update_manifest(profile_source=source_of(settings), sandbox=sandbox, beside=beside)
     return run, settings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from r1kit.pipeline import engine, opening, prerequisites
 from r1kit.pipeline.stages import STAGES
@@ -68,9 +68,9 @@ def run_stages(run: Run, names: list[str], settings: Profile, reporter: Reporter
 def run_notebook(name: str, folder: Path, run: Run, settings: Profile) -> Outcome:
     """Execute one notebook into its stage's folder and translate its end into an outcome."""
     started = time.time()
-    parameters = {"PROFILE": opening.source_of(settings), "RUN_ID": run.run_id}
+    parameters: dict[str, Any] = {"PROFILE": opening.source_of(settings), "RUN_ID": run.run_id}
     if STAGES[name].composed and run.manifest.get("pipeline"):
-        parameters["PIPELINE"] = run.manifest["pipeline"]
+        parameters |= {"PIPELINE": run.manifest["pipeline"], "ALSO": run.manifest.get("beside", [])}
     try:
         engine.execute(
             NOTEBOOKS / f"{name}.ipynb",

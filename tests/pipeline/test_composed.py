@@ -14,6 +14,7 @@ from r1kit.pipeline.stages import STAGES
 from r1kit.runs import status
 from r1kit.runs.launch import Job, JobFailed
 from r1kit.runs.results import read_result, stage_folders, summarise, write_result
+from r1kit.settings import SettingsError
 from r1kit.settings.profile import CONFIG_ROOT
 
 PIPELINES = """\
@@ -200,3 +201,19 @@ def test_a_run_for_a_pipeline_makes_its_data_with_the_pipelines_settings(profile
     assert settings.data.traces == 77
     _, plain = opening.new_run(profile, {}, "plain")
     assert plain.data.traces != 77
+
+
+def test_pipelines_behind_a_comma_are_checked_now_and_run_beside_the_first(profile, monkeypatch):
+    from r1kit.pipeline import engine
+    from r1kit.pipeline import run as running
+
+    run, settings = opening.new_run(profile, {}, "my-run", pipeline="short,other")
+    assert (run.manifest["pipeline"], run.manifest["beside"]) == ("short", ["other"])
+    given = {}
+    monkeypatch.setattr(
+        engine, "execute", lambda source, target, parameters, **keys: given.update(parameters)
+    )
+    running.run_notebook("06_pipeline", run.stage("06_pipeline"), run, settings)
+    assert (given["PIPELINE"], given["ALSO"]) == ("short", ["other"])
+    with pytest.raises(SettingsError, match="Did you mean `other`"):
+        opening.new_run(profile, {}, "other-run", pipeline="short,othr")
