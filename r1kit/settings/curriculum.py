@@ -47,11 +47,13 @@ class CurriculumSettings(Settings):
 
 
 class DynamicSamplingSettings(Settings):
-    """Groups whose completions all earned the same are replaced by others (DAPO, section 3.2)."""
+    """Groups whose completions all earned the same are replaced by others (DAPO, section 3.2); those that are
+    left are passed over by the gradient's work.
+    """
 
     max_extra: float = Field(
         default=1.0,
-        gt=0,
+        ge=0,
         le=10,
-        description="Groups written in addition at most, as a multiple of the step's.",
+        description="Groups written in addition at most, as a multiple of the step's; 0: none is replaced.",
     )

@@ -99,7 +99,8 @@ class MetricsLog(TrainerCallback):
             rate = tokens / (now - self.last_time)
             row["tokens_per_second"] = round(rate, 1)
             if self.throughput is not None:
-                found = self.throughput.metrics(rate, logs)
+                trained = logs.get("dynamic/trained_share", 1.0)  # the rest was written and left out
+                found = self.throughput.metrics(rate * trained, logs)
                 row.update({name: round(value, 5) for name, value in found.items()})
         self.last_time, self.last_tokens = now, state.num_input_tokens_seen
         metrics.append(self.path, row)

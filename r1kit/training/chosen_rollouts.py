@@ -4,8 +4,9 @@ DAPO (arXiv:2503.14476, section 3.2) samples until a batch holds only prompts wh
 1; TRL's synchronous trainer trains on whatever came. Here completions are written and judged before TRL sees
 the batch. As many groups are written at once as the share of useful ones so far lets expect to be needed,
 since a larger batch takes hardly longer than a small one, and while groups are missing, more, all within
-`max_extra`. If some are still missing then, groups without signal fill the batch: its shape never changes.
-What is left over is dropped, since in the next step it would be off-policy.
+`max_extra`. What is left over is dropped, since in the next step it would be off-policy. If some are still
+missing then, groups without signal fill the batch, whose shape never changes, and `gradient_rows` leaves them
+out of the gradient's work.
 
 All processes see all groups: they take the same decisions, and each goes on with its own part. TRL's
 metrics (`reward`, `completions/...`) are about the batch that is trained on; `num_tokens` counts all tokens.
@@ -22,6 +23,7 @@ from accelerate.utils import gather_object
 
 from r1kit.settings.curriculum import DynamicSamplingSettings
 from r1kit.training.curriculum import Curriculum
+from r1kit.training.gradient_rows import GradientRows
 from r1kit.training.groups import Group, completion_metrics
 
 
@@ -33,7 +35,12 @@ class Prepared:
     own: slice  # this process's rows
 
 
-class ChosenRollouts:
+def in_batch(groups: list[Group], count: int) -> list[Group]:
+    """The groups that a step is made of, those with signal first."""
+    return sorted(groups, key=lambda group: not group.useful)[:count]
+
+
+class ChosenRollouts(GradientRows):
     """Mixed into a GRPOTrainer; without a curriculum it changes nothing (dynamic sampling needs one)."""
 
     curriculum: Curriculum | None = None
@@ -58,9 +65,13 @@ class ChosenRollouts:
         chosen = [self.train_dataset[group.prompt] for group in groups for _ in range(size)][own]
         self._prepared = Prepared(groups, own)
         try:
-            return super()._generate_and_score_completions(chosen)
+            scored = super()._generate_and_score_completions(chosen)
         finally:
             self._prepared = None
+        # Sixteen times 1.0 + 0.2 differ by rounding, and TRL gives them advantages of a thousandth.
+        useful = torch.tensor([group.useful for group in groups for _ in range(size)])[own]
+        scored["advantages"] = scored["advantages"] * useful.to(scored["advantages"].device)
+        return scored
 
     def _write_groups(self, count: int) -> list[Group]:
         """`count` groups for this generation, those with signal first."""
@@ -84,7 +95,7 @@ class ChosenRollouts:
             rounds += 1
             useful = sum(group.useful for group in groups)
         self._learn(groups, count, rounds)
-        return sorted(groups, key=lambda group: not group.useful)[:count]
+        return in_batch(groups, count)
 
     def _write(self, prompts: list[int]) -> list[Group]:
         """Completions and rewards of groups, written by all processes together; all get all of them."""
@@ -129,6 +140,8 @@ class ChosenRollouts:
         useful = sum(group.useful for group in groups)
         self.useful_share = 0.5 * self.useful_share + 0.5 * useful / len(groups)
         first, written = groups[:count], sum(group.tokens for group in groups)
+        left_out = self.leave_out and self.only_advantages_count()
+        trained = [group for group in in_batch(groups, count) if group.useful or not left_out]
         found = {
             "useful_before": sum(group.useful for group in first) / count,
             "useful_after": min(useful, count) / count,
@@ -136,6 +149,8 @@ class ChosenRollouts:
             "rounds": float(rounds),
             "extra_groups": (len(groups) - count) / count,
             "extra_tokens": written / max(sum(group.tokens for group in first), 1) - 1,
+            "trained_share": sum(group.all_tokens for group in trained)
+            / sum(group.all_tokens for group in groups),
         }
         for name, value in found.items():
             metrics[f"dynamic/{name}"].append(value)

@@ -36,6 +36,11 @@ class Group:
         """Tokens of all its completions."""
         return sum(len(row[1]) for row in self.rows)
 
+    @property
+    def all_tokens(self) -> int:
+        """Tokens of all its completions, each with its prompt."""
+        return sum(len(row[0]) + len(row[1]) for row in self.rows)
+
 
 def completion_metrics(completions: list[list[int]], stops: list[int]) -> dict[str, float]:
     """TRL's `completions/...` metrics of completions [N][tokens]; those that end in no stop token are cut."""

@@ -67,6 +67,7 @@ def train(job: program.Job) -> None:
         trainer.build_optimizer = build_optimizer(own, args)
         trainer.rollouts_folder = job.rollouts
         trainer.curriculum, trainer.dynamic_sampling = chosen_by(own, args.seed, trainer.train_dataset)
+        trainer.leave_out = own.dynamic_sampling is not None
         trainer.unjudged = UnjudgedWatch(args.num_generations)
         trainer.add_callback(trainer.unjudged)
         watch_heldout(trainer, job, own)

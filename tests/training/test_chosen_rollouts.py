@@ -79,13 +79,14 @@ def trainer(built):
     built._step, built.useful_share, built.state.num_input_tokens_seen = 0, 1.0, 0
     settings = CurriculumSettings(strategy="none")
     built.curriculum = Curriculum(settings, built.train_dataset["level"], seed=0)
-    built.dynamic_sampling = None
+    built.dynamic_sampling, built.leave_out = None, False
     return built
 
 
 def generate(trainer, max_extra: float | None = None, count: int = SIZE * COUNT) -> SimpleNamespace:
     """One generation: what TRL makes of it, the judge's memory and the metrics, one value each."""
-    trainer.dynamic_sampling = max_extra and DynamicSamplingSettings(max_extra=max_extra)
+    dynamic = None if max_extra is None else DynamicSamplingSettings(max_extra=max_extra)
+    trainer.dynamic_sampling = dynamic
     tensors = trainer._generate_and_score_completions([trainer.train_dataset[0]] * count)
     metrics = trainer._metrics["train"]
     assert all(len(values) == 1 for values in metrics.values()), metrics
@@ -221,6 +222,59 @@ def test_unjudged_rows_make_no_signal():
     assert not Group(0, [], parts, judged).useful
     assert Group(0, [], parts, torch.tensor([1.0, 0.0])).useful
     assert not Group(0, [], parts, torch.tensor([1.2, 1.2 + 1e-7])).useful
+
+
+def gradient(trainer, inputs, leave_out: bool) -> tuple[torch.Tensor, int]:
+    """Of a batch: its gradient, flat, and how many rows went through the model."""
+    trainer.leave_out, sizes = leave_out, []
+    hook = trainer.model.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    trainer.model.zero_grad()
+    trainer._compute_loss(trainer.model, inputs).backward()
+    hook.remove()
+    return torch.cat([p.grad.flatten() for p in trainer.model.parameters()]), sum(sizes)
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "bnpo", "dapo", "cispo"])
+def test_rows_without_an_advantage_are_left_out_and_the_gradient_is_the_same(trainer, monkeypatch, loss_type):
+    done = generate(trainer, max_extra=0.0)
+    flat = levels(trainer, done.trained).count(1)
+    assert 0 < flat < COUNT, "nothing to leave out: choose another seed"
+    assert done.tensors["advantages"].count_nonzero() == (COUNT - flat) * SIZE, "no advantage by rounding"
+    monkeypatch.setattr(trainer, "loss_type", loss_type)
+    monkeypatch.setattr(trainer, "current_gradient_accumulation_steps", 1, raising=False)
+    whole, all_rows = gradient(trainer, done.tensors, leave_out=False)
+    part, rows_left = gradient(trainer, done.tensors, leave_out=True)
+    assert (all_rows, rows_left) == (COUNT * SIZE, (COUNT - flat) * SIZE)
+    assert whole.abs().max() > 1e-4
+    assert torch.allclose(whole, part, atol=1e-6)
+
+
+def test_where_no_row_has_an_advantage_one_goes_through_and_moves_nothing(trainer, monkeypatch):
+    trainer.reward_funcs[0].hopeless = True
+    done = generate(trainer, max_extra=0.0)
+    monkeypatch.setattr(trainer, "current_gradient_accumulation_steps", 1, raising=False)
+    found, rows_left = gradient(trainer, done.tensors, leave_out=True)
+    assert rows_left == 1
+    assert not found.any()
+
+
+def test_a_kl_term_needs_every_row(trainer, monkeypatch):
+    assert trainer.only_advantages_count()
+    monkeypatch.setattr(trainer, "beta", 0.1)
+    assert not trainer.only_advantages_count()
+
+
+def test_what_part_of_the_tokens_was_trained_on_is_said_for_mfu(trainer):
+    trainer.leave_out = True
+    done = generate(trainer, max_extra=1.0)
+    assert len(done.asked) > COUNT
+    rows_left = done.tensors["advantages"] != 0
+    trained = sum(int(done.tensors[f"{part}_mask"][rows_left].sum()) for part in ("prompt", "completion"))
+    counted = trainer.state.num_input_tokens_seen
+    assert done.metrics["dynamic/trained_share"] == pytest.approx(trained / counted)
+    assert trained < counted
 
 
 @pytest.mark.slow
