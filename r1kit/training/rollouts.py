@@ -182,9 +182,9 @@ def share_without_signal(parts: torch.Tensor, weights: torch.Tensor, group_size:
 def rollout_table(step: int, logs: dict[str, Any], weights: dict[str, float]) -> Any:
     """The rollouts TRL kept in `_logs` as a DataFrame.
 
-    Columns: step, prompt (text of the last user message), completion, solution, level, pass_rate (the
-    last two as far as the dataset has them), reward_<name> for each reward function (without its `_reward` ending), reward (their weighted sum, NaN for a row that could not
-    be judged), advantage, tokens.
+    Columns: step, prompt (text of the last user message), completion, those of CARRIED that the dataset has,
+    reward_<name> for each reward function (without its `_reward` ending), reward (their weighted sum, NaN for
+    a row that could not be judged), advantage, tokens.
     """
     import pandas
 
