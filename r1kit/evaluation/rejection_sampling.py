@@ -49,7 +49,6 @@ def judged_answers(
 ) -> tuple[Any, list[dict[str, Any]]]:
     """The prompts that are asked, and every answer with its verdicts: those of a prompt follow each other."""
     from r1kit.data import datasets
-    from r1kit.evaluation.evaluate import load_checkpoint
 
     prompts = datasets.load(job.inputs["prompts"])
     prompts = prompts.select(range(min(told["prompts"] or len(prompts), len(prompts))))
@@ -58,7 +57,7 @@ def judged_answers(
     missing = [i for i, path in enumerate(shards) if read_json(path) is None]
     metrics.truncate_after(job.metrics, missing[0] if missing else len(shards))
     if missing:
-        model, tokenizer = load_checkpoint(job.inputs["model"], job.device)
+        model, tokenizer = answerer(job)
         judge = judge_of(forms)
     for i in missing:
         rows = list(prompts.select(range(i * size, min((i + 1) * size, len(prompts)))))
@@ -73,6 +72,17 @@ def judged_answers(
     if job.watchdog:
         job.watchdog.finish()
     return prompts, [entry for path in shards for entry in read_json(path)]
+
+
+def answerer(job: program.Job) -> tuple[Any, Any]:
+    """(model, tokenizer); no model where a server answers, whose devices have no room for a second one."""
+    if "server" not in job.inputs:
+        from r1kit.evaluation.evaluate import load_checkpoint
+
+        return load_checkpoint(job.inputs["model"], job.device)
+    from transformers import AutoTokenizer
+
+    return None, AutoTokenizer.from_pretrained(job.inputs["model"], local_files_only=True)
 
 
 def answer(

@@ -13,9 +13,8 @@ from typing import Any
 
 from r1kit.pipeline.prerequisites import inputs_hash
 from r1kit.pipeline.stages import STAGES
-from r1kit.settings import Problem, Profile, SettingsError, settings_hash
+from r1kit.settings import Profile, settings_hash
 from r1kit.settings.composed import base_of, pipeline_of, pipeline_profile, profiles_under
-from r1kit.settings.errors import display_path
 from r1kit.settings.pipelines import GIVEN, AnyStage
 
 READS = {"sft": "sft", "grpo": "grpo", "evaluate": "evaluation"}
@@ -89,24 +88,10 @@ def compose(source: str | Path, overrides: Mapping[str, Any], name: str) -> list
     known = given_hashes(whole)
     composed = []
     for settings in pipeline_of(whole, name).stages:
-        refuse_benchmarks(settings, whole)
         stage = _stage(settings, profiles[settings.name], known)
         known[stage.name] = stage.inputs_hash
         composed.append(stage)
     return composed
-
-
-def refuse_benchmarks(settings: AnyStage, whole: Profile) -> None:
-    """A stage of kind `evaluate` asks held-out problems by level, which real data do not have.
-
-    Raises:
-        SettingsError: the profile judges by benchmarks; found out now, not after days of training.
-    """
-    if settings.kind != "evaluate" or hasattr(whole.evaluation, "levels"):
-        return
-    message = "A pipeline asks held-out problems by level; benchmarks are run on its checkpoints afterwards."
-    file = display_path(whole.folder / "pipeline.yaml")
-    raise SettingsError([Problem(file, settings.name, "kind evaluate", "no such stage", "", message)])
 
 
 def given_hashes(whole: Profile) -> dict[str, str]:

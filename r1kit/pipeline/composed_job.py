@@ -11,10 +11,12 @@ from r1kit.pipeline import lineage
 from r1kit.pipeline.composed import ComposedStage
 from r1kit.pipeline.composed_results import artifacts_of, metrics_of, pass_at_1_of
 from r1kit.pipeline.devices import device_mask
+from r1kit.pipeline.real_data import model_folder
 from r1kit.runs import results, status
 from r1kit.runs.files import write_json_atomic, write_text_atomic
 from r1kit.runs.launch import Job, launch
 from r1kit.settings import yaml_dump
+from r1kit.settings.benchmarks import BenchmarkSettings
 from r1kit.settings.composed import base_of
 from r1kit.settings.pipelines import GIVEN
 
@@ -29,6 +31,8 @@ PROGRAMS = {
     "merge_data": "r1kit.training.merge_data",
     "evaluate": "r1kit.evaluation.checkpoints",
 }
+ON_BENCHMARKS = "r1kit.pipeline.benchmark_stage"
+"""The program of `evaluate` where evaluation.yaml names benchmarks instead of levels."""
 TRAININGS = ("sft", "grpo")
 """Kinds that leave a model, and that `accelerate launch` starts in several processes; others run in one."""
 
@@ -52,10 +56,12 @@ def launch_stage(composition: Composition, stage: ComposedStage, folder: Path) -
         write_text_atomic(folder / "accelerate.yaml", stage.profile.accelerate_yaml(stage.kind))
     status.update(folder, state="running")
     machine = stage.profile.machine
+    # What only writes answers has every device, or leaves them to a server of its own.
+    masks = device_mask(stage.profile, stage.kind) if stage.kind in TRAININGS else {}
     job = launch(
-        PROGRAMS[stage.kind],
+        program_of(stage),
         folder,
-        environment=machine.environment | device_mask(stage.profile, stage.kind),
+        environment=machine.environment | masks,
         grace=machine.grace_seconds,
         accelerate=stage.kind in TRAININGS,
     )
@@ -64,8 +70,17 @@ def launch_stage(composition: Composition, stage: ComposedStage, folder: Path) -
     return job
 
 
+def program_of(stage: ComposedStage) -> str:
+    """The module that does a stage."""
+    if stage.kind == "evaluate" and isinstance(stage.profile.evaluation, BenchmarkSettings):
+        return ON_BENCHMARKS
+    return PROGRAMS[stage.kind]
+
+
 def inputs_of(composition: Composition, stage: ComposedStage) -> dict[str, Path | str]:
-    """The paths that a stage's program reads; a given model is its name on the hub.
+    """The paths that a stage's program reads.
+
+    A given model is its name on the hub for a training, which loads it by itself, and else the hub's copy.
 
     Raises:
         FileNotFoundError: a stage that it stands on is not done.
@@ -77,7 +92,8 @@ def inputs_of(composition: Composition, stage: ComposedStage) -> dict[str, Path 
     }
     for role, source in stage.inputs.items():
         if source == "base" and "model" not in given:
-            found[role] = base_of(composition.profile)
+            name = base_of(composition.profile)
+            found[role] = name if stage.kind in TRAININGS else model_folder(name)
         elif source in GIVEN:
             found[role] = composition.data / given[_artifact(composition, source)]
         else:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1kit.pipeline import lineage, opening, prerequisites
+from r1kit.pipeline.answering_server import answering_machine
 from r1kit.pipeline.composed import ComposedStage, compose
 from r1kit.pipeline.composed_job import inputs_of, launch_stage
 from r1kit.pipeline.stages import COMPOSED, DEFAULT_PIPELINE, STAGES
@@ -25,6 +26,7 @@ from r1kit.runs.files import read_json
 from r1kit.runs.launch import Job
 from r1kit.settings.composed import pipeline_of, pipeline_profile
 from r1kit.settings.pipelines import GIVEN
+from r1kit.settings.trace_lengths import STORY_PROMPT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,12 +180,16 @@ class Composition:
 
     async def _serve(self, stage: ComposedStage) -> Any:
         """The profile's server with the stage's model, ready; None where there is no use for one."""
-        wants = stage.kind in ("rejection_sampling", "pass_rate") or (
-            stage.kind == "grpo" and stage.profile.grpo.trl.get("use_vllm")
-        )
-        if not wants or stage.profile.machine.server is None:
+        machine = stage.profile.machine
+        if stage.kind in ("rejection_sampling", "pass_rate"):
+            # Stories of five steps are less than twice as long as the measured ones of three.
+            longest = getattr(stage.profile.data, "max_prompt_length", 2 * STORY_PROMPT)
+            machine = answering_machine(machine, longest + stage.settings.max_new_tokens)
+        elif stage.kind != "grpo" or not stage.profile.grpo.trl.get("use_vllm"):
             return None
-        return await self.opened.serve(Path(inputs_of(self, stage)["model"])).ready()
+        if machine is None or machine.server is None:
+            return None
+        return await self.opened.serve(Path(inputs_of(self, stage)["model"]), machine).ready()
 
 
 def has(folder: Path, digest: str) -> bool:

@@ -18,10 +18,12 @@ from r1kit.evaluation.benchmarks import benchmark_of
 from r1kit.evaluation.evaluate import evaluate, evaluate_answering, load_results, save_results
 from r1kit.evaluation.questions import Question, questions_of
 from r1kit.machine import detect_device
+from r1kit.pipeline.answering_server import answering_machine
 from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.runs.folder import runs_folder
 from r1kit.settings import Profile, load_profile
 from r1kit.settings.benchmarks import BenchmarkSettings
+from r1kit.settings.models import MachineSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,13 +104,10 @@ def run_evaluation(
     settings = settings_of(profile, asked["benchmarks"], asked["samples"])
     questions = ask_of(profile, settings)
     start = time.monotonic()
-    with answers_from(folder, profile, settings, asked["model"], server or asked["server"], tell) as source:
-        if isinstance(source, str):
-            frame = evaluate(
-                asked["model"], questions, settings, device=source, folder=folder, progress=progress
-            )
-        else:
-            frame = evaluate_answering(source, questions, settings, folder=folder, progress=progress)
+    frame = answered(
+        folder, profile.machine, settings, asked["model"], questions,
+        server=server or asked["server"], progress=progress, tell=tell,
+    )  # fmt: skip
     save_results(frame, folder / ROWS)
     result = {
         "model": asked["model"],
@@ -124,19 +123,37 @@ def run_evaluation(
 
 
 def judged(run: Stage, name: str, checkpoint: Path, questions: Sequence[Question]) -> pd.DataFrame:
-    """A lesson's checkpoint asked and judged; the rows are kept as `<name>.parquet` in the stage's folder.
-
-    As `r1kit eval` it goes on after a kill, and starts a server where the profile's benchmarks need one.
-    """
-    folder, settings = run.folder / "answers" / name, run.settings.evaluation
-    progress = run.counter(name)
-    with answers_from(folder, run.settings, settings, str(checkpoint), "") as source:
-        if isinstance(source, str):
-            frame = evaluate(checkpoint, questions, settings, device=source, folder=folder, progress=progress)
-        else:
-            frame = evaluate_answering(source, questions, settings, folder=folder, progress=progress)
+    """A lesson's checkpoint asked and judged; the rows are kept as `<name>.parquet` in the stage's folder."""
+    folder, settings = run.folder / "answers" / name, run.settings
+    frame = answered(
+        folder, settings.machine, settings.evaluation, checkpoint, questions, progress=run.counter(name)
+    )
     save_results(frame, run.folder / f"{name}.parquet")
     return frame
+
+
+def answered(
+    folder: Path,
+    machine: MachineSettings,
+    settings: Any,
+    model: str | Path,
+    questions: Sequence[Question],
+    *,
+    server: str = "",
+    progress: answering.Progress | None = None,
+    tell: Callable = print,
+) -> pd.DataFrame:
+    """A model asked and judged; what it wrote is kept in `folder`, so after a kill the same call goes on.
+
+    Args:
+        settings: evaluation.yaml, typed.
+        model: a model folder; with a server also a hub id.
+        server: a running one; "": see `answers_from`.
+    """
+    with answers_from(folder, machine, settings, str(model), server, tell) as source:
+        if isinstance(source, str):
+            return evaluate(model, questions, settings, device=source, folder=folder, progress=progress)
+        return evaluate_answering(source, questions, settings, folder=folder, progress=progress)
 
 
 def settings_of(profile: Profile, benchmarks: Sequence[str], samples: int | None) -> Any:
@@ -173,7 +190,7 @@ def ask_of(profile: Profile, settings: Any) -> list[Question]:
 
 @contextmanager
 def answers_from(
-    folder: Path, profile: Profile, settings: Any, model: str, server: str, tell: Callable = print
+    folder: Path, machine: MachineSettings, settings: Any, model: str, server: str, tell: Callable = print
 ) -> Iterator[answering.Served | str]:
     """Who answers: the server at `server`, one of ours that is started and ended, or this process (its
     device).
@@ -184,13 +201,14 @@ def answers_from(
     if server:
         yield served_at(server, settings)
         return
-    machine, device = profile.machine, detect_device()[0].split(":")[0]
-    if not isinstance(settings, BenchmarkSettings) or not _serves(machine, device):
-        yield device
+    own = None
+    if isinstance(settings, BenchmarkSettings):
+        own = answering_machine(machine, settings.max_new_tokens + ROOM)
+    if own is None:
+        yield detect_device()[0].split(":")[0]
         return
     from r1kit.serving.start import serve
 
-    own = _server_settings(machine, settings)
     server_of_ours = serve(folder / "server", own, model, tell=tell)
     try:
         server_of_ours.wait_ready()
@@ -214,31 +232,6 @@ def served_at(server: str, settings: Any) -> answering.Served:
         raise EvaluationError(f"{server}: no running server; give an address, or a folder of `r1kit serve`")
     secret = key.read_text(encoding="utf-8").strip() if key.exists() else ""
     return answering.Served([f"{url}/v1" for url in state["urls"]], key=secret, patience=patience)
-
-
-def _serves(machine: Any, device: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("vllm") is not None and (machine.server is not None or device == "cuda")
-
-
-def _server_settings(machine: Any, settings: BenchmarkSettings) -> Any:
-    """machine.yaml with a server that takes the whole length, on every GPU that there is."""
-    from torch.cuda import device_count
-
-    from r1kit.settings.cluster import LayoutSettings, ServerSettings
-
-    length = settings.max_new_tokens + ROOM
-    if machine.server is not None:
-        longer = max(length, machine.server.max_model_len)
-        return machine.model_copy(
-            update={"server": machine.server.model_copy(update={"max_model_len": longer})}
-        )
-    gpus = device_count() or 1
-    update: dict[str, Any] = {"server": ServerSettings(max_model_len=length, replicas=gpus, dtype="bfloat16")}
-    if gpus > 1:
-        update["layout"] = LayoutSettings(serve=list(range(gpus)), train=[0])
-    return machine.model_copy(update=update)
 
 
 def check_second_opinion(how: str) -> None:

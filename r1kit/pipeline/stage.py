@@ -27,6 +27,7 @@ from r1kit.runs.launch import Job, launch
 from r1kit.serving.server import NoServer, Server
 from r1kit.serving.start import serve
 from r1kit.settings import Profile, load_profile, yaml_dump
+from r1kit.settings.models import MachineSettings
 from r1kit.settings.parameters import check_parameters
 
 if TYPE_CHECKING:
@@ -109,20 +110,24 @@ class Stage:
         self.jobs.append(job)
         return job
 
-    def serve(self, model: Path) -> Server | NoServer:
+    def serve(self, model: Path, machine: MachineSettings | None = None) -> Server | NoServer:
         """Start the profile's vLLM server with `model` and return at once: `await server.ready()`.
 
         Trainings launched from now on generate through it. It ends with the stage, or with this kernel. Where
         machine.yaml has no `server` nothing is started, and what is returned says so.
+
+        Args:
+            machine: in place of the profile's machine.yaml.
         """
-        if self.settings.machine.server is None:
+        machine = machine or self.settings.machine
+        if machine.server is None:
             self.server = NoServer(
                 f"{self.settings.name} has no server in machine.yaml, so answers are written without vLLM. "
                 'With it: `make setup-cluster`, then PROFILE = "cpu-cluster".'
             )
             return self.server
         heading = {"profile": self.settings.name, "stage": self.name, "run_id": self.run.run_id}
-        self.server = serve(self.folder / "server", self.settings.machine, model, heading=heading)
+        self.server = serve(self.folder / "server", machine, model, heading=heading)
         return self.server
 
     def pipeline(self, name: str) -> Composition:

@@ -13,6 +13,11 @@ from pydantic import Field
 from r1kit.settings.strict import Positive, Settings
 
 Benchmark = Literal["aime24", "aime25", "math_500", "gpqa_diamond", "lcb", "gsm8k"]
+
+PROBLEMS = {"aime24": 30, "aime25": 30, "math_500": 500, "gpqa_diamond": 198, "lcb": 268, "gsm8k": 1319}
+"""How many problems each has (a test holds them to `r1kit.evaluation.benchmarks`); `lcb`: those of its
+default window, as others count them who judge with lighteval."""
+
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 
 

@@ -12,6 +12,8 @@ from r1kit.settings.validation import Source
 from r1kit.settings.yaml import KeyPath, read_document
 
 SECTIONS = (*FILES, "accelerate")
+LENGTHS = {"max_steps", "num_train_epochs"}
+"""Two ways to say how long a training is; a file has one of them."""
 FORM = "section.key=value, for example sft.learning_rate=1e-3"
 
 
@@ -101,7 +103,18 @@ def apply_overrides(
             else:
                 message = "The key before the last point does not hold other keys."
                 problems.append(Problem(place, name, found=describe(value), message=message))
+    for section, source in sources.items():
+        if isinstance(values.get(section), dict):
+            _make_room(values[section], source)
     return problems
+
+
+def _make_room(values: dict[str, Any], source: Source) -> None:
+    """A length that was overridden takes the place of the file's, in steps or in epochs."""
+    said = LENGTHS & {path[0] for path in source.overridden if len(path) == 1}
+    if len(said) == 1:
+        for other in LENGTHS - said:
+            values.pop(other, None)
 
 
 def apply_own(source: Source, values: dict[str, Any], overrides: Mapping[str, Any]) -> list[Problem]:

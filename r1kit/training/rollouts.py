@@ -24,7 +24,7 @@ from r1kit.training.served import ServedRollouts
 from r1kit.training.unjudged import UnjudgedWatch, leave_out_unjudged
 
 BUFFER = "rollout_buffer_{rank}.pt"
-CARRIED = ("solution", "level")
+CARRIED = ("solution", "level", "pass_rate")
 """Dataset columns that go into the rollout files."""
 
 
@@ -182,9 +182,9 @@ def share_without_signal(parts: torch.Tensor, weights: torch.Tensor, group_size:
 def rollout_table(step: int, logs: dict[str, Any], weights: dict[str, float]) -> Any:
     """The rollouts TRL kept in `_logs` as a DataFrame.
 
-    Columns: step, prompt (text of the last user message), completion, solution, level, reward_<name> for each
-    reward function (without its `_reward` ending), reward (their weighted sum, NaN for a row that could not
-    be judged), advantage, tokens.
+    Columns: step, prompt (text of the last user message), completion, those of CARRIED that the dataset has,
+    reward_<name> for each reward function (without its `_reward` ending), reward (their weighted sum, NaN for
+    a row that could not be judged), advantage, tokens.
     """
     import pandas
 

@@ -1,10 +1,13 @@
-"""Figures of composed trainings: the courses of several GRPO stages, and which levels were asked when."""
+"""Figures of composed trainings: the courses of several GRPO stages, and which problems were asked when.
+
+Problems are told apart by their level or, where the data have none, by their measured pass rate.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from r1kit.views.curves import LINES
 from r1kit.views.figures import COLOURS, Rows, course, described, panels, rows_of, running_mean, series
@@ -38,17 +41,49 @@ def courses(sources: Mapping[str, str | Path | Rows]) -> Figure:
     return described(figure, " ".join(said))
 
 
-def levels_asked(rollouts: pd.DataFrame, *, every: int | None = None) -> Figure:
-    """Which levels GRPO asked, and how long the answers were, step by step.
+def pools(rows: Mapping[str, Sequence[Any]] | pd.DataFrame | Any) -> pd.Series:
+    """What tells rows apart: their level, else their pass rate in tenths, else nothing (`all`).
 
     Args:
-        rollouts: rows with `step`, `level`, `tokens` (`r1kit.views.rollouts.load_rollouts`).
+        rows: a dataset or a table; a column that holds nothing counts as absent.
+    """
+    import pandas as pd
+
+    names = getattr(rows, "column_names", None) or list(rows)
+    known = {name: list(rows[name]) for name in ("level", "pass_rate") if name in names}
+    known = {name: values for name, values in known.items() if any(value is not None for value in values)}
+    if "level" in known:
+        return pd.Series(known["level"], name="level")
+    if "pass_rate" in known:
+        return pd.Series([round(rate, 1) for rate in known["pass_rate"]], name="pass rate")
+    return pd.Series(["all"] * len(rows), name="problems")
+
+
+def counted(sets: Mapping[str, Any]) -> pd.DataFrame:
+    """Rows of several datasets by pool; one row of it a pool, one column a dataset."""
+    import pandas as pd
+
+    counts = {name: pools(rows).value_counts() for name, rows in sets.items()}
+    order = sorted(
+        {pool for found in counts.values() for pool in found.index}, key=lambda pool: (str(type(pool)), pool)
+    )
+    return pd.DataFrame(counts).reindex(order).fillna(0).astype(int)
+
+
+def levels_asked(rollouts: pd.DataFrame, *, every: int | None = None) -> Figure:
+    """Which levels (or pass rates) GRPO asked, and how long the answers were, step by step.
+
+    Args:
+        rollouts: rows with `step`, `tokens`, and `level` or `pass_rate` (`views.rollouts.load_rollouts`).
         every: steps that are averaged; by default a sixteenth of all.
     """
-    figure, (asked, length) = panels(["Levels that were asked", "Length of the answers"], columns=2)
+    pool = pools(rollouts)
+    titles = {"level": "Levels that were asked", "pass rate": "Pass rates that were asked"}
+    title = titles.get(pool.name, "Problems that were asked")
+    figure, (asked, length) = panels([title, "Length of the answers"], columns=2)
     figure.set_size_inches(10, 3.6)
     every = every or max(1, int(rollouts["step"].max() - rollouts["step"].min()) // 16)
-    groups = rollouts.assign(step=rollouts["step"] // every * every)
+    groups = rollouts.assign(step=rollouts["step"] // every * every, level=pool.to_numpy())
     shares = groups.groupby("step")["level"].value_counts(normalize=True).unstack(fill_value=0.0)
     tokens = groups.groupby(["step", "level"])["tokens"].mean().unstack()
     levels = sorted(shares.columns)
@@ -57,13 +92,14 @@ def levels_asked(rollouts: pd.DataFrame, *, every: int | None = None) -> Figure:
         shares.index, *(shares[level] for level in levels), labels=levels, colors=colours, alpha=0.8
     )
     asked.set(ylabel="share of the answers", ylim=(0, 1))
-    asked.legend(title="level", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(levels))
+    asked.legend(title=pool.name, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(levels))
     said = []
     for i, level in enumerate(levels):
         values = tokens[level].dropna()
         length.plot(values.index, values, color=colours[i], linestyle=LINES[i % 4], label=level)
+        name = f"{str(pool.name).capitalize()} {level}"
         ends = f"{shares[level].iloc[0]:.0%} to {shares[level].iloc[-1]:.0%} of the answers"
-        said.append(f"Level {level}: {ends}, {values.iloc[0]:.0f} to {values.iloc[-1]:.0f} tokens.")
+        said.append(f"{name}: {ends}, {values.iloc[0]:.0f} to {values.iloc[-1]:.0f} tokens.")
     length.plot(
         *zip(*groups.groupby("step")["tokens"].mean().items(), strict=True), color="black", linewidth=2.5
     )

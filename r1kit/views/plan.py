@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from r1kit.machine.plan import Plan
+from r1kit.machine.plan.composed import PipelinePlan, StageCost
 
 
 def size(bytes_: float) -> str:
@@ -103,3 +104,41 @@ def _end(plan: Plan) -> list[str]:
         lines += ["", f"claim: {finding.claim}: {'follows' if finding.follows else 'does not follow'}"]
         lines.append(f"  {finding.why}")
     return lines
+
+
+def render_pipeline(plan: PipelinePlan) -> str:
+    """A pipeline's price: a line a stage, and what does not fit."""
+    lines = [
+        f"{plan.profile}, pipeline {plan.pipeline} on {plan.devices} x {plan.device.name}: {plan.about}",
+        f"  {'stage':12} {'kind':19} {'time':>8} {'a device':>9} {'disk':>9}  work",
+    ]
+    for stage in plan.stages:
+        memory = size(stage.memory) if stage.memory else ""
+        took = duration(stage.hours * 3600) if stage.hours else ""
+        lines.append(
+            f"  {stage.name:12} {stage.kind:19} {took:>8} {memory:>9} {size(stage.disk):>9}  {work(stage)}"
+        )
+        if not stage.fits:
+            lines.append(f"  {'':12} DOES NOT FIT into {size(plan.device.memory)}")
+            lines += [f"  {'':12} nearest change that fits: {change}" for change in stage.nearest]
+    days = f" ({plan.hours / 24:.1f} days)" if plan.hours > 48 else ""
+    lines += [
+        f"in all {duration(plan.hours * 3600)}{days} and {size(plan.disk)} of disk",
+        "counted: the most that sampling and pass rates may hand on; not counted: starting programs and "
+        "servers, judging answers, 01_data",
+    ]
+    return "\n".join(lines)
+
+
+def work(stage: StageCost) -> str:
+    """What a stage does: `500 steps of 3 min`."""
+    if stage.unit == "traces":
+        return f"at most {stage.count:,} traces of {stage.tokens:,} tokens"
+    if stage.unit == "answers":
+        return f"{stage.count:,} answers of at most {stage.tokens:,} tokens"
+    said = f"{stage.count:,} steps of {duration(stage.step_seconds)}"
+    if stage.kind == "sft":
+        return f"{said}, {stage.tokens / 1e6:,.1f} million tokens"
+    if stage.extra:
+        return f"{said}, with up to {stage.extra:g} times the generation in addition"
+    return said

@@ -124,7 +124,8 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("h200-1/processes_agree_with_their_kind", "num_processes", {"accelerate.num_processes": 8}),
     ("trained_models_exist_before", "model_name_or_path", {RAW: "05_evaluation"}),
     ("model_keys_have_an_effect", "lora_r", {"sft.lora_r": 8}),
-    ("length_of_training_is_said_once", "num_train_epochs", {"sft.max_steps": 100}),
+    ("length_of_training_is_said_once", "num_train_epochs", {
+        "sft.max_steps": 100, "sft.num_train_epochs": 2}),
     ("renamed_key", "max_seq_length", {"sft.max_seq_length": 4096}),
     ("renamed_key", "vllm_server_url", {"grpo.vllm_server_url": "http://localhost:8001/v1"}),
     ("refused_key", "reward_weights", {"grpo.reward_weights": [1.0]}),

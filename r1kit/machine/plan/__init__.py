@@ -161,6 +161,7 @@ def make_plan(
     gflops: float | None = None,
     layer: LayerSpeed | None = None,
     documents: int | None = None,
+    prompts: int | None = None,
 ) -> Plan:
     """The plan of a profile.
 
@@ -169,6 +170,7 @@ def make_plan(
         gflops: a CPU's measured matrix speed, which takes the place of the profile's reference.
         layer: a CPU's measured speed with small layers; it says more, and counts where both are given.
         documents: how many traces there are; by default what is known of the source.
+        prompts: how many prompts GRPO has; by default as data.yaml says.
 
     Raises:
         SettingsError: machine.yaml names no device, or nothing says the model's shape.
@@ -216,7 +218,7 @@ def make_plan(
         trainings["grpo"],
         generation,
         shared(speeds, profile, trainings["grpo"].devices),
-        prompts=profile.data.prompts,
+        prompts=prompts or profile.data.prompts,
         group=given(profile, "grpo", "num_generations"),
         iterations=given(profile, "grpo", "num_iterations") or 1,
         max_steps=given(profile, "grpo", "max_steps"),

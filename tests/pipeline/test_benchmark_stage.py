@@ -1,0 +1,146 @@
+"""The `evaluate` stage of a pipeline on benchmarks: what it asks, what it keeps, who answers."""
+
+import shutil
+
+import pytest
+
+from r1kit.evaluation import load_results
+from r1kit.pipeline import answering_server, benchmark_stage, composed_job, evaluation
+from r1kit.pipeline.answering_server import answering_machine
+from r1kit.pipeline.composed import compose
+from r1kit.runs import metrics
+from r1kit.settings import load_profile, yaml_dump
+from r1kit.settings.cluster import LayoutSettings, ServerSettings
+from r1kit.settings.profile import CONFIG_ROOT
+from r1kit.training.program import Job, StopRequest
+from tests.evaluation import shards
+from tests.evaluation.conftest import tiny  # noqa: F401 - a fixture
+
+SETTINGS = {
+    "benchmarks": {"gsm8k": 2, "math_500": 1}, "temperature": 0.6, "top_p": 0.95, "max_new_tokens": 4,
+    "batch_size": 8, "seed": 3,
+}  # fmt: skip
+
+
+@pytest.fixture
+def job(tmp_path, tiny):  # noqa: F811
+    """Two checkpoints with the same weights, and benchmarks of our own making."""
+    model, tokenizer = tiny
+    for name in ("base", "final"):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    (tmp_path / "judged").mkdir()
+    settings = {
+        "evaluation": SETTINGS,
+        "machine": load_profile("cpu-tiny").machine.model_dump(mode="json"),
+        "data": {"source": "hub", "mirror": str(shards.write_mirror(tmp_path / "mirror"))},
+        "parameters": {"names": ["base", "final"]},
+    }
+    inputs = {name: str(tmp_path / name) for name in ("base", "final")}
+    return Job(tmp_path / "judged", settings, inputs, stop=StopRequest())
+
+
+def test_every_checkpoint_is_asked_every_benchmark_and_the_same_again_gives_the_same_rows(job):
+    benchmark_stage.judge(job)
+    first = {name: load_results(job.folder / f"{name}.parquet") for name in ("base", "final")}
+    assert first["base"].groupby("level").size().to_dict() == {"gsm8k": 6, "math_500": 12}
+    assert first["base"]["completion"].tolist() == first["final"]["completion"].tolist()
+    assert metrics.read(job.metrics)[-1]["step"] == metrics.read(job.metrics)[-1]["total_steps"] == 36
+    # Killed after the answers were written: they are judged again, and nobody is asked.
+    (job.folder / "final.parquet").unlink()
+    benchmark_stage.judge(job)
+    assert load_results(job.folder / "final.parquet").equals(first["final"])
+
+
+def test_a_checkpoint_that_is_judged_is_not_loaded_again(job, monkeypatch):
+    benchmark_stage.judge(job)
+    monkeypatch.setattr(benchmark_stage, "answered", lambda *_, **__: pytest.fail("asked again"))
+    benchmark_stage.judge(job)
+    assert len(metrics.read(job.metrics)) == 2
+
+
+def test_each_checkpoint_has_a_server_of_its_own_that_ends_before_the_next(job, monkeypatch):
+    """As in 05_evaluation: two models of 7 billion parameters do not fit on a device together."""
+    heard = []
+
+    class Server:
+        def __init__(self, folder, model):
+            self.folder, self.model = folder, model
+
+        def wait_ready(self):
+            heard.append(f"{self.model.rpartition('/')[2]} is served")
+
+        def stop(self):
+            heard.append("stopped")
+
+    class Answering:
+        def answer(self, questions, sampling, folder, progress):
+            from r1kit.evaluation.answering import Answers, Written
+
+            heard.append(folder.name)
+            return Answers([[Written("4", 1, True)] * q.samples for q in questions], 1.0, 1)
+
+    machine = load_profile("cpu-cluster").machine
+    monkeypatch.setattr(evaluation, "answering_machine", lambda machine_, tokens: machine)
+    monkeypatch.setattr("r1kit.serving.start.serve", lambda folder, own, model, tell: Server(folder, model))
+    monkeypatch.setattr(evaluation, "served_at", lambda server, settings: Answering())
+    benchmark_stage.judge(job)
+    assert heard == ["base is served", "base", "stopped", "final is served", "final", "stopped"]
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Four GPUs with vLLM installed, as far as anyone asks."""
+    monkeypatch.setattr(answering_server, "detect_device", lambda: ("cuda:0", "told"))
+    monkeypatch.setattr(answering_server, "find_spec", lambda name: object())
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+
+
+def test_without_a_server_in_the_profile_every_gpu_answers(gpus):
+    machine = answering_machine(load_profile("h200-8").machine, 9216)
+    assert (machine.server.replicas, machine.server.max_model_len) == (4, 9216)
+    assert machine.layout.serve == [0, 1, 2, 3]
+
+
+def test_the_trainers_devices_answer_too_while_nobody_trains(gpus):
+    plain = load_profile("h200-8").machine
+    layout = LayoutSettings(serve=[0, 1], train=[2, 3, 4, 5, 6, 7])
+    server = ServerSettings(tensor_parallel_size=2, max_model_len=512)
+    machine = answering_machine(plain.model_copy(update={"layout": layout, "server": server}), 9216)
+    assert (machine.server.replicas, machine.server.max_model_len) == (4, 9216)
+    assert machine.layout.serve == list(range(8))
+
+
+def test_a_profile_for_the_cpu_answers_on_the_cpu_also_beside_gpus(gpus):
+    assert answering_machine(load_profile("cpu-tiny").machine, 96) is None
+    served = load_profile("cpu-cluster").machine
+    assert answering_machine(served, 96).server == served.server
+
+
+def test_without_vllm_this_process_answers(gpus, monkeypatch):
+    monkeypatch.setattr(answering_server, "find_spec", lambda name: None)
+    assert answering_machine(load_profile("h200-8").machine, 9216) is None
+
+
+PIPELINES = {
+    "small": {
+        "stages": [
+            {"name": "zero", "kind": "grpo", "model": "base"},
+            {"name": "judged", "kind": "evaluate", "models": ["base", "zero"]},
+        ]
+    }
+}
+
+
+def test_the_profiles_evaluation_decides_which_program_judges(tmp_path):
+    folder = tmp_path / "real"
+    shutil.copytree(CONFIG_ROOT / "h200-1", folder)
+    (folder / "pipeline.yaml").write_text(yaml_dump({"pipelines": PIPELINES}))
+    zero, judged = compose(folder, {}, "small")
+    assert composed_job.program_of(zero) == "r1kit.training.grpo"
+    assert composed_job.program_of(judged) == "r1kit.pipeline.benchmark_stage"
+    (_, *_, of_levels) = compose("cpu-tiny", {}, "r1-zero")
+    assert composed_job.program_of(of_levels) == "r1kit.evaluation.checkpoints"
+    more = compose(folder, {"evaluation.benchmarks": {"aime24": 8}}, "small")
+    assert zero.inputs_hash == more[0].inputs_hash
+    assert judged.inputs_hash != more[1].inputs_hash
