@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from r1kit.commands.options import DEFAULT_PROFILE, JsonOption, SetOption
-from r1kit.commands.slurm import run_on
+from r1kit.commands.slurm import site_of, submit_and_follow
 
 
 def run(
@@ -34,8 +34,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run notebooks in order, headlessly, and print the table of what the models learned."""
-    if on != "here":
-        run_on(on, profile, stages, set_ or [], resume, run_id, strict, site, detach, as_json, pipeline)
+    place = site_of(on, site)
     from r1kit.pipeline.opening import new_run, refuse_what_it_has_no_settings_for, reopen_run
     from r1kit.pipeline.run import NOT_AS_EXPECTED, run_stages, surprises
     from r1kit.pipeline.stages import possible, select
@@ -56,6 +55,8 @@ def run(
         profile = profile or DEFAULT_PROFILE
         names = names or (select("01,06") if pipeline else possible(load_profile(profile, changes)))
         found, settings = new_run(profile, changes, run_id or None, stages=names, pipeline=pipeline)
+    if place is not None:
+        submit_and_follow(found, settings, names, place, strict, detach, as_json)
     outcome = run_stages(found, names, settings, Progress(sys.stderr if as_json else None))
     summary, unexpected = summarise(found), surprises(found, settings)
     code = outcome.code or (NOT_AS_EXPECTED if strict and unexpected else 0)

@@ -12,53 +12,34 @@ from r1kit.commands.options import DEFAULT_PROFILE, ProfileOption
 
 if TYPE_CHECKING:
     from r1kit.runs.folder import Run
+    from r1kit.settings import Profile
+    from r1kit.settings.site import Site
 
 jobs = typer.Typer(help="Runs as batch jobs of a cluster.", no_args_is_help=True)
 
 
-def run_on(
-    on: str,
-    profile: str,
-    stages: str,
-    changes: list[str],
-    resume: str,
-    run_id: str,
-    strict: bool,
-    site: str,
-    detach: bool,
-    as_json: bool,
-    pipeline: str = "",
-) -> None:
-    """Make or reopen the run, hand it to Slurm, and follow it; never returns."""
-    from r1kit.pipeline import slurm
-    from r1kit.pipeline.opening import new_run, refuse_what_it_has_no_settings_for, reopen_run
-    from r1kit.pipeline.stages import possible, select
-    from r1kit.settings import load_profile, parse_overrides
+def site_of(on: str, site: str) -> Site | None:
+    """The site for `--on slurm`, None for `--on here`."""
     from r1kit.settings.site import load_site
 
-    if on != "slurm":
+    if on not in ("here", "slurm"):
         raise typer.BadParameter(f"--on takes here or slurm, not {on!r}")
-    names, parsed, place = select(stages or "all"), parse_overrides(changes), load_site(site)
-    every = stages in ("", "all") and not pipeline
-    if pipeline and not stages:
-        names = select("01,06")
-    if resume:
-        found, settings = reopen_run(resume, profile, parsed)
-        names = possible(settings) if every else names
-        refuse_what_it_has_no_settings_for(settings, names)
-    else:
-        profile = profile or DEFAULT_PROFILE
-        names = possible(load_profile(profile, parsed)) if every else names
-        found, settings = new_run(profile, parsed, run_id or None, stages=names, pipeline=pipeline)
-    job = slurm.submit(found, slurm.render(found, settings, names, place, strict=strict))
+    return load_site(site) if on == "slurm" else None
+
+
+def submit_and_follow(
+    run: Run, settings: Profile, stages: list[str], site: Site, strict: bool, detach: bool, as_json: bool
+) -> None:
+    """Hand the run to Slurm and follow it; never returns."""
+    from r1kit.pipeline import slurm
+
+    run.update_manifest(stages=sorted({*run.manifest.get("stages", []), *stages}))
+    job = slurm.submit(run, slurm.render(run, settings, stages, site, strict=strict))
     if detach:
-        print(
-            json.dumps({"run_id": found.run_id, "job": job})
-            if as_json
-            else f"run {found.run_id} is job {job}"
-        )
+        told = {"run_id": run.run_id, "job": job}
+        print(json.dumps(told) if as_json else f"run {run.run_id} is job {job}")
         raise typer.Exit(0)
-    _follow(found, as_json)
+    _follow(run, as_json)
 
 
 def _follow(run: Run, as_json: bool = False) -> None:
@@ -104,15 +85,17 @@ def slurm_script(
     profile: ProfileOption = DEFAULT_PROFILE,
     stages: Annotated[str, typer.Option(help="As of `r1kit run`.")] = "all",
     site: Annotated[str, typer.Option(help="A file of sites/, by name or path.")] = "",
+    pipeline: Annotated[str, typer.Option(help="A composed training of pipeline.yaml.")] = "",
 ) -> None:
     """Print the batch script that `r1kit run --on slurm` would submit; makes and submits nothing."""
     from r1kit.pipeline import slurm
+    from r1kit.pipeline.opening import settings_of
     from r1kit.pipeline.stages import possible, select
     from r1kit.runs.folder import Run, new_run_id, runs_folder
-    from r1kit.settings import load_profile
     from r1kit.settings.site import load_site
 
-    settings, run_id = load_profile(profile), new_run_id(profile)
+    settings, run_id = settings_of(profile, {}, pipeline.partition(",")[0] or None), new_run_id(profile)
     found = Run(run_id, runs_folder() / run_id)
-    names = possible(settings) if stages == "all" else select(stages)
+    every = select("01,06") if pipeline else possible(settings)
+    names = every if stages == "all" else select(stages)
     print(slurm.render(found, settings, names, load_site(site)), end="")

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -112,6 +113,31 @@ def test_two_processes_asked_to_stop_save_first(world, server, ddp):
     until_step(job, 2)
     assert job.stop() == 143
     assert checkpoints_in(ddp) == [rows(ddp)[-1]["step"]]
+
+
+def test_two_processes_choose_the_same_groups_and_train_on_them(world, server, tmp_path):
+    """Prompts of a curriculum, groups replaced, answers of a server: each process holds whole groups."""
+    chosen = {
+        "curriculum": {"strategy": "pass_rate", "reward": "cosine"},
+        "dynamic_sampling": {"max_extra": 1.0},
+        "learning_rate": 1e-4,
+    }
+    job_folder = write(tmp_path / "job", world, server, "ddp", max_steps=3, save_steps=3, **chosen)
+    assert ended(train(job_folder), 120)[0] == 0
+    kept = [
+        torch.load(job_folder / f"checkpoints/checkpoint-3/rollout_buffer_{number}.pt")["chosen"]
+        for number in (0, 1)
+    ]
+    assert kept[0] == kept[1]
+    asked = 0
+    for row in rows(job_folder):
+        table = pandas.read_parquet(job_folder / f"rollouts/step_{row['step']:05d}.parquet")
+        assert len(table) == 8
+        assert table["prompt"].tolist() == [prompt for prompt in table["prompt"][::4] for _ in range(4)]
+        assert row["reward"] == pytest.approx(table["reward"].mean(), abs=1e-5)
+        assert row["completions/mean_length"] == pytest.approx(table["tokens"].mean())
+        asked += round(2 * (1 + row["dynamic/extra_groups"]))
+    assert 3 < len(kept[0]["curriculum"]["solved"]) <= asked
 
 
 def test_one_process_goes_on_where_two_with_ddp_left_off(world, server, ddp):
