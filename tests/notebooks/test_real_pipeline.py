@@ -60,7 +60,7 @@ def write_parts(folder):
     asked = [f"Which number has box {number}?" for number in range(48)]
     rows = {
         "open-r1/Mixture-of-Thoughts/math": [
-            {"messages": trace(f"Which number has shelf {i}?", answer(i // 3)), "num_tokens": 30, "source": ""}
+            {"messages": trace(f"Which number has shelf {i}?", answer(i // 3)), "num_tokens": 9, "source": ""}
             for i in range(120)
         ],
         "open-r1/DAPO-Math-17k-Processed/en": [
