@@ -126,7 +126,7 @@ def profile(tmp_path_factory):
         },
         "grpo": {
             **short, "use_vllm": False, "num_generations": 4, "per_device_train_batch_size": 16,
-            "max_completion_length": 40,
+            "max_completion_length": 40, "save_steps": 1,
         },
         "evaluation": {"benchmarks": {"aime24": 2, "math_500": 2}, "max_new_tokens": 40},
     }  # fmt: skip
