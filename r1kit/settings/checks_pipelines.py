@@ -102,13 +102,13 @@ def a_checkpoint_is_evaluated_once(view: View) -> Iterator[Problem]:
 
 @rule
 def sampled_answers_fit_the_context(view: View) -> Iterator[Problem]:
-    """vLLM would refuse to start, after days of training. (Nobody says how long prompts of stories are.)"""
+    """vLLM would refuse to start, after days of training."""
     (context, why), prompt = view.context("sft"), view["data.max_prompt_length"]
     for _, key, stages in stages_of(view):
         for i, stage in enumerate(stages):
             place, room = f"{key}.stages.{i}.max_new_tokens", prompt
             longest = stage.get("max_new_tokens", 0)
-            if stage["kind"] == "evaluate":
+            if stage["kind"] == "evaluate" and view.given("evaluation.benchmarks"):
                 own = stage.get("set", {}).get("evaluation.max_new_tokens")
                 longest, room = own or view["evaluation.max_new_tokens"], PROMPT_ROOM
                 place = f"{key}.stages.{i}.set"
