@@ -26,7 +26,6 @@ from r1kit.runs.files import read_json
 from r1kit.runs.launch import Job
 from r1kit.settings.composed import pipeline_of, pipeline_profile
 from r1kit.settings.pipelines import GIVEN
-from r1kit.settings.trace_lengths import STORY_PROMPT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,9 +181,8 @@ class Composition:
         """The profile's server with the stage's model, ready; None where there is no use for one."""
         machine = stage.profile.machine
         if stage.kind in ("rejection_sampling", "pass_rate"):
-            # Stories of five steps are less than twice as long as the measured ones of three.
-            longest = getattr(stage.profile.data, "max_prompt_length", 2 * STORY_PROMPT)
-            machine = answering_machine(machine, longest + stage.settings.max_new_tokens)
+            longest = stage.profile.data.max_prompt_length + stage.settings.max_new_tokens
+            machine = answering_machine(machine, longest)
         elif stage.kind != "grpo" or not stage.profile.grpo.trl.get("use_vllm"):
             return None
         if machine is None or machine.server is None:

@@ -22,7 +22,7 @@ from r1kit.pipeline.answering_server import answering_machine
 from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.runs.folder import runs_folder
 from r1kit.settings import Profile, load_profile
-from r1kit.settings.benchmarks import BenchmarkSettings
+from r1kit.settings.benchmarks import PROMPT_ROOM, BenchmarkSettings
 from r1kit.settings.models import MachineSettings
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from r1kit.pipeline.stage import Stage
 
 ASKED, ROWS, RESULT = "evaluation.json", "answers.parquet", "result.json"
-ROOM = 1024  # tokens for a benchmark's prompt on a server of ours
 TEMPERATURE, TOP_P = 0.6, 0.95  # open-r1's tables, where a profile has none for benchmarks
 
 
@@ -203,7 +202,7 @@ def answers_from(
         return
     own = None
     if isinstance(settings, BenchmarkSettings):
-        own = answering_machine(machine, settings.max_new_tokens + ROOM)
+        own = answering_machine(machine, settings.max_new_tokens + PROMPT_ROOM)
     if own is None:
         yield detect_device()[0].split(":")[0]
         return

@@ -18,6 +18,9 @@ PROBLEMS = {"aime24": 30, "aime25": 30, "math_500": 500, "gpqa_diamond": 198, "l
 """How many problems each has (a test holds them to `r1kit.evaluation.benchmarks`); `lcb`: those of its
 default window, as others count them who judge with lighteval."""
 
+PROMPT_ROOM = 1024
+"""Tokens that a benchmark's prompt may take on a server of ours."""
+
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 
 

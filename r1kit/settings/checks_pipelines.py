@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from r1kit.settings.benchmarks import PROMPT_ROOM
 from r1kit.settings.checks import advice, rule
 from r1kit.settings.errors import Problem, nearest_name
 from r1kit.settings.pipelines import DATA_KINDS, GIVEN, MAY_SET, MODEL_KINDS, PROMPT_KINDS, RESERVED
@@ -97,6 +98,26 @@ def a_checkpoint_is_evaluated_once(view: View) -> Iterator[Problem]:
                 names = stage.get(role)
                 if isinstance(names, list) and len(set(names)) < len(names):
                     yield view.problem(f"{key}.stages.{i}.{role}", "A name is written twice.", "each once")
+
+
+@rule
+def sampled_answers_fit_the_context(view: View) -> Iterator[Problem]:
+    """vLLM would refuse to start, after days of training."""
+    (context, why), prompt = view.context("sft"), view["data.max_prompt_length"]
+    for _, key, stages in stages_of(view):
+        for i, stage in enumerate(stages):
+            place, room = f"{key}.stages.{i}.max_new_tokens", prompt
+            longest = stage.get("max_new_tokens", 0)
+            if stage["kind"] == "evaluate" and view.given("evaluation.benchmarks"):
+                own = stage.get("set", {}).get("evaluation.max_new_tokens")
+                longest, room = own or view["evaluation.max_new_tokens"], PROMPT_ROOM
+                place = f"{key}.stages.{i}.set"
+            if longest + room > context:
+                message = f"With its prompt an answer takes {longest + room} tokens; {context}: {why}."
+                allowed = f"at most {context - room}"
+                if stage["kind"] == "evaluate":
+                    allowed = f"evaluation.max_new_tokens: {context - room} or less"
+                yield view.problem(place, message, allowed, found=str(longest))
 
 
 @advice

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from r1kit.settings.errors import Problem, SettingsError, describe, display_path, nearest_name
+from r1kit.settings.overrides import over
 from r1kit.settings.pipelines import AnyStage, Pipeline
 from r1kit.settings.profile import Profile, load_profile
 
@@ -39,7 +40,7 @@ def pipeline_profile(source: str | Path, overrides: Mapping[str, Any], name: str
     """
     pipeline = pipeline_of(load_profile(source, overrides), name)
     try:
-        return load_profile(source, {**pipeline.set, **overrides})
+        return load_profile(source, over(pipeline.set, overrides))
     except SettingsError as error:
         raise SettingsError(_placed(error, f"{name}.set", source), error.heading) from error
 
@@ -60,7 +61,7 @@ def profiles_under(whole: Profile, source: str | Path, name: str) -> dict[str, P
     for position, stage in enumerate(stages):
         implied = implied_settings(stage, stages, whole)
         try:
-            profiles[stage.name] = load_profile(source, {**whole.overrides, **implied, **stage.set})
+            profiles[stage.name] = load_profile(source, over({**whole.overrides, **implied}, stage.set))
         except SettingsError as error:
             problems += _placed(error, f"{name}.stages.{position}.set", source, stage.name)
     if problems:

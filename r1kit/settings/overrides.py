@@ -100,6 +100,8 @@ def apply_overrides(
                 path = found
             if _set(values[section], path, value):
                 sources[section].overridden.add(path)
+                if section == "pipeline":  # a stage's `set` has one length as well
+                    _drop(values[section], (*path[:-1], other_length(path[-1])))
             else:
                 message = "The key before the last point does not hold other keys."
                 problems.append(Problem(place, name, found=describe(value), message=message))
@@ -107,6 +109,27 @@ def apply_overrides(
         if isinstance(values.get(section), dict):
             _make_room(values[section], source)
     return problems
+
+
+def other_length(key: Any) -> str:
+    """`sft.num_train_epochs` for `sft.max_steps` and the other way round; "" for another key."""
+    section, _, word = str(key).rpartition(".")
+    return f"{section}.{next(iter(LENGTHS - {word}))}" if word in LENGTHS else ""
+
+
+def over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Two sets of overrides; the upper wins, also where it says in steps what the lower says in epochs."""
+    said = {other_length(key) for key in upper} - set(upper)
+    return {key: value for key, value in lower.items() if key not in said} | dict(upper)
+
+
+def _drop(container: Any, path: KeyPath) -> None:
+    """Remove the value at `path` if there is one."""
+    *way, last = path
+    for part in way:
+        container = container[part]
+    if isinstance(container, dict):
+        container.pop(last, None)
 
 
 def _make_room(values: dict[str, Any], source: Source) -> None:

@@ -9,6 +9,7 @@ machine with the same threads.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,24 @@ def fit(trainer: Trainer, job: Job, keep: int | None = None, restore: Any = None
     else:
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     if job.stop.received is None:
-        checkpoints.save_model_atomically(job.model, trainer.save_model, trainer.accelerator.is_main_process)
+        write = partial(write_whole_model, trainer)
+        checkpoints.save_model_atomically(job.model, write, trainer.accelerator.is_main_process)
         trainer.accelerator.wait_for_everyone()
+
+
+def write_whole_model(trainer: Trainer, folder: str) -> None:
+    """The final weights and their tokenizer; adapters are merged into the weights that they were trained on.
+
+    TRL would write adapters alone: the next stage, an evaluation or a server would need PEFT and the base
+    model to read them, and a second training would put its own on top. The trainer's model has none any more
+    after this.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not hasattr(model, "merge_and_unload"):
+        trainer.save_model(folder)
+    elif trainer.accelerator.is_main_process:
+        model.merge_and_unload().save_pretrained(folder)
+        trainer.processing_class.save_pretrained(folder)
 
 
 def is_finished(checkpoint: Path, max_steps: int) -> bool:

@@ -140,5 +140,5 @@ def work(stage: StageCost) -> str:
     if stage.kind == "sft":
         return f"{said}, {stage.tokens / 1e6:,.1f} million tokens"
     if stage.extra:
-        return f"{said}, with up to {stage.extra:g} times the generation in addition"
+        return f"{said}, and up to {stage.extra:g}x the generation in addition"
     return said

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
 ANSWERS = ("4", "7")
 SHAPE = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "max_position_embeddings": 1024, "tie_word_embeddings": True,
+    "num_key_value_heads": 1, "max_position_embeddings": 2048, "tie_word_embeddings": True,
 }  # fmt: skip
 TAUGHT = {"sft.max_steps": 60, "sft.learning_rate": 0.01}
 ASKED = {"samples": 4, "max_new_tokens": 40, "batch_size": 64}
@@ -126,7 +126,7 @@ def profile(tmp_path_factory):
         },
         "grpo": {
             **short, "use_vllm": False, "num_generations": 4, "per_device_train_batch_size": 16,
-            "max_completion_length": 40,
+            "max_completion_length": 40, "save_steps": 1,
         },
         "evaluation": {"benchmarks": {"aime24": 2, "math_500": 2}, "max_new_tokens": 40},
     }  # fmt: skip

@@ -1,9 +1,12 @@
 """pipeline.yaml: what may stand in it, what is said about what may not, and which settings a stage gets."""
 
+import shutil
+
 import pytest
 
 from r1kit.settings import SettingsError, load_profile, profile_names
 from r1kit.settings.composed import pipeline_profile, stage_profiles
+from r1kit.settings.profile import CONFIG_ROOT
 
 PIPELINES = """\
 pipelines:
@@ -106,6 +109,35 @@ def test_wrongly_chosen_prompts_are_explained(profile_folder, old, new, parts):
     with pytest.raises(SettingsError) as caught:
         load_profile(profile_folder)
     assert all(part in str(caught.value) for part in parts)
+
+
+LONG = """\
+pipelines:
+  long:
+    stages:
+      - {name: measured, kind: pass_rate, model: base, max_new_tokens: 32000}
+      - {name: judged, kind: evaluate, models: [base], set: {evaluation.max_new_tokens: 32000}}
+"""
+
+
+def test_answers_of_a_stage_fit_the_context_with_their_prompts(tmp_path):
+    folder = tmp_path / "h200-8"
+    shutil.copytree(CONFIG_ROOT / "h200-8", folder)
+    (folder / "pipeline.yaml").write_text(LONG)
+    with pytest.raises(SettingsError) as caught:
+        load_profile(folder)
+    said = str(caught.value)
+    assert "pipelines.long.stages.0.max_new_tokens" in said
+    assert "at most 31744" in said
+    assert "evaluation.max_new_tokens: 31744 or less" in said
+
+
+def test_a_length_said_later_takes_the_place_of_the_other(profile):
+    epochs = {"pipeline.r1.cold_start.sft.num_train_epochs": 1, "sft.max_steps": 70}
+    stages = stage_profiles(profile, epochs, "r1")
+    assert "max_steps" not in stages["cold_start"].sft.trl
+    assert stages["cold_start"].sft.trl["num_train_epochs"] == 1
+    assert stages["sft"].sft.trl["max_steps"] == 70
 
 
 def test_a_stage_that_nothing_uses_is_worth_a_warning(profile):

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from r1kit.training import checkpoints
+from r1kit.training.resume import write_whole_model
 
 
 def checkpoint(folder: Path, step: int, complete: bool = True) -> Path:
@@ -76,3 +78,38 @@ def test_a_new_model_replaces_the_old_one(tmp_path):
         checkpoints.save_model_atomically(tmp_path / "model", write)
     assert (tmp_path / "model/weights").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+class Whole:
+    """A model, or its tokenizer, that can be written."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def save_pretrained(self, folder: str) -> None:
+        Path(folder).mkdir(exist_ok=True)
+        (Path(folder) / self.name).write_text("")
+
+
+class Adapted:
+    """A model with LoRA's adapters, as PEFT wraps it."""
+
+    def merge_and_unload(self) -> Whole:
+        return Whole("merged")
+
+
+def test_adapters_are_merged_so_that_any_stage_can_go_on_from_the_model(tmp_path):
+    def trainer(model, main=True):
+        saved = Whole("as it is").save_pretrained
+        accelerator = SimpleNamespace(unwrap_model=lambda wrapped: wrapped, is_main_process=main)
+        tokenizer = Whole("tokenizer")
+        return SimpleNamespace(
+            model=model, accelerator=accelerator, processing_class=tokenizer, save_model=saved
+        )
+
+    write_whole_model(trainer(Adapted()), str(tmp_path / "adapted"))
+    assert {path.name for path in (tmp_path / "adapted").iterdir()} == {"merged", "tokenizer"}
+    write_whole_model(trainer(Adapted(), main=False), str(tmp_path / "another process"))
+    assert not (tmp_path / "another process").exists()
+    write_whole_model(trainer(object()), str(tmp_path / "plain"))
+    assert [path.name for path in (tmp_path / "plain").iterdir()] == ["as it is"]

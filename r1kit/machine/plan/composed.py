@@ -105,9 +105,9 @@ def plan_pipeline(source: str | Path, overrides: Mapping[str, Any], name: str, *
     costs = []
     for stage in pipeline_of(whole, name).stages:
         profile, taken = profiles[stage.name], source_rows(stage, rows)
-        planned = make_plan(
-            profile, lengths=taken.lengths or lengths, prompts=taken.count, documents=taken.count, **told
-        )
+        count = {"sft": "documents", "grpo": "prompts"}.get(stage.kind)
+        own = {count: taken.count} if count else {}
+        planned = make_plan(profile, lengths=taken.lengths or lengths, **own, **told)
         costs.append(COST[stage.kind](stage, profile, planned, taken))
         rows[stage.name] = made_by(stage, taken, answer_tokens(profile, stage))
     devices = max(answers_of(whole, 1, 1).devices, planned.stages["sft"].training.devices)
