@@ -55,8 +55,8 @@ slurm: ## Install Slurm (Debian packages, 4 MB) for the tests of runs over sever
 matrix: ## Make the files that name releases anew from r1kit/machine/versions.py
 	@$(VENV)/bin/python requirements/matrix.py
 
-lock: ## Make requirements/*.txt anew from requirements/*.in (needs uv and the registries)
-	@bash requirements/lock.sh
+lock: ## Make requirements/*.txt anew from requirements/*.in; UPGRADE=--upgrade takes new releases (needs uv)
+	@bash requirements/lock.sh $(UPGRADE)
 
 clean: ## Remove .venv and caches; runs/ stays
 	@rm -rf $(VENV) $(VENV)-lighteval build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

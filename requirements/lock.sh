@@ -1,29 +1,43 @@
 #!/usr/bin/env bash
-# Resolve requirements/*.in into exact, universal locks (Linux and macOS, Python 3.11 to 3.13).
+# Resolve requirements/*.in into exact, universal locks (Linux and macOS, Python 3.11 to 3.13). What is locked stays unless
+# an .in file asks for another release; `lock.sh --upgrade` takes the newest of everything.
 # Where the registry lacks torch's CPU build, give its wheel: FIND_LINKS=/folder/with/wheels make lock
 set -euo pipefail
 cd "$(dirname "$0")"
 command -v uv >/dev/null || { echo "uv is needed: pip install uv" >&2; exit 2; }
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+here=$PWD
+cp ./*.in ./*.overrides ./*.txt "$work"
+cd "$work"
+upgrade=("$@")
+# resolve NAME OPTION...: NAME.in into NAME.new, keeping the releases of NAME.txt, and of cpu.txt where that has none.
 resolve() {
-  uv pip compile "$1" --universal --python-version 3.11 --no-header --no-annotate --quiet "${@:2}" \
-    ${FIND_LINKS:+--find-links "$FIND_LINKS"}
+  { cat "$1.txt"; awk -F '==' 'FNR == NR { have[$1]; next } !($1 in have)' "$1.txt" cpu.txt; } >"$1.new"
+  uv pip compile "$1.in" -o "$1.new" --python-version 3.11 --no-header --no-annotate --quiet "${upgrade[@]}" "${@:2}" \
+    ${FIND_LINKS:+--find-links "$FIND_LINKS"} >/dev/null
 }
-head_of() { grep '^#' "$1"; }
-# Windows is reached through WSL2, which is Linux.
-not_windows() { grep -vE "^(pywinpty|colorama)|win32|os_name == 'nt'" || true; }
+# finish NAME FILTER...: NAME.txt is what the filter lets through, below its old head.
+finish() {
+  { grep '^#' "$1.txt"; "${@:2}" <"$1.new"; } >"$1.done"
+  mv "$1.done" "$1.txt"
+}
+# Windows is reached through WSL2, which is Linux. A marker that excludes Windows names it too, so the whole of it is compared.
+not_windows() { grep -vE "^[^;]*; \(?(sys_platform == 'win32'|os_name == 'nt'|platform_system == 'Windows')\)?$"; }
 # Without what cpu.txt installs on every Python: its lines for one Python only are needed here on all.
 not_in_cpu() {
-  awk -F ' *;' 'FNR == NR { if (!/python_full_version/) have[$1]; next } !($1 in have) && !/^torch==/' cpu.new -
+  not_windows | awk -F ' *;' 'FNR == NR { if (!/python_full_version/) have[$1]; next } !($1 in have) && !/^torch==/' cpu.txt -
 }
+# lighteval's environment lies over .venv: what both have alike, and torch, is .venv's.
+over_cpu() { grep -vE '^(torch|nvidia|cuda|triton)' | grep -vxFf <(sed 's/ *;.*//' cpu.txt); }
 
-{ head_of cpu.txt; resolve cpu.in | not_windows; } > cpu.new
-{ head_of test.txt; resolve test.in | not_windows | grep -vxFf cpu.new | grep -v '^torch=='; } > test.new
-{ head_of cluster.txt; resolve cluster.in --override cluster.overrides | not_windows | not_in_cpu; } > cluster.new
-# lighteval's environment lies over .venv: the heavy packages are those of cpu.txt, the rest is as it wants.
+resolve cpu --universal
+finish cpu not_windows
+resolve test --universal
+finish test not_in_cpu
+resolve cluster --universal --override cluster.overrides
+finish cluster not_in_cpu
 shared='^(accelerate|datasets|huggingface-hub|numpy|pandas|pyarrow|safetensors|tokenizers|transformers)=='
-{ head_of lighteval.txt
-  uv pip compile lighteval.in -c <(grep -E "$shared" cpu.new) --python-version 3.11 --no-header --no-annotate --quiet \
-    ${FIND_LINKS:+--find-links "$FIND_LINKS"} | grep -vE '^(torch|nvidia|cuda|triton)' | grep -vxFf <(sed 's/ *;.*//' cpu.new)
-} > lighteval.new
-mv lighteval.new lighteval.txt
-mv cpu.new cpu.txt && mv test.new test.txt && mv cluster.new cluster.txt
+resolve lighteval -c <(grep -E "$shared" cpu.txt)
+finish lighteval over_cpu
+mv cpu.txt test.txt cluster.txt lighteval.txt "$here"

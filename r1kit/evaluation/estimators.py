@@ -12,6 +12,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+ALIKE = 0.1
+"""How much is supposed beforehand of samples of a problem being alike, in the unit of problems times p(1-p).
+
+Chosen by simulation (4,000 repetitions, 64 samples, 2026-11-24): without it intervals of 30 problems at an
+accuracy of 0.05 contain it 87 to 94 times in 100, with it 97 to 99 times; at 0.5 they are 1 to 5% wider.
+"""
+
 
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Probability that at least one of k samples is right, estimated without bias from c right ones among n.
@@ -34,10 +41,15 @@ def mean_interval(
 ) -> tuple[float, float, float]:
     """Mean over problems of values in [0, 1], with a two-sided interval clustered by problem.
 
-    Wilson's score interval at the *effective* number of independent samples, p(1-p) / Var(mean), with
-    Student's t for the estimated variance (Korn and Graubard 1998 for the effective number, Dean and Pagano
-    2015 for the Wilson form). Unlike the t interval on problem means it stays inside [0, 1] and does not
-    shrink to nothing when all problems were solved or none was: then each problem counts as one sample.
+    Wilson's score interval at the *effective* number of independent samples, with Student's t for the
+    estimated variance (Korn and Graubard 1998 for the effective number, Dean and Pagano 2015 for the Wilson
+    form). Unlike the t interval on problem means it stays inside [0, 1].
+
+    The effective number is P / r of P problems, where r = P Var(mean) / p(1-p) is how alike the samples of a
+    problem are (intraclass correlation: 1 for copies of one sample). Where few problems were solved or nearly
+    all, they say little about r, and those that would have shown it may not be among them. So r is shrunk
+    towards 1, its worst value, by `ALIKE`, as by a prior: with much to see it changes nothing, and when all
+    problems were solved or none was, each counts as one sample.
 
     Args:
         values_per_problem: one value per problem, shape [problems]: its mean over samples, or its pass@k.
@@ -76,10 +88,10 @@ def intervals(groups: Sequence[np.ndarray], confidence: float = 0.95) -> tuple[n
     variance = sum(weight**2 * _variance_of_mean(g) for g in groups)
     problems = sum(g.shape[1] for g in groups)
     # With equal strata this is the number of problems: the floor of independent information, reached when all
-    # samples of a problem agree, and the only sensible value when nothing varies at all.
+    # samples of a problem agree.
     fewest = 1 / sum(weight**2 / g.shape[1] for g in groups)
     spread = mean * (1 - mean)
-    effective = np.where(variance > 0, spread / np.where(variance > 0, variance, 1), fewest)
+    effective = fewest * (fewest * spread + ALIKE) / (fewest**2 * variance + ALIKE)
     t = stats.t.ppf(0.5 + confidence / 2, max(problems - len(groups), 1))
     shrink = 1 + t**2 / effective
     centre = (mean + t**2 / (2 * effective)) / shrink

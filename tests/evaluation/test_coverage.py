@@ -27,17 +27,38 @@ BENCHMARKS = {
 }
 
 
-def difficulties(rng, accuracy, spread, problems):
-    return rng.beta(spread * accuracy, spread * (1 - accuracy), size=(REPETITIONS, problems))
+def difficulties(rng, accuracy, spread, problems, repetitions=REPETITIONS):
+    return rng.beta(spread * accuracy, spread * (1 - accuracy), size=(repetitions, problems))
+
+
+def coverage(accuracy, spread, problems, samples, repetitions=REPETITIONS):
+    """Share of intervals that contain the accuracy."""
+    rng = np.random.default_rng(7)
+    shares = rng.binomial(samples, difficulties(rng, accuracy, spread, problems, repetitions)) / samples
+    _, low, high = intervals([shares])
+    return ((low <= accuracy) & (accuracy <= high)).mean()
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_95_percent_interval_contains_the_truth_in_93_to_97_of_100_evaluations(name):
     problems, samples, accuracy, spread = BENCHMARKS[name]
-    rng = np.random.default_rng(7)
-    shares = rng.binomial(samples, difficulties(rng, accuracy, spread, problems)) / samples
-    _, low, high = intervals([shares])
-    assert 0.93 <= ((low <= accuracy) & (accuracy <= high)).mean() <= 0.97
+    assert 0.93 <= coverage(accuracy, spread, problems, samples) <= 0.97
+
+
+@pytest.mark.parametrize("samples", [64, 4])
+@pytest.mark.parametrize("spread", [0.7, 2.0])
+@pytest.mark.parametrize("accuracy", [0.1, 0.15, 0.85, 0.9])
+def test_so_it_does_for_30_problems_and_a_weak_or_a_strong_model(accuracy, spread, samples):
+    assert 0.93 <= coverage(accuracy, spread, 30, samples, 4 * REPETITIONS) <= 0.97
+
+
+@pytest.mark.parametrize("samples", [64, 4])
+@pytest.mark.parametrize("spread", [0.7, 2.0, 8.0])
+@pytest.mark.parametrize("accuracy", [0.03, 0.05, 0.95, 0.97])
+def test_of_30_problems_and_nearly_none_solved_or_all_it_claims_too_little_rather_than_too_much(
+    accuracy, spread, samples
+):
+    assert 0.95 <= coverage(accuracy, spread, 30, samples, 4 * REPETITIONS) <= 0.995
 
 
 def test_the_percentile_bootstrap_is_too_narrow_for_30_problems():
