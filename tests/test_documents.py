@@ -10,7 +10,7 @@ import typer
 
 from r1kit.cli import app
 from r1kit.pipeline.stages import select
-from r1kit.settings import load_profile, parse_overrides, profile_names
+from r1kit.settings import load_profile, parse_overrides, profile_names, yaml_load
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -107,3 +107,9 @@ def test_every_command_that_a_page_names_is_one_with_these_options(page, command
     if "--stages" in given:
         assert select(given["--stages"])
     assert given.get("--pipeline", "r1") in PIPELINES
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md"])
+def test_what_a_page_writes_into_grpo_yaml_is_accepted_by_the_profile_that_a_reader_has(page):
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    load_profile("cpu-tiny", {f"grpo.{key}": value for key, value in yaml_load(block).items()})
