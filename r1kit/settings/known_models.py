@@ -78,7 +78,6 @@ class ModelShape:
 
 
 QWEN_BASE = {"eos_token": "<|endoftext|>", "turn_end": "<|im_end|>", "attention_bias": True}
-QWEN_CHAT = QWEN_BASE | {"eos_token": "<|im_end|>"}
 QWEN_7B = ModelShape(3584, 18944, 28, 28, 4, 152064, 131072, rope_theta=1e6, **QWEN_BASE)
 QWEN_1_5B = ModelShape(1536, 8960, 28, 12, 2, 151936, 131072, True, rope_theta=1e6, **QWEN_BASE)
 QWEN_0_5B = ModelShape(896, 4864, 24, 14, 2, 151936, 32768, True, rope_theta=1e6, **QWEN_BASE)

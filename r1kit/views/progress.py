@@ -78,7 +78,6 @@ class Progress:
         self.close()
         self._say(f"{name}  {note}" if note else name)
         self._started = time.monotonic()
-        self._last_row: dict[str, Any] = {}
         self._stop = threading.Event()
         followers: dict[Path, metrics.Follower] = {}
         self._look(Path(folder), followers)
