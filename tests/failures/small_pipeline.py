@@ -75,14 +75,13 @@ CHANGES = {
         "k": [1],
         "expect": {},
     },
-    "pipeline": {"pipelines": {"small": {"stages": PIPELINE}}},
 }
 
 
-def write_profile(folder: Path) -> Path:
-    """cpu-tiny with other values and with this pipeline."""
+def write_profile(folder: Path, stages: list[dict] = PIPELINE) -> Path:
+    """cpu-tiny with other values and with these stages as its pipeline `small`."""
     shutil.copytree(CONFIG_ROOT / "cpu-tiny", folder)
-    for section, values in CHANGES.items():
+    for section, values in {**CHANGES, "pipeline": {"pipelines": {"small": {"stages": stages}}}}.items():
         path = folder / f"{section}.yaml"
         path.write_text(yaml_dump(yaml_load(path.read_text()) | values))
     return folder
