@@ -74,7 +74,7 @@ def test_five_kills_leave_no_mark_on_the_table_or_the_weights(profile, new_run):
     broken, draw = new_run("broken"), random.Random(0)
     for number, stage in enumerate(KILLED):
         place = str(draw.randint(2, logged(whole, stage)))
-        how = ("notebook", "all")[number % 2]  # of `all`, nobody is left who could save anything
+        how = ("all", "notebook")[number % 2]  # of `all`, nobody is left who could save anything
         assert go_on(profile, broken, stage, place, how) == -signal.SIGKILL, said(broken)
     assert go_on(profile, broken) == 0, said(broken)
 
