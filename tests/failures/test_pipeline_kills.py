@@ -43,17 +43,21 @@ def new_run(profile, plain_world, tmp_path_factory, monkeypatch):
 
 
 def go_on(profile, run: Run, *death: str) -> int:
-    """Run the pipeline, to its end or to its death; the exit code, with nothing of it left running."""
+    """Run the pipeline, to its end or to its death; the exit code.
+
+    Nothing of it is left running then, except where a notebook died alone: its training is saving, and what
+    goes on next has to wait for it.
+    """
     known = {"OMP_NUM_THREADS": "1", "R1KIT_RUNS": str(run.path.parent), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", small_pipeline.__name__, str(profile), run.run_id, *death]
     with open(run.path / "out.txt", "ab") as out:
         code = subprocess.run(
             command, env=os.environ | known, stdout=out, stderr=out, start_new_session=True
         ).returncode
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + (0 if "notebook" in death else 120)
     while (left := workers(run)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not left, "what is left of a pipeline that was killed"
+    assert not left or "notebook" in death, f"what is left of a pipeline: {left}"
     return code
 
 
