@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,3 +58,35 @@ def bench_data(
 
     found = data.bench(rows, workers or cores())
     print(json.dumps(found, indent=1) if as_json else data.table(found))
+
+
+@benchmarks.command("grpo")
+def bench_grpo(
+    training: Annotated[Path, typer.Argument(help="Folder of a GRPO training: RUN/06_pipeline/reasoning.")],
+    folder: Annotated[Path, typer.Option("--out", help="Where the trainings go; called again, it goes on.")],
+    arms: Annotated[
+        list[str],
+        typer.Option("--arm", help="NAME or NAME=JSON of grpo.yaml's keys; the first is compared with."),
+    ] = ("none", "levels"),
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each arm.")] = 3,
+    level: Annotated[int, typer.Option(help="Level of the held-out problems that are asked.")] = 3,
+    every: Annotated[int, typer.Option(min=1, help="Steps between two askings.")] = 5,
+    targets: Annotated[list[float], typer.Option("--target", help="pass@1 to be reached.")] = (0.5, 0.6),
+    parallel: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Variants of a GRPO training: steps, tokens and seconds until held-out problems are solved as often."""
+    from r1kit.bench import grpo
+
+    curves = grpo.bench(
+        training,
+        folder,
+        grpo.arms_of(arms),
+        seeds,
+        level,
+        every,
+        parallel=parallel,
+        tell=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    found = {"curves": curves, "targets": grpo.compared(curves, targets)}
+    print(json.dumps(found, indent=1) if as_json else grpo.table(curves, targets))

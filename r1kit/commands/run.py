@@ -34,7 +34,7 @@ def run(
 ) -> None:
     """Run notebooks in order, headlessly, and print the table of what the models learned."""
     place = site_of(on, site)
-    from r1kit.pipeline.prerequisites import new_run, refuse_what_it_has_no_settings_for, reopen_run
+    from r1kit.pipeline.opening import new_run, refuse_what_it_has_no_settings_for, reopen_run
     from r1kit.pipeline.run import NOT_AS_EXPECTED, run_stages, surprises
     from r1kit.pipeline.stages import possible, select
     from r1kit.runs.files import shown

@@ -74,7 +74,7 @@ def slurm_follow(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
 def slurm_cancel(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
     """End a run's job; a running one writes a checkpoint first."""
     from r1kit.pipeline import slurm
-    from r1kit.pipeline.prerequisites import reopen_run
+    from r1kit.pipeline.opening import reopen_run
 
     found, settings = reopen_run(run_id, "", {})
     print(slurm.cancel(found, settings.machine.grace_seconds))
@@ -89,7 +89,7 @@ def slurm_script(
 ) -> None:
     """Print the batch script that `r1kit run --on slurm` would submit; makes and submits nothing."""
     from r1kit.pipeline import slurm
-    from r1kit.pipeline.prerequisites import settings_of
+    from r1kit.pipeline.opening import settings_of
     from r1kit.pipeline.stages import possible, select
     from r1kit.runs.folder import Run, new_run_id, runs_folder
     from r1kit.settings.site import load_site

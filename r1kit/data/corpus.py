@@ -77,9 +77,16 @@ def worked(problem: Problem, rng: random.Random, slip_rate: float) -> str:
     )
 
 
-def asked(problem: Problem, rng: random.Random, slip_rate: float, hurry_rate: float) -> str:
-    """A chat about the problem as raw text, in the format of the chat template, and what somebody answers."""
+def asked(
+    problem: Problem, rng: random.Random, slip_rate: float, hurry_rate: float, plain_share: float
+) -> str:
+    """A chat about the problem as raw text, in the format of the chat template, and what somebody answers.
+
+    A share of the answers has no form that a reward could read: a model that has only read learns that too.
+    """
     answer = write_trace(problem, rng, slip_rate, hurry_rate).text
+    if rng.random() < plain_share:
+        answer = f"{problem.solution} {problem.thing}."
     return f"{TURN_START}user\n{problem.text}{TURN_END}\n{TURN_START}assistant\n{answer}"
 
 
@@ -91,10 +98,12 @@ def documents(
     asked_share: float = 0.0,
     slip_rate: float = 0.0,
     hurry_rate: float = 0.0,
+    plain_share: float = 0.0,
 ) -> list[str]:
     """``n`` documents: worked solutions, chats, stories, handfuls of facts. Same arguments, same documents.
 
-    Of what is neither worked nor a chat, FACT_SHARE are facts. `slip_rate` is of both, `hurry_rate` of chats.
+    Of what is neither worked nor a chat, FACT_SHARE are facts. `slip_rate` is of both, `hurry_rate` and
+    `plain_share` are of chats.
     """
     rng, other = random.Random(f"corpus-{seed}"), random.Random(f"worked-{seed}")
     problems = (problem for problem in stream(seed + 1, levels) if not holds_reserved(problem))
@@ -104,7 +113,7 @@ def documents(
         if kind < worked_share:
             texts.append(worked(next(problems), other, slip_rate))
         elif kind < worked_share + asked_share:
-            texts.append(asked(next(problems), other, slip_rate, hurry_rate))
+            texts.append(asked(next(problems), other, slip_rate, hurry_rate, plain_share))
         elif rng.random() < FACT_SHARE:
             texts.append("\n".join(fact(rng) for _ in range(FACTS_PER_DOCUMENT)))
         else:
@@ -116,5 +125,5 @@ def documents_of(world: DataSettings) -> list[str]:
     """The corpus as data.yaml says."""
     levels = world.base_levels or world.levels
     hurry = world.hurry_rate if world.asked_hurry_rate is None else world.asked_hurry_rate
-    shares = (world.worked_share, world.asked_share)
-    return documents(world.base_documents, world.seed, levels, *shares, world.slip_rate, hurry)
+    shares, slips = (world.worked_share, world.asked_share), world.slip_rate
+    return documents(world.base_documents, world.seed, levels, *shares, slips, hurry, world.asked_plain_share)

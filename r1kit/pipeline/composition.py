@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1kit.pipeline import lineage, prerequisites
+from r1kit.pipeline import lineage, opening, prerequisites
 from r1kit.pipeline.composed import ComposedStage, compose
 from r1kit.pipeline.composed_job import inputs_of, launch_stage
 from r1kit.pipeline.stages import COMPOSED, DEFAULT_PIPELINE, STAGES
@@ -36,7 +36,7 @@ class Composition:
     """A pipeline of an open stage. `stages` are its composed stages by name, `about` what it shows."""
 
     def __init__(self, opened: Stage, name: str):
-        source, overrides = prerequisites.source_of(opened.settings), opened.run.manifest["overrides"]
+        source, overrides = opening.source_of(opened.settings), opened.run.manifest["overrides"]
         self.opened, self.name = opened, name
         self.stages = {stage.name: stage for stage in compose(source, overrides, name)}
         self.profile = pipeline_profile(source, overrides, name)

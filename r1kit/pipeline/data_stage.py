@@ -21,7 +21,7 @@ from r1kit.machine.resources import cores
 from r1kit.pipeline.real_data import base_model, prepare_profile
 from r1kit.runs import metrics
 from r1kit.settings import load_profile
-from r1kit.settings.models import DataSettings
+from r1kit.settings.story_data import DataSettings
 
 if TYPE_CHECKING:
     from r1kit.pipeline.stage import Stage

@@ -1,4 +1,4 @@
-"""What a stage stands on: its run, the results of earlier stages, and whether those still match the settings.
+"""What a stage stands on: the results of earlier stages, and whether those still match the settings.
 
 A notebook may be run alone. What it needs is then taken from the same run, else from the newest run that made
 it with the same inputs, else made now by running the earlier notebook.
@@ -14,121 +14,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1kit.machine import detect_device
+from r1kit.pipeline.opening import settings_of, source_of
 from r1kit.pipeline.real_data import base_model
-from r1kit.pipeline.stages import DEFAULT_PIPELINE, STAGES, StageSpec, lacks
+from r1kit.pipeline.stages import DEFAULT_PIPELINE, STAGES, StageSpec
 from r1kit.runs import folder as runs
 from r1kit.runs import results
 from r1kit.runs.files import read_json
 from r1kit.runs.launch import supervise
-from r1kit.sandbox import report
-from r1kit.settings import Problem, Profile, SettingsError, load_profile, settings_hash
-from r1kit.settings.composed import pipeline_profile
-from r1kit.settings.errors import display_path
-from r1kit.settings.models import DataSettings
-from r1kit.settings.profile import CONFIG_ROOT
+from r1kit.settings import Profile, settings_hash
+from r1kit.settings.story_data import DataSettings
 
 if TYPE_CHECKING:
     from r1kit.pipeline.stage import Stage
 
 # Files of the attempt now being made; everything else in a stage's folder belongs to the one before it.
 OF_THIS_ATTEMPT = {"notebook.ipynb", "status.json"}
-
-
-def new_run(
-    profile: str,
-    overrides: dict[str, Any],
-    run_id: str | None = None,
-    stages: Sequence[str] = (),
-    pipeline: str | None = None,
-) -> tuple[runs.Run, Profile]:
-    """Check the settings, then create a run folder whose manifest records them and the device.
-
-    Args:
-        stages: what will be run, so that a profile which cannot run them is refused now.
-        pipeline: the composed training that the run is for; its `set` is in effect in all stages.
-
-    Raises:
-        SettingsError: before anything is created.
-        RunError: `run_id` is malformed or taken.
-    """
-    settings = settings_of(profile, overrides, pipeline)
-    refuse_what_it_has_no_settings_for(settings, stages)
-    if pipeline:
-        from r1kit.pipeline.composed import compose  # it stands on this module
-
-        compose(profile, overrides, pipeline)
-    device, reason = detect_device()
-    trainers = {"base": settings.base, "sft": settings.sft, "grpo": settings.grpo}
-    seeds = {"data": settings.data.seed, "evaluation": settings.evaluation.seed}
-    seeds |= {name: section.trl.get("seed", 42) for name, section in trainers.items() if section}
-    run = runs.create_run(
-        settings.name,
-        argv=sys.argv,
-        seeds=seeds,
-        run_id=run_id,
-        pipeline=pipeline,
-        overrides=overrides,
-        devices=[{"device": device, "reason": reason}],
-    )
-    run.update_manifest(profile_source=source_of(settings), sandbox=report.record(settings.machine.sandbox))
-    return run, settings
-
-
-def reopen_run(run_id: str, profile: str, overrides: dict[str, Any]) -> tuple[runs.Run, Profile]:
-    """An existing run and its settings: those it was started with, and `overrides` on top, which it keeps.
-
-    Args:
-        profile: empty for the run's own.
-
-    Raises:
-        RunError: there is no such run.
-        SettingsError: bad settings, or the profile is not the run's.
-    """
-    run = runs.open_run(run_id)
-    source = profile or run.manifest["profile_source"]
-    settings = settings_of(source, run.manifest["overrides"] | overrides, run.manifest.get("pipeline"))
-    if settings.name != run.manifest["profile"]:
-        raise SettingsError(
-            [
-                Problem(
-                    file=f"run {run.run_id}",
-                    key="PROFILE",
-                    found=settings.name,
-                    allowed=run.manifest["profile"],
-                    message="A run keeps the profile that it was started under.",
-                )
-            ]
-        )
-    run.update_manifest(overrides=overrides)
-    return run, settings
-
-
-def settings_of(source: str, overrides: dict[str, Any], pipeline: str | None) -> Profile:
-    """The settings of a run's stages: those of the profile, changed as its pipeline says, if it has one."""
-    return pipeline_profile(source, overrides, pipeline) if pipeline else load_profile(source, overrides)
-
-
-def refuse_what_it_has_no_settings_for(settings: Profile, stages: Sequence[str]) -> None:
-    """A stage that requires a part of the settings would otherwise stop in its middle, after hours perhaps.
-
-    Raises:
-        SettingsError: the profile leaves that part out.
-    """
-    for name in stages:
-        if lacks(STAGES[name], settings):
-            section, _, key = STAGES[name].requires.partition(".")
-            others = ",".join(other for other in stages if not lacks(STAGES[other], settings))
-            message = f"{name} cannot run without it."
-            message += f" Leave that stage out: --stages {others}." if others else ""
-            allowed = f"a section as in configs/cpu-tiny/{section}.yaml"
-            file = display_path(settings.folder / f"{section}.yaml")
-            raise SettingsError([Problem(file, key, "nothing", allowed, message=message)])
-
-
-def source_of(settings: Profile) -> str:
-    """What to give as PROFILE to load these settings again: the name of a shipped profile, else its path."""
-    return settings.name if settings.folder.parent == CONFIG_ROOT else str(settings.folder)
 
 
 def inputs_hash(spec: StageSpec, settings: Profile) -> str:

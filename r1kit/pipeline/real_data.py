@@ -15,7 +15,7 @@ from r1kit.runs.folder import runs_folder
 from r1kit.settings import Problem, Profile, SettingsError
 from r1kit.settings.errors import display_path
 from r1kit.settings.hub_data import HubDataSettings
-from r1kit.settings.models import STAGE_OF_SECTION
+from r1kit.settings.stage_names import STAGE_OF_SECTION
 
 STORE = "R1KIT_DATA"
 

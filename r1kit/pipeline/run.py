@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from r1kit.pipeline import engine, prerequisites
+from r1kit.pipeline import engine, opening, prerequisites
 from r1kit.pipeline.stages import STAGES
 from r1kit.runs import results, status
 from r1kit.runs.folder import PROJECT, Run
@@ -68,7 +68,7 @@ def run_stages(run: Run, names: list[str], settings: Profile, reporter: Reporter
 def run_notebook(name: str, folder: Path, run: Run, settings: Profile) -> Outcome:
     """Execute one notebook into its stage's folder and translate its end into an outcome."""
     started = time.time()
-    parameters = {"PROFILE": prerequisites.source_of(settings), "RUN_ID": run.run_id}
+    parameters = {"PROFILE": opening.source_of(settings), "RUN_ID": run.run_id}
     if STAGES[name].composed and run.manifest.get("pipeline"):
         parameters["PIPELINE"] = run.manifest["pipeline"]
     try:

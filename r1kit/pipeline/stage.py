@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1kit.pipeline import lineage, prerequisites
+from r1kit.pipeline import lineage, opening, prerequisites
 from r1kit.pipeline.devices import device_mask
 from r1kit.pipeline.real_data import base_model, model_folder
 from r1kit.pipeline.stages import CHECKPOINTS, DEFAULT_PIPELINE, STAGES, StageSpec, stage
@@ -219,10 +219,10 @@ def open_stage(name: str, namespace: dict[str, Any]) -> Stage:
     pipeline = (values.get("PIPELINE") or DEFAULT_PIPELINE) if spec.composed else None
 
     if run_id:
-        run, settings = prerequisites.reopen_run(run_id, profile_name, turned)
-        prerequisites.refuse_what_it_has_no_settings_for(settings, [name])
+        run, settings = opening.reopen_run(run_id, profile_name, turned)
+        opening.refuse_what_it_has_no_settings_for(settings, [name])
     else:
-        run, settings = prerequisites.new_run(profile_name, turned, stages=[name], pipeline=pipeline)
+        run, settings = opening.new_run(profile_name, turned, stages=[name], pipeline=pipeline)
         print(f"new run {run.run_id}")
     os.environ.update(settings.machine.environment)
     configure_by(settings.machine.sandbox)

@@ -15,7 +15,7 @@ from r1kit.sandbox import Limits, Sandbox
 from r1kit.sandbox.piston import PistonClient, client_from_environment
 from r1kit.sandbox.runner import default_workers
 from r1kit.sandbox.verdicts import MIB
-from r1kit.settings.models import SandboxSettings
+from r1kit.settings.machine import SandboxSettings
 
 
 @dataclass(frozen=True)

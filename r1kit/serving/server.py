@@ -20,7 +20,7 @@ from r1kit.runs.server_files import KEY, STATE
 from r1kit.runs.step import ask_anew
 from r1kit.serving.group import members
 from r1kit.serving.health import is_loopback
-from r1kit.settings.models import MachineSettings
+from r1kit.settings.machine import MachineSettings
 
 GRACE = 25.0  # seconds the keeper has to end engines and workers in order
 PAUSE = 0.25  # seconds between two looks at server.json

@@ -16,7 +16,7 @@ from r1kit.runs.server_files import STATE
 from r1kit.serving.own_node import check_reachable, node_for_servers
 from r1kit.serving.server import GRACE, Server
 from r1kit.settings import yaml_dump
-from r1kit.settings.models import MachineSettings
+from r1kit.settings.machine import MachineSettings
 
 
 class NoServerInProfile(ValueError):

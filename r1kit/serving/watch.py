@@ -18,7 +18,7 @@ from r1kit.runs.server_files import STATE, forget_restart, restart_asked
 from r1kit.serving import health, log
 from r1kit.serving.command import secret_of
 from r1kit.serving.replica import Replica, ServingFailed, end, place
-from r1kit.settings.models import MachineSettings
+from r1kit.settings.machine import MachineSettings
 
 TICK = 0.25  # seconds between two looks at the processes
 ASK_STARTING, ASK_READY = 0.5, 2.0  # seconds between two questions to /health

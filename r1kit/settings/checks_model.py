@@ -8,7 +8,8 @@ from pathlib import Path
 
 from r1kit.settings.checks import rule
 from r1kit.settings.errors import Problem, nearest_name
-from r1kit.settings.models import MODEL_STAGES, STAGE_OF_SECTION, STAGES, TRAINER_SECTIONS
+from r1kit.settings.models import TRAINER_SECTIONS
+from r1kit.settings.stage_names import MODEL_STAGES, STAGE_OF_SECTION, STAGES
 from r1kit.settings.view import NotKnown, View
 
 

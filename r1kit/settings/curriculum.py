@@ -32,11 +32,14 @@ class CurriculumSettings(Settings):
     promote: Share = Field(
         default=0.8, description="`levels`: pass rate of a level from which on the next one is asked as well."
     )
+    focus: float = Field(
+        default=3.0, ge=1, le=100, description="`levels`: weight of the newest open level, beside 1."
+    )
     revisit: Share = Field(
         default=0.1, description="Share of prompts drawn from all that are open, so no estimate grows old."
     )
     memory: float = Field(
-        default=0.7, ge=0, lt=1, description="Weight of a pool's old estimate at each of its new groups."
+        default=0.9, ge=0, lt=1, description="Weight of a pool's older groups at each new one."
     )
     lengths: list[LengthStage] = Field(
         default_factory=list, description="`length`: its stages, the first from step 0."

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin
 
 from r1kit.settings.errors import Problem, SettingsError, describe, nearest_name
-from r1kit.settings.models import STAGES
+from r1kit.settings.stage_names import STAGES
 
 WORDS = {
     int: "a whole number",

@@ -15,20 +15,14 @@ from r1kit.settings.benchmarks import BenchmarkSettings
 from r1kit.settings.checks import check
 from r1kit.settings.cluster import grpo_processes
 from r1kit.settings.errors import Problem, SettingsError, display_path, nearest_name
+from r1kit.settings.evaluation import EvaluationSettings
 from r1kit.settings.hub_data import HubDataSettings
-from r1kit.settings.models import (
-    FILES,
-    OPTIONAL_FILES,
-    TRAINER_SECTIONS,
-    BaseSettings,
-    DataSettings,
-    EvaluationSettings,
-    GrpoSettings,
-    MachineSettings,
-    PipelineSettings,
-    SftSettings,
-)
+from r1kit.settings.machine import MachineSettings
+from r1kit.settings.models import FILES, OPTIONAL_FILES, TRAINER_SECTIONS
 from r1kit.settings.overrides import apply_overrides
+from r1kit.settings.pipelines import PipelineSettings
+from r1kit.settings.story_data import DataSettings
+from r1kit.settings.training import BaseSettings, GrpoSettings, SftSettings
 from r1kit.settings.validation import Source, validate
 from r1kit.settings.view import View
 from r1kit.settings.yaml import KeyPath, read_document, yaml_dump

@@ -12,7 +12,8 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from r1kit.settings import trl_keys
 from r1kit.settings.algorithms import expand
 from r1kit.settings.errors import Problem, describe, nearest_name
-from r1kit.settings.models import FILES, TRAINER_SECTIONS, TrainerFile, model_for
+from r1kit.settings.models import FILES, TRAINER_SECTIONS, model_for
+from r1kit.settings.training import TrainerFile
 from r1kit.settings.trl_hints import BOUNDS, NEVER_EMPTY, REFUSED, RENAMED
 from r1kit.settings.type_words import (
     annotation_at,

@@ -13,7 +13,8 @@ from r1kit.settings import trl_keys
 from r1kit.settings.algorithms import expand
 from r1kit.settings.errors import Problem, describe
 from r1kit.settings.known_models import KNOWN_MODELS, LONGER
-from r1kit.settings.models import STAGE_OF_SECTION, TRAINER_SECTIONS, model_for
+from r1kit.settings.models import TRAINER_SECTIONS, model_for
+from r1kit.settings.stage_names import STAGE_OF_SECTION
 from r1kit.settings.validation import Source
 from r1kit.settings.yaml import KeyPath
 

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from r1kit.runs import files, metrics
 from r1kit.training import checkpoints, processes
-from r1kit.training.program import StopRequest
+from r1kit.training.stop_request import StopRequest
 from r1kit.training.throughput import Throughput
 from r1kit.training.watchdog import Watchdog
 

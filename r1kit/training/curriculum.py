@@ -24,6 +24,8 @@ from r1kit.settings.curriculum import CurriculumSettings
 
 UNKNOWN = 0.5
 """Taken for the pass rate of a pool that was never asked: as if it taught most, so that it is met early."""
+ENOUGH = 1 - 1 / math.e
+"""Weight of 1 / (1 - memory) groups in an estimate; a memory of 0 has all of it at once."""
 
 
 class Curriculum:
@@ -31,7 +33,8 @@ class Curriculum:
 
     Attributes:
         pools: of each prompt, the pool it belongs to [N].
-        estimates: of each pool asked so far, its pass rate.
+        order: the pools, easiest first.
+        reached: `levels`: place of the newest open pool in `order`.
         solved: of each prompt asked so far, the pass rate of its newest group.
     """
 
@@ -39,8 +42,14 @@ class Curriculum:
         self.settings, self.seed = settings, seed
         self.pools = [str(pool) for pool in pools]
         self.order = sorted(set(self.pools))
-        self.estimates: dict[str, float] = {}
+        self.reached = 0 if settings.strategy == "levels" else len(self.order) - 1
         self.solved: dict[int, float] = {}
+        self._met: dict[str, list[float]] = {}  # of each pool, sums over its groups: pass rates, weights
+
+    @property
+    def estimates(self) -> dict[str, float]:
+        """Of each pool asked so far, the mean pass rate of its groups, older ones weighing less."""
+        return {pool: rates / weights for pool, (rates, weights) in sorted(self._met.items())}
 
     def choose(self, count: int, step: int, part: int = 0, without: Sequence[int] = ()) -> list[int]:
         """`count` different prompts for the groups of `step`.
@@ -58,7 +67,7 @@ class Curriculum:
             raise ValueError(f"{count} prompts are to be chosen and {len(left)} are left")
         if self.settings.strategy in ("none", "length"):
             return generator.sample(left, count)
-        opened = set(self.opened())
+        opened = set(self.opened)
         weights = self.weights(left)
         fresh = sum(generator.random() < self.settings.revisit for _ in range(count))
         # Drawing by weight without putting back: the largest u^(1/w) (Efraimidis and Spirakis, 2006), by
@@ -72,51 +81,59 @@ class Curriculum:
         return [*chosen, *generator.sample(outside, count - len(chosen))]
 
     def weights(self, prompts: Sequence[int]) -> dict[int, float]:
-        """How much a group of each prompt is expected to teach, 0 to 0.25."""
-        opened = set(self.opened())
+        """What a group of each prompt is expected to teach, 0 to 0.25; in the newest pool times `focus`."""
+        opened, estimates = set(self.opened), self.estimates
+        newest = self.order[self.reached] if self.settings.strategy == "levels" else None
         found = {}
         for prompt in prompts:
             pool = self.pools[prompt]
-            rate = self.solved.get(prompt, self.estimates.get(pool, UNKNOWN))
-            found[prompt] = rate * (1 - rate) if pool in opened else 0.0
+            rate = self.solved.get(prompt, estimates.get(pool, UNKNOWN))
+            emphasis = self.settings.focus if pool == newest else 1.0
+            found[prompt] = emphasis * rate * (1 - rate) if pool in opened else 0.0
         return found
 
+    @property
     def opened(self) -> list[str]:
-        """The pools that are asked: all, or by `levels` those before the first unsolved one, and that one."""
-        if self.settings.strategy != "levels":
-            return self.order
-        for index, pool in enumerate(self.order):
-            if self.estimates.get(pool, 0.0) < self.settings.promote:
-                return self.order[: index + 1]
-        return self.order
+        """The pools that are asked."""
+        return self.order[: self.reached + 1]
 
     def update(self, prompts: Sequence[int], rates: Sequence[float]) -> None:
         """Learn the pass rates of groups, each from 0 to 1; prompts [G], rates [G]."""
-        met: dict[str, list[float]] = {}
         for prompt, rate in zip(prompts, rates, strict=True):
             self.solved[prompt] = rate
-            met.setdefault(self.pools[prompt], []).append(rate)
-        for pool, found in met.items():
-            new = sum(found) / len(found)
-            keep = self.settings.memory ** len(found)
-            self.estimates[pool] = keep * self.estimates.get(pool, new) + (1 - keep) * new
+            known, weight = self._met.get(self.pools[prompt], (0.0, 0.0))
+            keep = self.settings.memory
+            self._met[self.pools[prompt]] = [keep * known + (1 - keep) * rate, keep * weight + 1 - keep]
+        self._promote()
+
+    def _promote(self) -> None:
+        """Open pools while the newest is solved, by as many groups as its estimate holds: 1 / (1 - memory).
+
+        They stay open: an estimate of so few is noisy, and what is forgotten weighs more by itself.
+        """
+        while self.reached < len(self.order) - 1:
+            rates, weight = self._met.get(self.order[self.reached], (0.0, 0.0))
+            if weight < ENOUGH or rates / weight < self.settings.promote:
+                return
+            self.reached += 1
 
     def metrics(self, prompts: Sequence[int]) -> dict[str, float]:
         """What was served: shares and estimates by pool, and how many prompts are retired for now."""
         served = [self.pools[prompt] for prompt in prompts]
         found = {f"curriculum/share/{pool}": served.count(pool) / len(served) for pool in self.order}
-        found |= {f"curriculum/pass_rate/{pool}": rate for pool, rate in sorted(self.estimates.items())}
+        found |= {f"curriculum/pass_rate/{pool}": rate for pool, rate in self.estimates.items()}
         retired = sum(rate in (0.0, 1.0) for rate in self.solved.values())
         return found | {"curriculum/retired": float(retired)}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; JSON."""
-        return {"estimates": self.estimates, "solved": self.solved}
+        return {"met": self._met, "solved": self.solved, "reached": self.reached}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state()`."""
-        self.estimates = dict(state["estimates"])
+        self._met = {pool: list(sums) for pool, sums in state["met"].items()}
         self.solved = {int(prompt): rate for prompt, rate in state["solved"].items()}
+        self.reached = state["reached"]
 
 
 def pools_of(columns: dict[str, Sequence[Any]], count: int) -> list[str]:

@@ -26,7 +26,7 @@ def train(job: program.Job) -> None:
 
     from r1kit.rewards.registry import get_rewards
     from r1kit.rewards.shared_sandbox import configure_by
-    from r1kit.settings.models import SandboxSettings
+    from r1kit.settings.machine import SandboxSettings
     from r1kit.training.guards import Guards
     from r1kit.training.heldout import evaluation_keys, heldout_dataset, watch_heldout
     from r1kit.training.optimizer import build_optimizer

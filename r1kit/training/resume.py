@@ -20,8 +20,8 @@ from r1kit.runs import metrics
 from r1kit.settings import Problem, SettingsError
 from r1kit.training import checkpoints
 from r1kit.training.callbacks import CompleteMarker, GracefulStop, MetricsLog, Progress, saved_state
+from r1kit.training.job import Job
 from r1kit.training.processes import check_resume, check_sharded, check_started
-from r1kit.training.program import Job
 from r1kit.training.speed_log import SpeedLog
 from r1kit.training.throughput import throughput_of
 

@@ -17,7 +17,7 @@ from typing import Any
 from r1kit.runs.fingerprint import model_fingerprint
 from r1kit.runs.server_files import server_state
 from r1kit.runs.weight_versions import NAME, sync_folder
-from r1kit.training.program import Job
+from r1kit.training.job import Job
 from r1kit.training.server_diagnosis import BAD_SETTINGS, exit_code, explain
 from r1kit.training.server_session import (
     BoundedSession,

@@ -11,7 +11,7 @@ from r1kit.data.endpoint import only_model
 from r1kit.data.generation import answers_in, ask_all
 from r1kit.data.harvest import harvest
 from r1kit.data.row_files import open_rows
-from r1kit.settings.models import MachineSettings
+from r1kit.settings.machine import MachineSettings
 from tests.data.rows import write_jsonl
 from tests.data.test_generation import ROWS, judge, settings
 

@@ -20,7 +20,7 @@ from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.runs.launch import Job, launch
 from r1kit.serving.server import Server
 from r1kit.serving.start import serve
-from r1kit.settings.models import MachineSettings
+from r1kit.settings.machine import MachineSettings
 from r1kit.training import checkpoints
 
 STAND_IN = Path(__file__).parent / "stand_in"

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import r1kit
-from r1kit.pipeline.prerequisites import new_run
+from r1kit.pipeline.opening import new_run
 from r1kit.runs.files import read_json
 from r1kit.runs.metrics import read
 from r1kit.runs.server_files import STATE

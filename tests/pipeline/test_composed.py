@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from r1kit.pipeline import composed_job, prerequisites, stage
+from r1kit.pipeline import composed_job, opening, prerequisites, stage
 from r1kit.pipeline.composed import compose
 from r1kit.pipeline.run import starting_point
 from r1kit.pipeline.stages import STAGES
@@ -33,7 +33,7 @@ pipelines:
 @pytest.fixture
 def profile(tmp_path, monkeypatch):
     monkeypatch.setenv("R1KIT_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(prerequisites, "detect_device", lambda: ("cpu", "no device is asked for"))
+    monkeypatch.setattr(opening, "detect_device", lambda: ("cpu", "no device is asked for"))
     folder = tmp_path / "profiles" / "tiny"
     shutil.copytree(CONFIG_ROOT / "cpu-tiny", folder)
     (folder / "pipeline.yaml").write_text(PIPELINES)
@@ -69,7 +69,7 @@ def finish_data(run, settings):
 
 
 def opened(profile, run_id, pipeline="short", **parameters):
-    run, settings = prerequisites.new_run(profile, {}, run_id, pipeline=pipeline)
+    run, settings = opening.new_run(profile, {}, run_id, pipeline=pipeline)
     finish_data(run, settings)
     return reopened(profile, run_id, pipeline, **parameters)
 
@@ -195,8 +195,8 @@ def test_a_stage_is_not_started_before_what_it_stands_on(profile, programs):
 def test_a_run_for_a_pipeline_makes_its_data_with_the_pipelines_settings(profile):
     text = PIPELINES.replace("  short:\n", "  short:\n    set: {data.traces: 77}\n")
     Path(profile, "pipeline.yaml").write_text(text)
-    prerequisites.new_run(profile, {}, "my-run", pipeline="short")
-    _, settings = prerequisites.reopen_run("my-run", "", {})
+    opening.new_run(profile, {}, "my-run", pipeline="short")
+    _, settings = opening.reopen_run("my-run", "", {})
     assert settings.data.traces == 77
-    _, plain = prerequisites.new_run(profile, {}, "plain")
+    _, plain = opening.new_run(profile, {}, "plain")
     assert plain.data.traces != 77

@@ -5,11 +5,11 @@ from operator import getitem
 
 import pytest
 
-from r1kit.pipeline import prerequisites
+from r1kit.pipeline import opening, prerequisites
 from r1kit.pipeline.stages import STAGES, UnknownStage, possible, select, stage
 from r1kit.runs.files import write_json_atomic
 from r1kit.runs.results import write_result
-from r1kit.settings import SettingsError, load_profile, profile_names
+from r1kit.settings import load_profile, profile_names
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def test_a_stage_depends_on_its_settings_and_on_those_before_it():
 
 
 def test_a_result_counts_only_with_the_inputs_it_was_made_from():
-    run, settings = prerequisites.new_run("cpu-tiny", {})
+    run, settings = opening.new_run("cpu-tiny", {})
     assert not prerequisites.is_done(run, stage("02"), settings)
     finish(run, "02_sft", settings)
     assert prerequisites.is_done(run, stage("02"), settings)
@@ -83,9 +83,9 @@ def test_a_result_counts_only_with_the_inputs_it_was_made_from():
 
 
 def test_what_a_stage_needs_is_borrowed_from_the_newest_equal_run(capsys):
-    older, settings = prerequisites.new_run("cpu-tiny", {}, "older-run")
+    older, settings = opening.new_run("cpu-tiny", {}, "older-run")
     finish(older, "01_data", settings)
-    run, settings = prerequisites.new_run("cpu-tiny", {}, "this-run")
+    run, settings = opening.new_run("cpu-tiny", {}, "this-run")
     assert prerequisites.provide(run, STAGES["01_data"], settings) == older.stage("01_data")
     assert run.manifest["borrowed"] == {"01_data": "older-run"}
     assert "older-run" in capsys.readouterr().out
@@ -101,34 +101,6 @@ def test_an_attempt_with_other_inputs_is_set_aside_not_lost(runs_folder):
     (aside,) = folder.glob("stale-*")
     assert (aside / "metrics.jsonl").is_file()
     assert not (folder / "metrics.jsonl").exists()
-
-
-def test_a_run_keeps_its_overrides_and_its_profile(tmp_path):
-    prerequisites.new_run("cpu-tiny", {"sft.max_steps": 90}, "kept")
-    _, settings = prerequisites.reopen_run("kept", "", {})
-    assert settings.sft.trl["max_steps"] == 90
-    with pytest.raises(SettingsError, match="no such profile"):
-        prerequisites.reopen_run("kept", "h200-9", {})
-
-
-def test_a_stage_whose_settings_are_left_out_is_refused_before_a_run_is_made(runs_folder):
-    """04b_rewards took hours of eight GPUs to come to `programs`, which their profiles do not have."""
-    with pytest.raises(SettingsError) as refused:
-        prerequisites.new_run("mi350x-8", {}, stages=["00_environment", "04b_rewards"])
-    assert "programs" in str(refused.value)
-    assert "Leave that stage out: --stages 00_environment" in str(refused.value)
-    with pytest.raises(SettingsError, match="04_grpo cannot run without it"):
-        prerequisites.new_run("cpu-tiny", {"grpo.collapse": None}, stages=["04_grpo"])
-    assert list(runs_folder.iterdir()) == []
-
-
-def test_a_notebook_opened_alone_is_refused_too():
-    from r1kit.pipeline.stage import open_stage
-
-    run, _ = prerequisites.new_run("mi350x-8", {}, stages=["00_environment"])
-    for number in ("", run.run_id):
-        with pytest.raises(SettingsError, match="04b_rewards cannot run without it"):
-            open_stage("04b_rewards", {"PROFILE": "mi350x-8", "RUN_ID": number})
 
 
 @pytest.mark.parametrize("name", profile_names())

@@ -6,7 +6,7 @@ import pytest
 
 from r1kit.sandbox import report, tiers
 from r1kit.settings import load_profile
-from r1kit.settings.models import SandboxSettings
+from r1kit.settings.machine import SandboxSettings
 
 
 def nothing_works(name: str, *, fork_server: bool = False) -> tiers.Tier:

@@ -14,7 +14,7 @@ import pytest
 from r1kit.serving.group import members
 from r1kit.serving.server import Server
 from r1kit.serving.start import serve
-from r1kit.settings.models import MachineSettings
+from r1kit.settings.machine import MachineSettings
 from r1kit.settings.profile import CONFIG_ROOT
 
 STAND_IN = Path(__file__).parent / "stand_in"

@@ -9,7 +9,7 @@ import pytest
 from r1kit.serving import health, log
 from r1kit.serving.command import server_command, server_environment
 from r1kit.serving.server import exposure
-from r1kit.settings.models import MachineSettings
+from r1kit.settings.machine import MachineSettings
 
 LAYOUT = {"serve": [0, 1, 2, 3], "train": [4, 5, 6, 7]}
 

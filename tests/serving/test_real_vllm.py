@@ -15,7 +15,7 @@ import pytest
 from r1kit.pipeline.writers import ServedWriter, largest_difference, model_of
 from r1kit.runs.files import read_json
 from r1kit.serving.start import serve
-from r1kit.settings.models import MachineSettings
+from r1kit.settings.machine import MachineSettings
 from tests.failures import cluster
 from tests.serving.conftest import processes_of
 from tests.training.conftest import rows, tokenizer, world  # noqa: F401 - fixtures

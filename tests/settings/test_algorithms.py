@@ -6,7 +6,7 @@ import pytest
 
 from r1kit.settings import SettingsError, load_profile, split_trl
 from r1kit.settings.algorithms import DEFINING
-from r1kit.settings.models import GrpoSettings
+from r1kit.settings.training import GrpoSettings
 
 KEYS = ("loss_type", "importance_sampling_level", "scale_rewards", "epsilon", "epsilon_high")
 

@@ -81,7 +81,7 @@ def submit(slurm, site, two_nodes):
 
     def submit(module: str, folder: Path, grace: float = 30.0, **changes):
         from r1kit.pipeline import slurm as jobs
-        from r1kit.pipeline.prerequisites import new_run
+        from r1kit.pipeline.opening import new_run
         from r1kit.settings.site import load_site
 
         run, settings = new_run("cpu-tiny", two_nodes | changes)

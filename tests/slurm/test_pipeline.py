@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from r1kit import cli
 from r1kit.pipeline import slurm as jobs
-from r1kit.pipeline.prerequisites import new_run
+from r1kit.pipeline.opening import new_run
 from r1kit.runs.results import read_result
 
 from ..failures import small_pipeline

@@ -15,7 +15,7 @@ from r1kit.runs.launch import Job
 from r1kit.serving.own_node import check_reachable
 from r1kit.serving.server import Server
 from r1kit.settings import SettingsError
-from r1kit.settings.models import MachineSettings
+from r1kit.settings.machine import MachineSettings
 
 from ..serving.conftest import machine
 from .conftest import processes_of, replace_command
@@ -24,7 +24,7 @@ from .conftest import processes_of, replace_command
 STAGE = """
 import json, os, pathlib, sys, urllib.request
 from r1kit.serving.start import serve
-from r1kit.settings.models import MachineSettings
+from r1kit.settings.machine import MachineSettings
 folder = pathlib.Path(sys.argv[1])
 machine = MachineSettings.model_validate_json((folder / "machine.json").read_text())
 server = serve(folder / "server", machine, folder / "model")
@@ -89,7 +89,7 @@ def test_a_restart_on_another_node_is_a_file_and_no_signal_to_a_stranger(tmp_pat
 @pytest.mark.slow
 @pytest.mark.slurm
 def test_a_server_serves_from_its_own_node_starts_anew_and_ends(slurm, site, tmp_path):
-    from r1kit.pipeline.prerequisites import new_run
+    from r1kit.pipeline.opening import new_run
     from r1kit.settings.site import load_site
 
     (tmp_path / "model").mkdir()

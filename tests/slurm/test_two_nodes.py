@@ -114,7 +114,7 @@ sys.exit(server.wait())
 
 
 def test_a_server_runs_on_the_last_node_beside_the_trainer_and_ends_in_order(slurm, site, tmp_path):
-    from r1kit.pipeline.prerequisites import new_run
+    from r1kit.pipeline.opening import new_run
     from r1kit.settings.site import load_site
 
     site.write_text(site.read_text() + "server_nodes: 1\n")

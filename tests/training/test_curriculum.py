@@ -32,9 +32,10 @@ def test_a_prompt_that_was_never_asked_borrows_from_its_pool():
 
 def test_an_estimate_forgets_with_every_group():
     curriculum = made(memory=0.5)
-    curriculum.update([0], [0.5])  # the first group is all that is known, whatever it says
+    curriculum.update([0], [0.5])
+    assert curriculum.estimates == {"1": 0.5}  # the first group is all that is known
     curriculum.update([1, 2], [1.0, 1.0])
-    assert curriculum.estimates == {"1": 0.25 * 0.5 + 0.75}
+    assert curriculum.estimates == {"1": pytest.approx((0.25 * 0.5 + 0.5 + 1) / 1.75)}
 
 
 def test_prompts_are_drawn_in_proportion_to_their_weights():
@@ -70,18 +71,35 @@ def test_when_all_is_solved_prompts_are_drawn_at_random():
     assert curriculum.choose(8, 0) != curriculum.choose(8, 1)
 
 
-def test_levels_are_opened_one_after_the_other():
+def test_levels_are_opened_one_after_the_other_and_stay_open():
     curriculum = made("levels", promote=0.8, memory=0.0)
-    assert curriculum.opened() == ["1"]
+    assert curriculum.opened == ["1"]
     assert all(prompt < 10 for prompt in curriculum.choose(10, 0))
     curriculum.update([0], [0.7])
-    assert curriculum.opened() == ["1"]
+    assert curriculum.opened == ["1"]
     curriculum.update([1], [0.8])
-    assert curriculum.opened() == ["1", "2"]
+    assert curriculum.opened == ["1", "2"]
     curriculum.update([10], [0.9])
-    assert curriculum.opened() == ["1", "2", "3"]
-    curriculum.update([2], [0.1])  # forgotten: back to it
-    assert curriculum.opened() == ["1"]
+    assert curriculum.opened == ["1", "2", "3"]
+    curriculum.update([2], [0.1])
+    assert curriculum.opened == ["1", "2", "3"]
+
+
+def test_a_level_is_promoted_by_as_many_groups_as_its_estimate_remembers():
+    curriculum = made("levels", promote=0.8, memory=0.75)
+    for group in range(3):
+        curriculum.update([group], [1.0])
+        assert curriculum.opened == ["1"], "a lucky start proves nothing"
+    curriculum.update([3], [1.0])
+    assert curriculum.opened == ["1", "2"]
+
+
+def test_the_newest_open_level_is_asked_more_unless_it_teaches_little():
+    curriculum = made("levels", promote=0.8, memory=0.0, focus=3.0)
+    curriculum.update([0], [0.9])
+    assert curriculum.weights([1, 11, 21]) == pytest.approx({1: 0.09, 11: 3 * 0.25, 21: 0.0})
+    curriculum.update([10], [0.01])
+    assert curriculum.weights([1, 11]) == pytest.approx({1: 0.09, 11: 3 * 0.0099})
 
 
 def test_what_is_revisited_lies_in_an_open_level_while_there_are_prompts():
@@ -93,7 +111,7 @@ def test_what_is_revisited_lies_in_an_open_level_while_there_are_prompts():
 def test_a_level_half_solved_is_not_taken_for_one_never_asked():
     curriculum = made("levels", promote=0.5, memory=0.0)
     curriculum.update([0], [0.5])
-    assert curriculum.opened() == ["1", "2"]
+    assert curriculum.opened == ["1", "2"]
 
 
 @pytest.mark.parametrize("strategy", ["none", "levels", "pass_rate"])

@@ -79,7 +79,7 @@ def test_the_best_weights_are_kept_and_a_best_of_the_future_is_forgotten_on_resu
         trainer.weights, state.global_step = step, step
         logs = {"eval_loss": 0.0, "eval_rewards/accuracy_reward/mean": value, "eval_runtime": 2.0, "epoch": 1}
         watch.on_log(None, state, None, logs)
-        assert logs == {PASS: value, "epoch": 1}
+        assert logs == {PASS: value, "heldout/seconds": 2.0, "epoch": 1}
     watch.on_log(None, state, None, train := {"loss": 1.0})
     assert train == {"loss": 1.0}, "a row of the training is left as it is"
     assert json.loads((tmp_path / MARK).read_text()) == {"step": 10, "pass@1": 0.7}

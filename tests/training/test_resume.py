@@ -54,6 +54,7 @@ GRPO = {  # generates once for four steps of two micro-batches: most checkpoints
 }
 NOT_COMPARED = (
     "seconds",
+    "heldout/seconds",
     "seconds_left",
     "tokens_per_second",
     "step_time",

@@ -11,7 +11,7 @@ from r1kit.machine.peaks import DEVICES, Device
 from r1kit.settings import Problem, Profile, SettingsError, trl_keys
 from r1kit.settings.errors import display_path
 from r1kit.settings.known_models import KNOWN_MODELS, ModelShape, shape_from_config
-from r1kit.settings.models import STAGE_OF_SECTION
+from r1kit.settings.stage_names import STAGE_OF_SECTION
 from r1kit.settings.trace_lengths import STORY_ANSWER, STORY_PROMPT
 
 VLLM_SHARE = 0.92
