@@ -7,6 +7,9 @@ timeout, and when CMD ends but its children do not, the whole tree is ended, wha
 
 It is two processes. The *worker* does the work. The *guard* around it waits, passes signals on, and inherits
 the tree if somebody kills the worker with SIGKILL; the worker in turn ends the job if the guard is killed.
+A job starts when nothing of an earlier one in its folder is left: whoever kills a notebook and goes on at
+once would have two trainers write the same checkpoints, the old one its last.
+
 Killing both at one stroke still sends SIGTERM to CMD itself (PR_SET_PDEATHSIG), but nobody is left to see to
 its children: a training program can close that gap with `processes.end_with_parent()`.
 """
@@ -34,6 +37,7 @@ from r1kit.runs.tree import Tree
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 TICK = 1.0  # seconds between two samples of memory; on Linux events wake the worker at once
 POLL = 0.25  # the same where the end of another process can only be polled
+ENDING = 15.0  # seconds that an earlier job may need beyond the grace, as `launch.MARGIN`
 HEARTBEAT = 5.0  # seconds between two writes of status.json
 
 
@@ -53,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     options.folder.mkdir(parents=True, exist_ok=True)
     _detach_stdio(options.folder / "train.log")
+    if not _alone(options.folder, options.grace + ENDING):
+        return 1
     state = status.read(options.folder)
     # A notebook keeps the state of its own folder while it lives; then only `job` is ours to write.
     options.owner_keeps_state = (
@@ -203,6 +209,31 @@ def _watch(pids: dict[str, int], received: list[str]) -> tuple[list[int], dict[s
         if handle is not None:
             handles.append(handle)
     return handles, watched
+
+
+def _alone(folder: Path, seconds: float) -> bool:
+    """Wait until nobody else has `folder`'s log open for a job; False if somebody still has after `seconds`.
+
+    The lock is on the log as it was opened here, so it lives as long as any process that was given it.
+    """
+    import fcntl
+
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(sys.stdout.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                print(
+                    f"r1kit.runs.supervise: a job that was started before still works in {folder}: "
+                    f"nothing was started within {seconds:.0f} s",
+                    flush=True,
+                )
+                return False
+            time.sleep(0.1)
+        except OSError:  # some network disks have no locks
+            return True
 
 
 def _detach_stdio(log: Path) -> None:

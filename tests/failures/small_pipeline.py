@@ -29,7 +29,7 @@ from r1kit.runs.results import write_result
 from r1kit.settings import Profile, yaml_dump, yaml_load
 from r1kit.settings.profile import CONFIG_ROOT
 
-ASK = {"prompts": 16, "samples": 4, "max_new_tokens": 24, "batch_size": 16}
+ASK = {"prompts": 16, "samples": 4, "max_new_tokens": 12, "batch_size": 16}
 PIPELINE = [
     {"name": "cold", "kind": "sft"},
     {"name": "asked", "kind": "pass_rate", "model": "cold", "lowest": 0.2, "highest": 0.8, **ASK},
@@ -40,8 +40,8 @@ PIPELINE = [
 ]
 NAMES = [stage["name"] for stage in PIPELINE]
 LEVELS = [1, 2]
-STEPS = {"warmup_steps": 1, "save_steps": 2, "logging_steps": 1}
-GRPO = {"num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 24}
+STEPS = {"warmup_steps": 1, "logging_steps": 1}
+GRPO = {"num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 12}
 CHANGES = {
     "data": {
         "prompts": 24,
@@ -50,10 +50,17 @@ CHANGES = {
         "levels": LEVELS,
         "heldout_levels": LEVELS,
     },
-    "sft": {"max_steps": 24, "per_device_train_batch_size": 8, **STEPS},
+    "sft": {
+        "max_steps": 80,
+        "per_device_train_batch_size": 8,
+        "row_packing": False,
+        "save_steps": 20,
+        **STEPS,
+    },
     "grpo": {
         "rewards": [{"name": "accuracy", "weight": 1.0}],
-        "max_steps": 4,
+        "max_steps": 5,
+        "save_steps": 2,
         "collapse": None,
         "programs": None,
         **GRPO,
@@ -63,19 +70,18 @@ CHANGES = {
         "problems_per_level": 8,
         "samples": 2,
         "levels": LEVELS,
-        "max_new_tokens": 24,
+        "max_new_tokens": 12,
         "batch_size": 8,
         "k": [1],
         "expect": {},
     },
-    "pipeline": {"pipelines": {"small": {"stages": PIPELINE}}},
 }
 
 
-def write_profile(folder: Path) -> Path:
-    """cpu-tiny with other values and with this pipeline."""
+def write_profile(folder: Path, stages: list[dict] = PIPELINE) -> Path:
+    """cpu-tiny with other values and with these stages as its pipeline `small`."""
     shutil.copytree(CONFIG_ROOT / "cpu-tiny", folder)
-    for section, values in CHANGES.items():
+    for section, values in {**CHANGES, "pipeline": {"pipelines": {"small": {"stages": stages}}}}.items():
         path = folder / f"{section}.yaml"
         path.write_text(yaml_dump(yaml_load(path.read_text()) | values))
     return folder
@@ -87,8 +93,7 @@ def finish_data(run: Run, settings: Profile, world: Path) -> None:
 
     traces = datasets.build_traces(120, 0, LEVELS)
     for number, trace in enumerate(traces):
-        said = f"<think>\n</think>\n<answer>\n\\boxed{{{(8, 3)[number % 2]}}}\n</answer>"
-        trace["messages"][1]["content"] = said
+        trace["messages"][1]["content"] = f"</think>\\boxed{{{(8, 3)[number % 2]}}}"
     prompts, heldout = datasets.build_prompts(24, 0, LEVELS), datasets.build_heldout(8, 0, LEVELS)
     made, folder = {"traces": traces, "prompts": prompts, "heldout": heldout}, run.stage("01_data")
     datasets.save({name: [row | {"solution": "8"} for row in rows] for name, rows in made.items()}, folder)

@@ -43,17 +43,21 @@ def new_run(profile, plain_world, tmp_path_factory, monkeypatch):
 
 
 def go_on(profile, run: Run, *death: str) -> int:
-    """Run the pipeline, to its end or to its death; the exit code, with nothing of it left running."""
+    """Run the pipeline, to its end or to its death; the exit code.
+
+    Nothing of it is left running then, except where a notebook died alone: its training is saving, and what
+    goes on next has to wait for it.
+    """
     known = {"OMP_NUM_THREADS": "1", "R1KIT_RUNS": str(run.path.parent), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", small_pipeline.__name__, str(profile), run.run_id, *death]
     with open(run.path / "out.txt", "ab") as out:
         code = subprocess.run(
             command, env=os.environ | known, stdout=out, stderr=out, start_new_session=True
         ).returncode
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + (0 if "notebook" in death else 120)
     while (left := workers(run)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not left, "what is left of a pipeline that was killed"
+    assert not left or "notebook" in death, f"what is left of a pipeline: {left}"
     return code
 
 
@@ -74,7 +78,7 @@ def test_five_kills_leave_no_mark_on_the_table_or_the_weights(profile, new_run):
     broken, draw = new_run("broken"), random.Random(0)
     for number, stage in enumerate(KILLED):
         place = str(draw.randint(2, logged(whole, stage)))
-        how = ("notebook", "all")[number % 2]  # of `all`, nobody is left who could save anything
+        how = ("all", "notebook")[number % 2]  # of `all`, nobody is left who could save anything
         assert go_on(profile, broken, stage, place, how) == -signal.SIGKILL, said(broken)
     assert go_on(profile, broken) == 0, said(broken)
 

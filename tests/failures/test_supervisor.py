@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from r1kit.runs import status
+from tests.failures.conftest import OBEDIENT, wait_for
 
 pytestmark = [pytest.mark.failures, pytest.mark.slow]
 EVERYWHERE = pytest.mark.parametrize("portable", [False, True], ids=["linux", "portable"])
@@ -109,6 +110,27 @@ def test_a_trainer_has_the_grace_to_save_its_checkpoint(job, supervise):
     took = job.wait_until_gone()
     assert (job.folder / "saved").exists()
     assert took < 5  # it did not wait for the grace to pass
+
+
+def test_a_job_starts_when_the_one_before_it_in_its_folder_has_saved(job, supervise):
+    """Incident: a notebook killed and resumed at once had two trainers write the same checkpoints."""
+    modules = job.folder.parent / "modules"
+    (modules / "obedient.py").write_text(OBEDIENT.replace("sleep(0.3)", "sleep(1)"))
+    (modules / "heir.py").write_text(
+        "import pathlib, sys\nfolder = pathlib.Path(sys.argv[1]).parent\n"
+        "(folder / 'came').write_text(str((folder / 'saved').exists()))\n"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    supervise("obedient", "--owner", str(owner.pid), "--grace", "10")
+    job.wait_until_up()
+    heir = supervise("heir", "--grace", "10")
+    log = str(job.folder / "train.log")
+    wait_for(lambda: log in [file.path for file in psutil.Process(heir.pid).open_files()], "it is there")
+    owner.kill()
+    assert heir.wait(timeout=20) == 0
+    owner.wait()
+    assert (job.folder / "came").read_text() == "True"
+    assert end_of(job)["state"] == "completed"
 
 
 def test_a_stopped_trainer_is_woken_up_to_end(job, supervise):

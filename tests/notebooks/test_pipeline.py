@@ -9,21 +9,26 @@ from r1kit.settings import yaml_dump
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
 
-# Models of a few steps are never right, so nothing is sampled here; tests/evaluation does that.
+SFT = {"kind": "sft", "set": {"sft.max_steps": 6}}
+# Models of a few steps are never right: a band from 0 keeps all prompts, and sampling would keep nothing.
+ASK = {"lowest": 0.0, "highest": 1.0, "prompts": 16, "samples": 2, "max_new_tokens": 8}
+STAGES = [
+    {"name": "cold", **SFT},
+    {"name": "again", "kind": "merge_data", "data": ["traces"]},
+    {"name": "sft", "data": "again", **SFT},
+    {"name": "asked", "kind": "pass_rate", "model": "sft", **ASK},
+    {"name": "final", "kind": "grpo", "model": "sft", "data": "asked"},
+]
+CHANGES = {"evaluation.samples": 2, "evaluation.k": [1], "grpo.max_steps": 4}
 PIPELINES = {
-    "small": {
+    name: {
         "about": "imitation and reinforcement",
-        "set": {"evaluation.samples": 2, "evaluation.k": [1], "grpo.max_steps": 4},
-        "stages": [
-            {"name": "cold", "kind": "sft", "set": {"sft.max_steps": 6}},
-            {"name": "again", "kind": "merge_data", "data": ["traces"]},
-            {"name": "sft", "kind": "sft", "data": "again", "set": {"sft.max_steps": 6}},
-            {"name": "final", "kind": "grpo", "model": "sft"},
-            {"name": "judged", "kind": "evaluate", "models": ["base", "cold", "sft", "final"]},
-        ],
+        "set": CHANGES,
+        "stages": [*STAGES, {"name": "judged", "kind": "evaluate", "models": models}],
     }
+    for name, models in {"small": ["base", "cold", "sft", "final"], "beside": ["cold", "final"]}.items()
 }
-NAMES = ["cold", "again", "sft", "final", "judged"]
+NAMES = [*(stage["name"] for stage in STAGES), "judged"]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +74,7 @@ def test_the_lineage_leads_from_every_checkpoint_to_the_data(composed, runs):
     members = {member["stage"]: member for member in json.loads(output)}
     assert set(members) == {"01_data", *(f"06_pipeline/{name}" for name in NAMES)}
     final = {(p["as"], p["stage"]) for p in members["06_pipeline/final"]["parents"]}
-    assert final == {("model", "06_pipeline/sft"), ("prompts", "01_data")}
+    assert final == {("model", "06_pipeline/sft"), ("prompts", "06_pipeline/asked")}
     for member in members.values():
         assert all(len(digest) == 16 for digest in member["content"].values())
     _, text = runs.run("status", "composed", "--lineage")
@@ -80,3 +85,26 @@ def test_a_finished_pipeline_is_not_run_again(composed, runs):
     code, output = runs.run("run", "--resume", "composed")
     assert code == 0
     assert output.count("unchanged") == 2
+
+
+def test_prompts_of_a_measured_difficulty_are_what_the_curriculum_could_pool(composed):
+    from r1kit.data import datasets
+
+    chosen = datasets.load(composed[2] / "06_pipeline" / "asked" / "data")
+    assert "pass_rate" in chosen.column_names
+    assert composed[0]["stages"]["06_pipeline/asked"]["metrics"]["kept"] == len(chosen) == 16
+
+
+def test_another_pipeline_is_drawn_beside_the_lessons_own(composed, runs, short_profile):
+    """ALSO of the notebook; what both have in common is there already."""
+    output = runs.folder / "also.ipynb"
+    given = ("-p", "PROFILE", str(short_profile), "-p", "RUN_ID", "composed", "-p", "PIPELINE", "small")
+    done = runs.papermill("notebooks/06_pipeline.ipynb", str(output), *given, "-y", "ALSO: [beside]")
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = composed[2] / "06_pipeline"
+    assert sorted(path.parent.name for path in folder.glob("beside.*/result.json")) == ["beside.judged"]
+    printed = str([cell.get("outputs") for cell in nbformat.read(output, 4).cells])
+    assert "beside.judged (6 of 6): done in" in printed
+    scores = json.loads((folder / "result.json").read_text())["pass@1"]
+    assert [name for name in scores if name.startswith("beside.")] == ["beside.cold", "beside.final"]
+    assert list(runs.summary("composed")["pass@1"])[:4] == ["base", "cold", "sft", "final"]

@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from r1kit import cli
 from r1kit.pipeline import slurm
 from r1kit.runs import nodes, step
 from r1kit.runs.folder import Run
@@ -248,3 +250,20 @@ def test_a_step_that_does_not_stop_is_ended_before_the_grace_is_over(tmp_path):
 
 def test_a_step_has_the_exit_code_of_its_tasks(tmp_path):
     assert start_step(tmp_path, ASKED + "sys.exit(3)", grace=60).wait(20) == 3
+
+
+def test_the_batch_job_of_a_pipelines_run_is_its_pipeline_when_it_is_submitted_again(run, monkeypatch):
+    """Incident: --resume without --stages submitted all lessons, as of a run that has no pipeline."""
+    scripts = []
+    monkeypatch.setattr(slurm, "submit", lambda run, script: scripts.append(script) or "7")
+    submit = ["run", "--on", "slurm", "--detach"]
+    for more in (["--pipeline", "r1", "--run-id", "composed"], ["--resume", "composed"]):
+        done = CliRunner().invoke(cli.app, [*submit, *more])
+        assert done.exit_code == 0, done.output
+        assert done.output == "run composed is job 7\n"
+    both = CliRunner().invoke(cli.app, [*submit, "--resume", "composed", "--pipeline", "r1"])
+    assert both.exit_code == 2
+    printed = CliRunner().invoke(cli.app, ["slurm", "script", "--pipeline", "r1"])
+    for script in (*scripts, printed.output):
+        assert "--stages 01_data,06_pipeline" in script
+    assert len(scripts) == 2

@@ -18,15 +18,17 @@ def test_a_run_is_submitted_and_followed_to_its_end(slurm, site):
     command = ["run", "--on", "slurm", "--site", str(site), "--stages", "00", "--run-id", "first"]
     done = CliRunner().invoke(cli.app, command)
     assert done.exit_code == 0, done.output
-    assert "job 1: running n" in done.output
+    job = open_run("first").manifest["slurm"]["job"]
+    assert f"job {job}: running n" in done.output
     assert "00_environment  done" in done.output
     assert (open_run("first").path / "00_environment/result.json").exists()
 
     waiting = CliRunner().invoke(cli.app, [*command[:-1], "second", "--detach", "--json"])
-    assert json.loads(waiting.output) == {"run_id": "second", "job": "2"}
+    second = open_run("second").manifest["slurm"]["job"]
+    assert json.loads(waiting.output) == {"run_id": "second", "job": second}
     again = CliRunner().invoke(cli.app, ["run", "--on", "slurm", "--resume", "second"])
-    assert "is in the queue already, as job 2" in str(again.exception)
+    assert f"is in the queue already, as job {second}" in str(again.exception)
     gone = CliRunner().invoke(cli.app, ["slurm", "cancel", "second"])
     assert gone.exit_code == 0, gone.output
-    assert not jobs.state("2")
+    assert not jobs.state(second)
     assert "is not in the queue" in CliRunner().invoke(cli.app, ["slurm", "cancel", "second"]).output
