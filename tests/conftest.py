@@ -6,15 +6,23 @@ Some tests look there for what a program left behind, and must not find what ano
 import os
 import shutil
 import tempfile
+from pathlib import Path
+
+
+def open_folder(path):
+    path.mkdir(exist_ok=True)
+    path.chmod(0o1777)  # some tests are another user's
+    os.environ["TMPDIR"] = str(path)
+    return path
 
 
 def pytest_configure(config):
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-        folder = tempfile.mkdtemp(prefix=f"{worker}-")  # short: unix sockets lie there
-        os.chmod(folder, 0o1777)  # some tests are another user's
-        config.own_temporary_folder = tempfile.tempdir = os.environ["TMPDIR"] = folder
+        tempfile.tempdir = str(open_folder(Path(os.environ["TMPDIR"]) / worker))
+    elif config.getoption("numprocesses", None):  # this process starts the others, and keeps /tmp
+        config.temporary_folders = open_folder(Path(tempfile.mkdtemp(prefix="tests-")))
 
 
 def pytest_unconfigure(config):
-    if folder := getattr(config, "own_temporary_folder", None):
+    if folder := getattr(config, "temporary_folders", None):
         shutil.rmtree(folder, ignore_errors=True)

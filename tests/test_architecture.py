@@ -19,6 +19,7 @@ FLOORS = [
     {"commands"},
     {"cli", "__main__", "__init__"},
 ]
+KNOW_THEIR_NEIGHBOURS = ("machine", "evaluation", "cli", "__main__")
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -36,14 +37,17 @@ def imported_rooms(path):
         yield from (name.split(".")[1] for name in names if name.startswith("r1kit."))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_room_imports_only_from_floors_below_it(path):
-    here = room(path)
-    for other in set(imported_rooms(path)) - {here}:
-        assert FLOOR_OF[other] <= FLOOR_OF[here], f"{here} (floor {FLOOR_OF[here]}) imports {other}"
-        assert FLOOR_OF[other] < FLOOR_OF[here] or here in ("machine", "evaluation", "cli", "__main__"), (
-            f"{here} imports its neighbour {other}"
-        )
+def test_a_room_imports_only_from_floors_below_it():
+    wrong = [
+        f"{path.relative_to(PACKAGE)} (floor {FLOOR_OF[here]}) imports {other} (floor {FLOOR_OF[other]})"
+        for path in MODULES
+        for here in [room(path)]
+        for other in set(imported_rooms(path)) - {here}
+        if FLOOR_OF[other] > FLOOR_OF[here]
+        or (FLOOR_OF[other] == FLOOR_OF[here] and here not in KNOW_THEIR_NEIGHBOURS)
+    ]
+    assert len(MODULES) > 100
+    assert wrong == []
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -165,12 +166,14 @@ def test_two_kinds_of_gpu_are_a_warning(bench):
 @pytest.mark.parametrize(("held", "level"), [(20, "warn"), (200, "fail")])
 def test_a_stale_process_is_named_with_its_memory(bench, held, level):
     busy = Gpu(3, "AMD Instinct MI350X", 0, held * GIB, 309_220_868_096)
-    bench.amd(busy, processes=[GpuProcess(os.getpid(), 3, held * GIB), GpuProcess(2**22 + 1, 3, 0)])
-    assert bench.line("GPU memory").startswith(
-        f"{level}: [{level.upper()}] GPU memory: found GPU 3 holds {held}.0 GiB"
-    )
-    line = bench.line("GPU processes")
-    assert f"GPU 3: {os.getpid()} (python" in line
+    program = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE) as holder:
+        holders = [GpuProcess(holder.pid, 3, held * GIB), GpuProcess(2**22 + 1, 3, 0)]
+        bench.amd(busy, processes=holders)
+        memory, line = bench.line("GPU memory"), bench.line("GPU processes")
+        holder.communicate(b"\n")
+    assert memory.startswith(f"{level}: [{level.upper()}] GPU memory: found GPU 3 holds {held}.0 GiB")
+    assert f"GPU 3: {holder.pid} (python" in line
     assert f"{held}.0 GiB, want none before a run" in line
     assert str(2**22 + 1) not in line  # it holds nothing
 

@@ -102,10 +102,10 @@ HOSTILE = ["`", "```\n", "```python\n", "``` ` ", "<think>", "<answer>", "```a" 
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_a_million_characters_of_anything_take_linear_time(piece):
     text = piece * (1_000_000 // len(piece))
-    started = time.perf_counter()
+    started = time.process_time()
     program(text)
     program("</think>" + text)
-    assert time.perf_counter() - started < 5  # quadratic would be minutes; half a second is usual
+    assert time.process_time() - started < 5  # quadratic would be minutes; half a second is usual
 
 
 PIECES = [
