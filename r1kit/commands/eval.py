@@ -42,12 +42,13 @@ def eval_(
     from r1kit.evaluation.answering import Unanswered
     from r1kit.evaluation.report import render
     from r1kit.pipeline import evaluation
+    from r1kit.pipeline.second_opinion import add_second_opinion, check_second_opinion
     from r1kit.runs.files import shown
     from r1kit.runs.launch import JobFailed
     from r1kit.settings import parse_overrides
 
     if second_opinion:
-        evaluation.check_second_opinion(second_opinion)
+        check_second_opinion(second_opinion)
     if resume:
         folder = evaluation.find_evaluation(resume)
     elif model:
@@ -65,7 +66,7 @@ def eval_(
     try:
         result = evaluation.run_evaluation(folder, server=server, progress=counter(tell), tell=tell)
         if second_opinion:
-            result = evaluation.add_second_opinion(folder, second_opinion)
+            result = add_second_opinion(folder, second_opinion)
     except (EndpointLost, NotAllowed, LogInUse, Unanswered, JobFailed, FileNotFoundError) as error:
         tell(str(error))
         raise typer.Exit(1) from None

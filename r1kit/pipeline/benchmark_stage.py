@@ -15,7 +15,7 @@ from collections.abc import Callable
 from r1kit.evaluation.evaluate import load_results, save_results
 from r1kit.evaluation.questions import questions_of
 from r1kit.evaluation.report import render, scores
-from r1kit.pipeline.evaluation import answered
+from r1kit.pipeline.answered import answered
 from r1kit.rewards.shared_sandbox import configure_by
 from r1kit.runs import metrics
 from r1kit.settings.benchmarks import BenchmarkSettings

@@ -8,36 +8,22 @@ answer as it came), `answers.parquet` (judged) and `result.json`, written last.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from r1kit.evaluation import answering, lighteval, report
+from r1kit.evaluation import answering, report
 from r1kit.evaluation.benchmarks import benchmark_of
-from r1kit.evaluation.evaluate import evaluate, evaluate_answering, load_results, save_results
+from r1kit.evaluation.evaluate import save_results
 from r1kit.evaluation.questions import Question, questions_of
-from r1kit.machine import detect_device
-from r1kit.pipeline.answering_server import answering_machine
+from r1kit.pipeline.answered import EvaluationError, answered
 from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.runs.folder import runs_folder
 from r1kit.settings import Profile, load_profile
-from r1kit.settings.benchmarks import PROMPT_ROOM, BenchmarkSettings
-from r1kit.settings.models import MachineSettings
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from r1kit.pipeline.stage import Stage
+from r1kit.settings.benchmarks import BenchmarkSettings
 
 ASKED, ROWS, RESULT = "evaluation.json", "answers.parquet", "result.json"
 TEMPERATURE, TOP_P = 0.6, 0.95  # open-r1's tables, where a profile has none for benchmarks
-
-
-class EvaluationError(ValueError):
-    """An evaluation that cannot be started or gone on with; the command line exits with 2."""
-
-    exit_code = 2
 
 
 def new_evaluation(
@@ -121,40 +107,6 @@ def run_evaluation(
     return result
 
 
-def judged(run: Stage, name: str, checkpoint: Path, questions: Sequence[Question]) -> pd.DataFrame:
-    """A lesson's checkpoint asked and judged; the rows are kept as `<name>.parquet` in the stage's folder."""
-    folder, settings = run.folder / "answers" / name, run.settings
-    frame = answered(
-        folder, settings.machine, settings.evaluation, checkpoint, questions, progress=run.counter(name)
-    )
-    save_results(frame, run.folder / f"{name}.parquet")
-    return frame
-
-
-def answered(
-    folder: Path,
-    machine: MachineSettings,
-    settings: Any,
-    model: str | Path,
-    questions: Sequence[Question],
-    *,
-    server: str = "",
-    progress: answering.Progress | None = None,
-    tell: Callable = print,
-) -> pd.DataFrame:
-    """A model asked and judged; what it wrote is kept in `folder`, so after a kill the same call goes on.
-
-    Args:
-        settings: evaluation.yaml, typed.
-        model: a model folder; with a server also a hub id.
-        server: a running one; "": see `answers_from`.
-    """
-    with answers_from(folder, machine, settings, str(model), server, tell) as source:
-        if isinstance(source, str):
-            return evaluate(model, questions, settings, device=source, folder=folder, progress=progress)
-        return evaluate_answering(source, questions, settings, folder=folder, progress=progress)
-
-
 def settings_of(profile: Profile, benchmarks: Sequence[str], samples: int | None) -> Any:
     """The profile's evaluation.yaml, with the benchmarks and samples that were asked for instead."""
     own = profile.evaluation
@@ -185,90 +137,6 @@ def ask_of(profile: Profile, settings: Any) -> list[Question]:
 
     data = profile.data
     return questions_of(settings, build_heldout(data.heldout_per_level, data.seed, data.heldout_levels))
-
-
-@contextmanager
-def answers_from(
-    folder: Path, machine: MachineSettings, settings: Any, model: str, server: str, tell: Callable = print
-) -> Iterator[answering.Served | str]:
-    """Who answers: the server at `server`, one of ours that is started and ended, or this process (its
-    device).
-
-    A server of ours is started for benchmarks where machine.yaml has a `server` or the device is a GPU with
-    vLLM installed: transformers would write 32,768 tokens for days.
-    """
-    if server:
-        yield served_at(server, settings)
-        return
-    own = None
-    if isinstance(settings, BenchmarkSettings):
-        own = answering_machine(machine, settings.max_new_tokens + PROMPT_ROOM)
-    if own is None:
-        yield detect_device()[0].split(":")[0]
-        return
-    from r1kit.serving.start import serve
-
-    server_of_ours = serve(folder / "server", own, model, tell=tell)
-    try:
-        server_of_ours.wait_ready()
-        yield served_at(str(server_of_ours.folder), settings)
-    finally:
-        server_of_ours.stop()
-
-
-def served_at(server: str, settings: Any) -> answering.Served:
-    """The server at an address, or that of a folder which `r1kit serve` made (its key is read there).
-
-    Raises:
-        EvaluationError: the folder's server does not run.
-    """
-    patience = answering.PatienceSettings(concurrency=settings.batch_size)
-    if "://" in server:
-        url = server.rstrip("/")
-        return answering.Served([url if url.endswith("/v1") else f"{url}/v1"], patience=patience)
-    state, key = read_json(Path(server) / "server.json", {}), Path(server) / "api_key"
-    if not state.get("urls"):
-        raise EvaluationError(f"{server}: no running server; give an address, or a folder of `r1kit serve`")
-    secret = key.read_text(encoding="utf-8").strip() if key.exists() else ""
-    return answering.Served([f"{url}/v1" for url in state["urls"]], key=secret, patience=patience)
-
-
-def check_second_opinion(how: str) -> None:
-    """Before anything is asked: is lighteval there, and is `how` a way to ask it?
-
-    Raises:
-        EvaluationError: neither `judge` nor `model`.
-        LightevalMissing: it is not installed.
-    """
-    if how not in ("judge", "model"):
-        raise EvaluationError(f"--second-opinion takes judge or model, not {how!r}")
-    lighteval.interpreter()
-
-
-def add_second_opinion(folder: Path, how: str) -> dict[str, Any]:
-    """Let lighteval judge a finished evaluation's answers (`judge`), or ask its model anew (`model`), and add
-    what it says to the result.
-
-    Raises:
-        JobFailed: lighteval did not end well.
-        ValueError: none of the benchmarks is for lighteval.
-    """
-    asked, result = read_json(folder / ASKED), read_json(folder / RESULT)
-    profile = load_profile(asked["profile"], asked["overrides"])
-    settings = settings_of(profile, asked["benchmarks"], asked["samples"])
-    questions, place = ask_of(profile, settings), folder / "lighteval"
-    sampling = answering.Sampling(
-        settings.temperature, settings.top_p, settings.max_new_tokens, settings.seed
-    )
-    if how == "judge":
-        found = lighteval.replayed(load_results(folder / ROWS), questions, sampling, place)
-    else:
-        device = detect_device()[0].split(":")[0]
-        found = lighteval.asked_anew(asked["model"], questions, sampling, place, device=device)
-    words = "the same answers" if how == "judge" else "answers of its own"
-    result["second_opinion"] = lighteval.opinion(found, words)
-    write_json_atomic(folder / RESULT, result)
-    return result
 
 
 def rows_of(name: str) -> Path:

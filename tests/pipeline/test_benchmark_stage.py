@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from r1kit.evaluation import load_results
-from r1kit.pipeline import answering_server, benchmark_stage, composed_job, evaluation
+from r1kit.pipeline import answered, answering_server, benchmark_stage, composed_job
 from r1kit.pipeline.answering_server import answering_machine
 from r1kit.pipeline.composed import compose
 from r1kit.runs import metrics
@@ -81,9 +81,9 @@ def test_each_checkpoint_has_a_server_of_its_own_that_ends_before_the_next(job, 
             return Answers([[Written("4", 1, True)] * q.samples for q in questions], 1.0, 1)
 
     machine = load_profile("cpu-cluster").machine
-    monkeypatch.setattr(evaluation, "answering_machine", lambda machine_, tokens: machine)
+    monkeypatch.setattr(answered, "answering_machine", lambda machine_, tokens: machine)
     monkeypatch.setattr("r1kit.serving.start.serve", lambda folder, own, model, tell: Server(folder, model))
-    monkeypatch.setattr(evaluation, "served_at", lambda server, settings: Answering())
+    monkeypatch.setattr(answered, "served_at", lambda server, settings: Answering())
     benchmark_stage.judge(job)
     assert heard == ["base is served", "base", "stopped", "final is served", "final", "stopped"]
 
