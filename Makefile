@@ -7,9 +7,11 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --n
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE ?= 1
 # Tests that may run beside others do, so many at once; all of a file stay together, with the fixtures they share.
+# One thread each: OpenMP's wait for each other by spinning. The demo has both cores, as a reader's has.
 AT_ONCE ?= 2
-BESIDE := tests/notebooks tests/training tests/evaluation tests/data tests/settings
+BESIDE := tests/training tests/evaluation tests/data tests/settings $(addprefix tests/notebooks/test_,alone.py pipeline.py resume.py)
 PYTEST := $(VENV)/bin/python -m pytest -q
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(PYTEST) -n $(AT_ONCE) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo lab setup-cluster setup-lighteval demo-cluster cluster test test-fast test-cluster test-nightly lint browser sandbox slurm matrix lock clean
@@ -33,7 +35,7 @@ lab: setup ## Open the notebooks in JupyterLab
 	@$(VENV)/bin/jupyter lab notebooks
 
 test: lint test-fast | browser slurm cluster ## Everything: lint, fast tests, notebooks end to end, browser, kills and hangs
-	@$(PYTEST) -n $(AT_ONCE) --dist loadfile -m "(slow or e2e) and not nightly" $(BESIDE)
+	@$(SIDE_BY_SIDE) -m "(slow or e2e) and not nightly" $(BESIDE)
 	@$(PYTEST) -m "(slow or e2e) and not nightly" $(BESIDE:%=--ignore=%)
 
 test-cluster: setup-cluster $(VENV)/.test ## Only servers and ranks: killed, silent, stopped; the real vLLM (minutes)
@@ -43,7 +45,7 @@ test-nightly: setup-cluster $(VENV)/.test | slurm ## What takes too long for eve
 	@$(PYTEST) -m "nightly"
 
 test-fast: $(VENV)/.test | sandbox ## The fast tests (under two minutes)
-	@$(PYTEST) -n $(AT_ONCE) --dist loadfile -m "not slow and not e2e"
+	@$(SIDE_BY_SIDE) -m "not slow and not e2e"
 
 lint: $(VENV)/.test ## ruff: rules and format
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
