@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from r1kit.pipeline import prerequisites
+from r1kit.pipeline.stage import Stage, open_stage
 from r1kit.pipeline.stages import STAGES
 from r1kit.runs import metrics
 from r1kit.runs.folder import Run
@@ -144,15 +145,18 @@ def dying_at(run: Run, stage: str, rows: int, how: str):
     return watch
 
 
+def opened(profile: str, run_id: str) -> Stage:
+    """The stage 06_pipeline of the run, as the notebook opens it."""
+    values = {"PROFILE": profile, "RUN_ID": run_id, "PIPELINE": "small", "ALSO": []}
+    return open_stage("06_pipeline", values)
+
+
 def main(profile: str, run_id: str, stage: str = "", rows: str = "0", how: str = "notebook") -> None:
     """What the notebook does."""
-    import r1kit
-
-    values = {"PROFILE": profile, "RUN_ID": run_id, "PIPELINE": "small", "ALSO": []}
-    opened = r1kit.open_stage("06_pipeline", values)
-    pipeline = opened.pipeline("small")
-    asyncio.run(pipeline.run(dying_at(opened.run, stage, int(rows), how) if stage else None))
-    opened.finish(metrics={}, artifacts={}, pass_at_1=pipeline.scores())
+    lesson = opened(profile, run_id)
+    pipeline = lesson.pipeline("small")
+    asyncio.run(pipeline.run(dying_at(lesson.run, stage, int(rows), how) if stage else None))
+    lesson.finish(metrics={}, artifacts={}, pass_at_1=pipeline.scores())
 
 
 if __name__ == "__main__":

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-import r1kit
 from r1kit.pipeline.opening import new_run
 from r1kit.runs.files import read_json
 from r1kit.runs.metrics import read
+from r1kit.runs.results import read_result
 from r1kit.runs.server_files import STATE
 from r1kit.settings import yaml_dump, yaml_load
 from tests.failures import small_pipeline
@@ -34,8 +37,8 @@ CHOSEN = {
 
 
 @pytest.fixture
-def opened(world, tmp_path, monkeypatch):
-    """The open stage 06_pipeline of a run whose profile has the stand-in as its server."""
+def profile(tmp_path, monkeypatch):
+    """The small profile with the stand-in as its server."""
     monkeypatch.setenv("R1KIT_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -46,21 +49,26 @@ def opened(world, tmp_path, monkeypatch):
             "server": SERVER | {"environment": environment},
             "weight_sync": SYNC,
             "step_seconds": 120,
-            "grace_seconds": 5,
+            "grace_seconds": 10,
         },
-        "grpo": GRPO | CHOSEN | {"max_steps": 3, "save_steps": 3, "per_device_train_batch_size": 8},
+        "grpo": GRPO | CHOSEN | {"max_steps": 3, "save_steps": 1, "per_device_train_batch_size": 8},
     }
     for section, values in changes.items():
         path = profile / f"{section}.yaml"
         path.write_text(yaml_dump(yaml_load(path.read_text()) | values))
-    run, settings = new_run(str(profile), {}, "small", pipeline="small")
+    return str(profile)
+
+
+def open_run(profile: str, run_id: str, world: Path):
+    """The open stage 06_pipeline of a new run, its data stage done."""
+    run, settings = new_run(profile, {}, run_id, pipeline="small")
     small_pipeline.finish_data(run, settings, world)
-    values = {"PROFILE": str(profile), "RUN_ID": "small", "PIPELINE": "small", "ALSO": []}
-    return r1kit.open_stage("06_pipeline", values)
+    return small_pipeline.opened(profile, run_id)
 
 
-def test_prompts_are_measured_and_chosen_and_groups_replaced_through_a_server(opened, tmp_path):
-    pipeline, served = opened.pipeline("small"), []
+def test_prompts_are_measured_and_chosen_and_groups_replaced_through_a_server(profile, world, tmp_path):
+    opened, served = open_run(profile, "whole", world), []
+    pipeline = opened.pipeline("small")
 
     async def watch(job):
         state = read_json(opened.server.folder / STATE)
@@ -79,5 +87,25 @@ def test_prompts_are_measured_and_chosen_and_groups_replaced_through_a_server(op
     rounds = sum(round(row["dynamic/rounds"]) for row in written)
     assert read_json(tmp_path / "generations") == shards + rounds
     assert all(0 < row["dynamic/useful_after"] <= 1 for row in written)
-    before, after = (load_file(folder / "model.safetensors") for folder in map(Path, models[1:]))
+    before, after = (load_file(Path(folder) / "model.safetensors") for folder in models[1:])
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.nightly
+def test_a_notebook_killed_beside_its_server_is_resumed_at_once(profile, world, tmp_path, monkeypatch):
+    """The old server is still ending then; what it answers depends on the weights alone."""
+    contents = []
+    for name in ("whole", "broken"):
+        # A folder of runs for each: the second would take what the first made for its own.
+        monkeypatch.setenv("R1KIT_RUNS", str(tmp_path / name))
+        opened = open_run(profile, name, world)
+        if name == "broken":
+            dying = [sys.executable, "-m", small_pipeline.__name__, profile, name, "final", "2", "notebook"]
+            with open(tmp_path / "out.txt", "w") as out:
+                code = subprocess.run(dying, stdout=out, stderr=out, start_new_session=True).returncode
+            assert code == -signal.SIGKILL, (tmp_path / "out.txt").read_text()
+        pipeline = opened.pipeline("small")
+        asyncio.run(pipeline.run())
+        results = [read_result(pipeline.folder(stage)) for stage in pipeline.stages]
+        contents.append([result["origin"]["content"] for result in results])
+    assert contents[0] == contents[1]
