@@ -77,11 +77,13 @@ def test_five_kills_leave_no_mark_on_the_table_or_the_weights(profile, new_run):
 
     broken, draw = new_run("broken"), random.Random(0)
     for number, stage in enumerate(KILLED):
-        place = str(draw.randint(2, logged(whole, stage)))
+        place = str(draw.randint(3, logged(whole, stage)))  # a training has a checkpoint by then
         how = ("all", "notebook")[number % 2]  # of `all`, nobody is left who could save anything
         assert go_on(profile, broken, stage, place, how) == -signal.SIGKILL, said(broken)
     assert go_on(profile, broken) == 0, said(broken)
 
+    for training in ("cold", "final"):
+        assert "resuming from step" in (broken.path / "06_pipeline" / training / "train.log").read_text()
     assert content(broken) == made
     tables = [json.loads((run.path / "summary.json").read_text())["pass@1"] for run in (whole, broken)]
     assert tables[0] == tables[1]
