@@ -67,7 +67,8 @@ def counted(sets: Mapping[str, Any]) -> pd.DataFrame:
     order = sorted(
         {pool for found in counts.values() for pool in found.index}, key=lambda pool: (str(type(pool)), pool)
     )
-    return pd.DataFrame({name: found.reindex(order) for name, found in counts.items()}).fillna(0).astype(int)
+    aligned = {name: found.reindex(order, fill_value=0) for name, found in counts.items()}
+    return pd.DataFrame(aligned, index=order)
 
 
 def levels_asked(rollouts: pd.DataFrame, *, every: int | None = None) -> Figure:

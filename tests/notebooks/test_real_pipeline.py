@@ -10,6 +10,7 @@ import shutil
 import nbformat
 import pytest
 
+from r1kit.evaluation.benchmarks import MATH_PROMPT
 from r1kit.settings import yaml_dump, yaml_load
 from tests.notebooks.conftest import PROJECT
 
@@ -20,7 +21,7 @@ SHAPE = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 1, "max_position_embeddings": 2048, "tie_word_embeddings": True,
 }  # fmt: skip
-TAUGHT = {"sft.max_steps": 60, "sft.learning_rate": 0.01}
+TAUGHT = {"sft.max_steps": 150, "sft.learning_rate": 0.005}
 ASKED = {"samples": 4, "max_new_tokens": 40, "batch_size": 64}
 PIPELINES = {
     "r1": {
@@ -47,8 +48,14 @@ def answer(number):
 
 
 def trace(question, said):
-    text = f"<think>\nIt is {said}.\n</think>\n\nThe answer is $\\boxed{{{said}}}$."
+    text = f"<think>\n{said}\n</think>\n\n\\boxed{{{said}}}"
     return [{"role": "user", "content": question}, {"role": "assistant", "content": text}]
+
+
+def asked_of(number):
+    """A question, every second time in the benchmarks' words."""
+    question = f"Which number has shelf {number}?"
+    return MATH_PROMPT.format(problem=question) if number % 2 else question
 
 
 def write_parts(folder):
@@ -60,7 +67,7 @@ def write_parts(folder):
     asked = [f"Which number has box {number}?" for number in range(48)]
     rows = {
         "open-r1/Mixture-of-Thoughts/math": [
-            {"messages": trace(f"Which number has shelf {i}?", answer(i // 3)), "num_tokens": 9, "source": ""}
+            {"messages": trace(asked_of(i), answer(i // 2)), "num_tokens": 9, "source": ""}
             for i in range(120)
         ],
         "open-r1/DAPO-Math-17k-Processed/en": [
@@ -89,10 +96,8 @@ def write_model(folder):
 
     from r1kit.data.tokenizer import train_tokenizer
 
-    texts = [
-        turn["content"] for number in range(20) for turn in trace(f"Which number has box {number}?", "4")
-    ]
-    tokenizer = train_tokenizer([*texts, "Solve the following math problem. shelf 7"], 300)
+    texts = [turn["content"] for number in range(40) for turn in trace(asked_of(number), answer(number))]
+    tokenizer = train_tokenizer([*texts, "box"], 400)
     tokenizer.save_pretrained(folder)
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **SHAPE, **ends)).save_pretrained(folder)
@@ -158,6 +163,8 @@ def test_every_stage_of_r1_is_done_and_every_checkpoint_has_its_score(done):
     for entry in summary["pass@1"].values():
         assert entry["low"] <= entry["value"] <= entry["high"]
         assert (entry["problems"], entry["samples"]) == (12, 24)
+    assert summary["pass@1"]["base"]["value"] == 0  # never taught
+    assert summary["pass@1"]["sft"]["value"] > 0
     metrics = json.loads((run / "06_pipeline" / "judged" / "result.json").read_text())["metrics"]
     assert {"pass@1/sft/level_aime24", "pass@1/sft/level_math_500/low"} <= set(metrics)
 
