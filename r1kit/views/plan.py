@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from r1kit.machine.plan import Plan
-from r1kit.machine.plan.composed import PipelinePlan, StageCost
+from r1kit.machine.plan.composed import PipelinePlan
+from r1kit.machine.plan.costs import StageCost
 
 
 def size(bytes_: float) -> str:

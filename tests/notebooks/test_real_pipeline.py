@@ -14,7 +14,7 @@ from r1kit.evaluation.benchmarks import MATH_PROMPT
 from r1kit.settings import yaml_dump, yaml_load
 from tests.notebooks.conftest import PROJECT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(2400)]
 
 ANSWERS = ("4", "7")
 SHAPE = {

@@ -1,20 +1,23 @@
 """The `evaluate` stage of a pipeline on benchmarks: what it asks, what it keeps, who answers."""
 
+import asyncio
 import shutil
+from pathlib import Path
 
 import pytest
 
-from r1kit.evaluation import load_results
-from r1kit.pipeline import answered, answering_server, benchmark_stage, composed_job
-from r1kit.pipeline.answering_server import answering_machine
+from r1kit.evaluation import load_results, rejection_sampling
+from r1kit.pipeline import answered, answering_server, benchmark_stage, composed_job, composition
+from r1kit.pipeline.answering_server import answering_machine, on_all
 from r1kit.pipeline.composed import compose
 from r1kit.runs import metrics
 from r1kit.settings import load_profile, yaml_dump
 from r1kit.settings.cluster import LayoutSettings, ServerSettings
 from r1kit.settings.profile import CONFIG_ROOT
-from r1kit.training.program import Job, StopRequest
+from r1kit.training.program import Job, StopRequest, read_job
 from tests.evaluation import shards
 from tests.evaluation.conftest import tiny  # noqa: F401 - a fixture
+from tests.pipeline.test_composed import opened, profile, programs  # noqa: F401 - two fixtures
 
 SETTINGS = {
     "benchmarks": {"gsm8k": 2, "math_500": 1}, "temperature": 0.6, "top_p": 0.95, "max_new_tokens": 4,
@@ -144,3 +147,60 @@ def test_the_profiles_evaluation_decides_which_program_judges(tmp_path):
     more = compose(folder, {"evaluation.benchmarks": {"aime24": 8}}, "small")
     assert zero.inputs_hash == more[0].inputs_hash
     assert judged.inputs_hash != more[1].inputs_hash
+
+
+CHOSEN = {
+    "chosen": {
+        "stages": [
+            {"name": "begin", "kind": "sft"},
+            {"name": "measured", "kind": "pass_rate", "model": "begin", "max_new_tokens": 64},
+            {"name": "end", "kind": "grpo", "model": "begin", "data": "measured"},
+        ]
+    }
+}
+
+
+def test_a_stage_that_only_writes_answers_has_a_server_for_as_long_as_it_runs(
+    profile,  # noqa: F811
+    programs,  # noqa: F811
+    monkeypatch,
+):
+    """Its program then loads no model of its own: the server holds the device's memory."""
+    (Path(profile) / "pipeline.yaml").write_text(yaml_dump({"pipelines": CHOSEN}))
+    run = opened(profile, "my-run", "chosen")
+    heard = []
+
+    class Server:
+        job, folder = object(), run.folder / "server"
+
+        async def ready(self):
+            return self
+
+        def stop(self):
+            heard.append("stopped")
+
+    def serve(model, machine):
+        heard.append((model.parent.name, machine.server.max_model_len))
+        run.server = Server()
+        return run.server
+
+    def one(machine, tokens):
+        return on_all(machine, ServerSettings(max_model_len=tokens), [0])
+
+    Server.folder.mkdir()
+    monkeypatch.setattr(composition, "answering_machine", one)
+    monkeypatch.setattr(run, "serve", serve)
+    asyncio.run(run.pipeline("chosen").run())
+    assert programs[0] == ["begin", "measured", "end"]
+    longest = run.settings.data.max_prompt_length + 64
+    assert heard == [("begin", longest), "stopped"]
+    inputs = {name: read_job(run.folder / name / "resolved.yaml").inputs for name in ("measured", "end")}
+    assert ["server" in inputs[name] for name in ("measured", "end")] == [True, False]
+
+
+def test_beside_a_server_the_program_loads_a_tokenizer_only(tmp_path, tiny):  # noqa: F811
+    tiny[1].save_pretrained(tmp_path)
+    job = Job(tmp_path, {}, {"model": str(tmp_path), "server": str(tmp_path)}, stop=StopRequest())
+    model, tokenizer = rejection_sampling.answerer(job)
+    assert model is None
+    assert tokenizer.eos_token == tiny[1].eos_token
