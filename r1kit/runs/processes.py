@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterable
 
 import psutil
@@ -90,6 +91,26 @@ def send(processes: Iterable[psutil.Process], number: int) -> None:
             process.send_signal(number)
             if number != signal.SIGKILL:
                 process.send_signal(signal.SIGCONT)
+
+
+def locked(descriptor: int, seconds: float) -> bool:
+    """Lock an open file as soon as no other holder is left; False if one is still there after `seconds`.
+
+    The lock lives as long as any process that was given this descriptor.
+    """
+    import fcntl
+
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        except OSError:  # some network disks have no locks
+            return True
 
 
 def _prctl(option: int, value: int) -> bool:

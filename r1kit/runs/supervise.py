@@ -57,7 +57,10 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     options.folder.mkdir(parents=True, exist_ok=True)
     _detach_stdio(options.folder / "train.log")
-    if not _alone(options.folder, options.grace + ENDING):
+    if not processes.locked(sys.stdout.fileno(), options.grace + ENDING):
+        print(
+            f"r1kit.runs.supervise: a job that was started before still works in {options.folder}", flush=True
+        )
         return 1
     state = status.read(options.folder)
     # A notebook keeps the state of its own folder while it lives; then only `job` is ours to write.
@@ -209,31 +212,6 @@ def _watch(pids: dict[str, int], received: list[str]) -> tuple[list[int], dict[s
         if handle is not None:
             handles.append(handle)
     return handles, watched
-
-
-def _alone(folder: Path, seconds: float) -> bool:
-    """Wait until nobody else has `folder`'s log open for a job; False if somebody still has after `seconds`.
-
-    The lock is on the log as it was opened here, so it lives as long as any process that was given it.
-    """
-    import fcntl
-
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(sys.stdout.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                print(
-                    f"r1kit.runs.supervise: a job that was started before still works in {folder}: "
-                    f"nothing was started within {seconds:.0f} s",
-                    flush=True,
-                )
-                return False
-            time.sleep(0.1)
-        except OSError:  # some network disks have no locks
-            return True
 
 
 def _detach_stdio(log: Path) -> None:
