@@ -44,13 +44,6 @@ class Endpoint(ThreadingHTTPServer):
         self.counts: Counter[str] = Counter()
         self.in_flight = self.most_in_flight = 0
         self.lock = threading.Lock()
-        self.permits: threading.Semaphore | None = None
-
-    def allow(self, answers: int | None) -> None:
-        """Answer so many more requests and let the next ones wait; None: all of them again."""
-        self.permits, before = None if answers is None else threading.Semaphore(answers), self.permits
-        if before is not None:
-            before.release(1000)  # who still waits is answered, though its client may be gone
 
     @property
     def url(self) -> str:
@@ -79,8 +72,6 @@ class Handler(BaseHTTPRequestHandler):
             kind = server.misbehave(server.counts[problem], body)
             server.in_flight += 1
             server.most_in_flight = max(server.most_in_flight, server.in_flight)
-        if (permits := server.permits) is not None:
-            permits.acquire()
         time.sleep(server.delay)
         with server.lock:  # before answering: the client may ask again before we would get there
             server.in_flight -= 1

@@ -57,9 +57,6 @@ def wait_for_lines(path, lines, process):
         time.sleep(0.01)
 
 
-STRAYS = 4  # requests that a killed client may have left behind: its concurrency
-
-
 def sets_in(out):
     return {name: list(open_rows(out / f"{name}.parquet")) for name in SETS}
 
@@ -67,25 +64,22 @@ def sets_in(out):
 @pytest.mark.slow
 @pytest.mark.failures
 def test_a_run_that_was_killed_and_goes_on_ends_like_one_that_was_not(prompts, tmp_path):
-    with serving() as server:
+    with serving(delay=0.05) as server:
         whole = start(server, prompts, tmp_path / "whole", "--samples", "3", "--json")
         report = json.loads(whole.communicate(timeout=120)[0])
         assert report["answers"] == 120
         undisturbed = len(server.requests)
         answers = tmp_path / "out" / "answers.jsonl"
         for lines in (15, 50):
-            server.allow(lines - lines_in(answers) + STRAYS)  # and no more, however late the signal comes
             killed = start(server, prompts, tmp_path / "out", "--samples", "3")
             wait_for_lines(answers, lines, killed)
             killed.kill()
             killed.communicate()
         with open(answers, "ab") as file:
             file.write(b'{"prompt_id": "torn in the mid')
-        server.allow(70 - lines_in(answers) + STRAYS)
         stopped = start(server, prompts, tmp_path / "out", "--samples", "3")
         wait_for_lines(answers, 70, stopped)
         stopped.send_signal(signal.SIGTERM)
-        server.allow(None)
         _, said = stopped.communicate(timeout=60)
         assert stopped.returncode == 143
         assert "the same command goes on" in said
