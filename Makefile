@@ -41,7 +41,7 @@ test: lint test-fast | browser slurm cluster ## Everything: lint, fast tests, no
 test-cluster: setup-cluster $(VENV)/.test ## Only servers and ranks: killed, silent, stopped; the real vLLM (minutes)
 	@$(PYTEST) -m "cluster"
 
-test-nightly: setup-cluster $(VENV)/.test | slurm ## What takes too long for every commit (about ten minutes)
+test-nightly: setup-cluster $(VENV)/.test | slurm ## What takes too long for every commit (about half an hour)
 	@$(PYTEST) -m "nightly"
 
 test-fast: $(VENV)/.test | sandbox ## The fast tests (under two minutes)
