@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+class ContextTooShort(ValueError):
+    """Prompt and answer together do not fit the model; the command line exits with 2."""
+
+    exit_code = 2
+
+
 @dataclass(frozen=True)
 class Samples:
     """n completions of each of P prompts, in the prompts' order."""
@@ -54,8 +60,8 @@ def generate(
         progress: called with (completions done, completions wanted) after every batch.
 
     Raises:
-        ValueError: no tokenizer end-of-sequence token, greedy with n > 1, or a prompt that leaves no room for
-            max_new_tokens in the model's context.
+        ValueError: no tokenizer end-of-sequence token, or greedy with n > 1.
+        ContextTooShort: a prompt leaves no room for max_new_tokens in the model's context.
     """
     import torch
 
@@ -120,7 +126,7 @@ def _check_context(model, ids: list[list[int]], max_new_tokens: int) -> None:
     context = getattr(model.config, "max_position_embeddings", None)
     longest = max(map(len, ids), default=0)
     if context is not None and longest + max_new_tokens > context:
-        raise ValueError(
+        raise ContextTooShort(
             f"the longest prompt has {longest} tokens: with max_new_tokens {max_new_tokens} it exceeds "
             f"the model's context of {context}"
         )

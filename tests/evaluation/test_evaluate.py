@@ -11,6 +11,7 @@ from r1kit.data.format import user_prompt, write_completion
 from r1kit.data.tokenizer import train_tokenizer
 from r1kit.evaluation import evaluate, generate, pass1_entry
 from r1kit.evaluation.evaluate import choose_problems
+from r1kit.evaluation.sampling import ContextTooShort
 
 HELDOUT = build_heldout(6, seed=5, levels=(1, 2))
 SETTINGS = {
@@ -105,7 +106,7 @@ def test_progress_counts_completions(model, tokenizer, prompts):
 
 
 def test_a_prompt_that_leaves_no_room_for_the_answer_is_an_error(model, tokenizer, prompts):
-    with pytest.raises(ValueError, match="exceeds the model's context of 320"):
+    with pytest.raises(ContextTooShort, match="exceeds the model's context of 320"):
         generate(model, tokenizer, prompts, max_new_tokens=310)
     with pytest.raises(ValueError, match="greedy"):
         generate(model, tokenizer, prompts, 2, temperature=0)
