@@ -81,7 +81,10 @@ def _take(paths: list[Path], saved: Path, name: str) -> None:
         (saved / file["filename"]).unlink()
     files = [f"data-{number:05d}-of-{len(paths):05d}.arrow" for number in range(len(paths))]
     for path, file in zip(paths, files, strict=True):
-        os.link(path, saved / file)
+        try:
+            os.link(path, saved / file)
+        except OSError:  # a disk without links
+            shutil.copyfile(path, saved / file)
     state["_data_files"] = [{"filename": file} for file in files]
     # Caches of `map` go by it; an empty set's would be every set's.
     sizes = [(saved.parent.name, name, path.name, path.stat().st_size) for path in paths]
