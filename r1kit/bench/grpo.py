@@ -57,14 +57,16 @@ def bench(
         SettingsError: `training` is no GRPO training, or an arm's keys or values are wrong.
         JobFailed: a training did not end well.
     """
-    waiting = []
-    for seed in range(seeds):
-        for name, changes in arms.items():
-            place = Path(folder) / f"{name}-{seed}"
-            settings = settings_of(Path(training), name, {**changes, "seed": seed}, level, every, samples)
-            if not (place / "model").is_dir():
-                _prepare(place, settings, level)
-                waiting.append(place)
+    jobs = {
+        Path(folder) / f"{name}-{seed}": settings_of(
+            Path(training), name, {**changes, "seed": seed}, level, every, samples
+        )
+        for seed in range(seeds)
+        for name, changes in arms.items()
+    }  # all of them are checked before a folder is made
+    waiting = [place for place in jobs if not (place / "model").is_dir()]
+    for place in waiting:
+        _prepare(place, jobs[place], level)
     _train(waiting, parallel, tell)
     return {
         name: [curve(Path(folder) / f"{name}-{seed}" / "metrics.jsonl") for seed in range(seeds)]

@@ -7,13 +7,14 @@ but where each key's line begins.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from r1kit.runs import processes
 
 
 class LogInUse(RuntimeError):
@@ -44,13 +45,9 @@ class AppendLog:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path, "a+b")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not processes.locked(self.file.fileno(), 0):
             self.file.close()
-            raise LogInUse(f"another process writes {self.path}") from None
-        except OSError:
-            pass  # network disks without locks
+            raise LogInUse(f"another process writes {self.path}")
         self._read()
         return self
 

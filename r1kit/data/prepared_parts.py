@@ -64,14 +64,14 @@ def join_parts(out: Path, name: str) -> int:
     if target.is_dir():
         return len(Dataset.load_from_disk(str(target)))
     paths = sorted((out / "parts").glob(f"{name}-*.arrow"))
-    joined = _dataset(name, _distinct(paths) if name == HELD else [])
+    distinct, taken = (_distinct(paths), []) if name == HELD else ([], paths)
     temporary = out / f".{name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    joined.save_to_disk(str(temporary))
-    if name != HELD and paths:
-        _take(paths, temporary, name)
+    _dataset(name, distinct).save_to_disk(str(temporary))
+    if taken:
+        _take(taken, temporary, name)
     os.replace(temporary, target)
-    return len(Dataset.load_from_disk(str(target))) if name != HELD and paths else len(joined)
+    return len(Dataset.load_from_disk(str(target))) if taken else len(distinct)  # an empty set is no file
 
 
 def _take(paths: list[Path], saved: Path, name: str) -> None:

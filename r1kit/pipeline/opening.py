@@ -34,7 +34,7 @@ def new_run(
         SettingsError: before anything is created.
         RunError: `run_id` is malformed or taken.
     """
-    pipeline, *beside = [name.strip() for name in (pipeline or "").split(",")]
+    pipeline, *beside = pipelines_of(pipeline)
     settings = settings_of(profile, overrides, pipeline)
     refuse_what_it_has_no_settings_for(settings, stages)
     if pipeline:
@@ -87,6 +87,11 @@ def reopen_run(run_id: str, profile: str, overrides: dict[str, Any]) -> tuple[ru
         )
     run.update_manifest(overrides=overrides)
     return run, settings
+
+
+def pipelines_of(told: str | None) -> list[str]:
+    """The run's own pipeline, "" for none, and those that are run beside it: `r1,r1-zero`."""
+    return [name.strip() for name in (told or "").split(",")]
 
 
 def settings_of(source: str, overrides: dict[str, Any], pipeline: str | None) -> Profile:

@@ -106,7 +106,7 @@ def locked(descriptor: int, seconds: float) -> bool:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            if time.monotonic() > deadline:
+            if time.monotonic() >= deadline:
                 return False
             time.sleep(0.1)
         except OSError:  # some network disks have no locks

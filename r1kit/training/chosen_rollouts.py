@@ -35,11 +35,6 @@ class Prepared:
     own: slice  # this process's rows
 
 
-def in_batch(groups: list[Group], count: int) -> list[Group]:
-    """The groups that a step is made of, those with signal first."""
-    return sorted(groups, key=lambda group: not group.useful)[:count]
-
-
 class ChosenRollouts(GradientRows):
     """Mixed into a GRPOTrainer; without a curriculum it changes nothing (dynamic sampling needs one)."""
 
@@ -94,8 +89,9 @@ class ChosenRollouts(GradientRows):
             asked += prompts
             rounds += 1
             useful = sum(group.useful for group in groups)
-        self._learn(groups, count, rounds)
-        return in_batch(groups, count)
+        batch = sorted(groups, key=lambda group: not group.useful)[:count]
+        self._learn(groups, batch, rounds)
+        return batch
 
     def _write(self, prompts: list[int]) -> list[Group]:
         """Completions and rewards of groups, written by all processes together; all get all of them."""
@@ -120,8 +116,8 @@ class ChosenRollouts(GradientRows):
             groups.append(Group(prompt, rows[place], parts[place], rewards))
         return groups
 
-    def _learn(self, groups: list[Group], count: int, rounds: int) -> None:
-        """Tell curriculum and metrics what was found."""
+    def _learn(self, groups: list[Group], batch: list[Group], rounds: int) -> None:
+        """Tell curriculum and metrics what was found; `batch` are the groups that the step is made of."""
         metrics = self._metrics["train"]
         column = f"{self.curriculum.settings.reward}_reward"
         if column in self.reward_func_names:
@@ -137,11 +133,11 @@ class ChosenRollouts(GradientRows):
             metrics["curriculum/level_mean"].append(sum(levels) / len(levels))
         if self.dynamic_sampling is None:
             return
-        useful = sum(group.useful for group in groups)
+        useful, count = sum(group.useful for group in groups), len(batch)
         self.useful_share = 0.5 * self.useful_share + 0.5 * useful / len(groups)
         first, written = groups[:count], sum(group.tokens for group in groups)
         left_out = self.leave_out and self.only_advantages_count()
-        trained = [group for group in in_batch(groups, count) if group.useful or not left_out]
+        trained = [group for group in batch if group.useful or not left_out]
         found = {
             "useful_before": sum(group.useful for group in first) / count,
             "useful_after": min(useful, count) / count,
