@@ -64,11 +64,12 @@ def sets_in(out):
 @pytest.mark.slow
 @pytest.mark.failures
 def test_a_run_that_was_killed_and_goes_on_ends_like_one_that_was_not(prompts, tmp_path):
-    with serving(delay=0.05) as server:
+    with serving() as server:
         whole = start(server, prompts, tmp_path / "whole", "--samples", "3", "--json")
         report = json.loads(whole.communicate(timeout=120)[0])
         assert report["answers"] == 120
         undisturbed = len(server.requests)
+        server.delay = 0.3  # the job must not be done before a signal reaches it
         answers = tmp_path / "out" / "answers.jsonl"
         for lines in (15, 50):
             killed = start(server, prompts, tmp_path / "out", "--samples", "3")
@@ -83,6 +84,7 @@ def test_a_run_that_was_killed_and_goes_on_ends_like_one_that_was_not(prompts, t
         _, said = stopped.communicate(timeout=60)
         assert stopped.returncode == 143
         assert "the same command goes on" in said
+        server.delay = 0.0
         last = start(server, prompts, tmp_path / "out", "--samples", "3", "--json")
         out, _ = last.communicate(timeout=120)
         assert last.returncode == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 from r1kit.rewards import verifier, verifier_child
 from r1kit.rewards.accuracy import accuracy_reward, judge, judge_all
 from r1kit.rewards.verifier_process import MEMORY_BYTES, REQUEST_SECONDS
+from tests.open_files import open_files
 
 RIGHT = (r"\log_2 8", "3")  # a gold and an answer that only math-verify can judge
 
@@ -232,7 +232,8 @@ def test_no_descriptor_or_process_is_left_behind():
     verifier.stop()
     verifier.warm_up(1)
     verifier.stop()
-    before = len(os.listdir("/proc/self/fd")), len(psutil.Process().children())
+    before = open_files(), psutil.Process().children()
     verifier.warm_up(1)
     verifier.stop()
-    assert (len(os.listdir("/proc/self/fd")), len(psutil.Process().children())) == before
+    assert open_files() - before[0] == set()
+    assert psutil.Process().children() == before[1]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from r1kit.sandbox import Limits, Verdict, tiers
+from tests.open_files import open_files
 
 FIRST = (tiers.NAMES[0], False)
 MODES = [
@@ -47,15 +48,6 @@ def under(pid):
     return found
 
 
-def descriptors(pid):
-    return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def temporary():
-    """Our temporary files."""
-    return [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("r1kit")]
-
-
 def until(condition, seconds=20):
     """Wait for a condition that another process brings about."""
     deadline = time.monotonic() + seconds
@@ -77,8 +69,8 @@ def test_200_runs_leave_nothing(open_sandbox, tier, fork_server):
     before = (
         processes(),
         under(broker),
-        descriptors(broker),
-        descriptors(os.getpid()),
+        open_files(broker),
+        open_files(),
         os.listdir(tempfile.gettempdir()),
     )
     for i in range(195):
@@ -86,8 +78,8 @@ def test_200_runs_leave_nothing(open_sandbox, tier, fork_server):
     for _ in range(5):
         assert sandbox.run("import time; time.sleep(9)", limits=short).verdict is Verdict.TIMEOUT
     assert under(broker) == before[1]
-    assert descriptors(broker) == before[2]
-    assert descriptors(os.getpid()) == before[3]
+    assert open_files(broker) == before[2]
+    assert open_files() - before[3] == set()
     assert [
         name for name in os.listdir(tempfile.gettempdir()) if "r1kit" in name and name not in before[4]
     ] == []
@@ -106,11 +98,13 @@ def test_a_few_runs_leave_nothing(open_sandbox, fork_server):
     sandbox = open_sandbox(fork_server=fork_server)
     sandbox.run("print(1)")
     broker = sandbox.broker_pids[0]
-    before = under(broker), descriptors(broker), descriptors(os.getpid())
+    before = under(broker), open_files(broker)
+    ours = open_files()
     for source in ("print(1)", "1/0", "print('x' * 100_000)"):
         sandbox.run(source)
     sandbox.run("import time; time.sleep(9)", limits=Limits(wall_seconds=0.2))
-    assert (under(broker), descriptors(broker), descriptors(os.getpid())) == before
+    assert (under(broker), open_files(broker)) == before
+    assert open_files() - ours == set()
     sandbox.close()
     assert broker not in processes()
 
@@ -249,8 +243,9 @@ def test_closing_ends_runs_under_way(open_sandbox):
 
 def test_the_owner_adopts_and_reaps_nobody(open_sandbox):
     sandbox = open_sandbox()
+    threads = set(threading.enumerate())
     other = subprocess.Popen(["sh", "-c", "exit 7"])
     for _ in range(3):
         sandbox.run("print(1)")
     assert other.wait() == 7  # nobody else waited for it
-    assert threading.active_count() < 20
+    assert len(set(threading.enumerate()) - threads) < 20
