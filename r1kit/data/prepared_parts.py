@@ -21,7 +21,6 @@ from r1kit.runs.files import write_json_atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from datasets import Dataset
 
 HELD = "heldout"
 
@@ -57,28 +56,27 @@ def join_parts(out: Path, name: str) -> int:
     The parts become the set's own files, without being read: copied through `save_to_disk` every row would
     pass through memory, 2.5 GB for 120,000 traces (2026-11-24).
     """
-    from datasets import Dataset, disable_progress_bars
+    from datasets import Dataset, Features, disable_progress_bars
 
     disable_progress_bars()
     target = out / name
     if target.is_dir():
         return len(Dataset.load_from_disk(str(target)))
     paths = sorted((out / "parts").glob(f"{name}-*.arrow"))
-    distinct, taken = (_distinct(paths), []) if name == HELD else ([], paths)
+    if name == HELD or not paths:  # `datasets` loads no set without a file
+        paths = [_distinct(paths, out / "parts" / f"{name}.arrow", SETS[name])]
     temporary = out / f".{name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    _dataset(name, distinct).save_to_disk(str(temporary))
-    if taken:
-        _take(taken, temporary, name)
+    features = Features.from_arrow_schema(arrow_schema(SETS[name]))
+    Dataset.from_dict({column: [] for column in SETS[name]}, features=features).save_to_disk(str(temporary))
+    _take(paths, temporary, name)
     os.replace(temporary, target)
-    return len(Dataset.load_from_disk(str(target))) if taken else len(distinct)  # an empty set is no file
+    return len(Dataset.load_from_disk(str(target)))
 
 
 def _take(paths: list[Path], saved: Path, name: str) -> None:
     """Make the parts the files of an empty set that `save_to_disk` wrote."""
     state = json.loads((saved / "state.json").read_text(encoding="utf-8"))
-    for file in state["_data_files"]:
-        (saved / file["filename"]).unlink()
     files = [f"data-{number:05d}-of-{len(paths):05d}.arrow" for number in range(len(paths))]
     for path, file in zip(paths, files, strict=True):
         try:
@@ -92,23 +90,18 @@ def _take(paths: list[Path], saved: Path, name: str) -> None:
     write_json_atomic(saved / "state.json", state)
 
 
-def _distinct(paths: list[Path]) -> list[dict[str, Any]]:
-    """Held-out rows, each problem once, however many datasets hold it."""
+def _distinct(paths: list[Path], target: Path, columns: dict[str, str]) -> Path:
+    """One part of the rows of many, each problem once, however many datasets hold it."""
+    import pyarrow as pa
     from datasets import Dataset
 
     found: dict[str, dict[str, Any]] = {}
     for path in paths:
         for row in Dataset.from_file(str(path)):
             found.setdefault(problem_key(row["problem"]), row)
-    return list(found.values())
-
-
-def _dataset(name: str, rows: list[dict[str, Any]]) -> Dataset:
-    """Rows as a set with all its columns, also where there are none."""
-    from datasets import Dataset, Features
-
-    columns = {column: [row[column] for row in rows] for column in SETS[name]}
-    return Dataset.from_dict(columns, features=Features.from_arrow_schema(arrow_schema(SETS[name])))
+    rows = pa.RecordBatch.from_pylist(list(found.values()), arrow_schema(columns))
+    _write_arrow(target, [rows], columns)
+    return target
 
 
 def _write_arrow(path: Path, batches: list[pa.RecordBatch], columns: dict[str, str]) -> None:

@@ -220,6 +220,13 @@ def test_a_preparation_that_was_killed_goes_on_and_ends_alike(mirror, tmp_path, 
         assert rows(tmp_path / "killed", name) == rows(tmp_path / "whole", name)
 
 
+def test_a_set_without_any_row_is_there_too_when_a_preparation_goes_on(mirror, tmp_path):
+    card = made(mirror, tmp_path, heldout_share=0.0)
+    (tmp_path / cards.CARD).unlink()  # as if killed before the last file
+    assert made(mirror, tmp_path, heldout_share=0.0).sets == card.sets
+    assert rows(tmp_path, "heldout") == []
+
+
 def _noting(seen, write):
     def noted(folder, prefix, part, held):
         if "killed" in str(folder):
