@@ -1,4 +1,4 @@
-"""The real vLLM on the CPU, one server for all of it: new weights, a GRPO trainer, a kill, the end.
+"""The real vLLM on the CPU, one server for all of it: traces, new weights, a GRPO trainer, a kill, the end.
 
 Skipped where vLLM is not installed. Its start takes 20 to 40 s, nearly all imports in three processes.
 """
@@ -12,10 +12,17 @@ import signal
 import psutil
 import pytest
 
+from r1kit.data.chat_answer import NotAllowed
+from r1kit.data.endpoint import only_model
+from r1kit.data.generation import answers_in, ask_all
+from r1kit.data.harvest import harvest
+from r1kit.data.row_files import open_rows
 from r1kit.pipeline.writers import ServedWriter, largest_difference, model_of
 from r1kit.runs.files import read_json
 from r1kit.serving.start import serve
 from r1kit.settings.machine import MachineSettings
+from tests.data.rows import write_jsonl
+from tests.data.test_generation import ROWS, judge, settings
 from tests.failures import cluster
 from tests.serving.conftest import processes_of
 from tests.training.conftest import rows, tokenizer, world  # noqa: F401 - fixtures
@@ -69,6 +76,41 @@ def server(models, tmp_path_factory):
     server = serve(folder, MachineSettings.model_validate(machine), models[0], tell=lambda line: None)
     yield server
     server.stop()
+
+
+def answers(folder):
+    """What was said, without how long it took."""
+    with answers_in(folder) as log:
+        return {
+            (found["prompt_id"], found["sample"]): (found["content"], found["finish_reason"]) for found in log
+        }
+
+
+def test_it_answers_alike_streaming_or_not_in_any_order_and_all_is_kept(server, tmp_path):
+    """`r1kit data generate` from a model that says nothing sensible."""
+    server.wait_ready()
+    url = f"{server.urls[0]}/v1"
+    with pytest.raises(NotAllowed, match="401"):
+        ask_all(ROWS, settings(url), tmp_path / "keyless")
+    sampling = {"model": only_model(url, server.key), "max_tokens": 24, "temperature": 1.0, "top_p": 1.0}
+    streamed = settings(url, sampling=sampling, silence=60, concurrency=1)
+    whole = settings(url, sampling=sampling, silence=60, concurrency=1, stream=False)
+    many = settings(url, sampling=sampling, silence=60, concurrency=12)
+    ask_all(ROWS, streamed, tmp_path / "streamed", server.key)
+    ask_all(ROWS[::-1], whole, tmp_path / "whole", server.key)
+    assert ask_all(ROWS, many, tmp_path / "many", server.key).answered == 12
+    too_long = [{"problem": "Ann has 3 apples. " * 200, "solution": "3"}]
+    assert ask_all(too_long, streamed, tmp_path / "streamed", server.key).failed == 2
+    first = answers(tmp_path / "streamed")
+    assert first == answers(tmp_path / "whole")
+    assert len(set(first.values())) == 12, "each sample has its own seed"
+    source = open_rows(write_jsonl(tmp_path / "rows.jsonl", [*ROWS, *too_long]))
+    names = ["accuracy", "think_format"]
+    found = harvest(source, 2, streamed.sampling.identity(), judge(), names, tmp_path / "streamed")
+    assert (found.prompts, found.answers, found.traces) == (7, 12, 0)
+    assert 12 <= found.completion_tokens <= 12 * 24
+    assert found.failures["refused"] == 2, "a prompt longer than the model's context"
+    assert sum(found.failures.values()) == 14
 
 
 def test_it_takes_new_weights_and_samples_from_them(server, models, tokenizer, tmp_path):  # noqa: F811
