@@ -1,7 +1,8 @@
 """A chat endpoint that answers deterministically and misbehaves on request, for tests; nothing of it is real.
 
 `python -m tests.data.odd_endpoint` serves until it is killed and prints its port. The answer to a problem
-`What is a + b?` is right or, by its seed, wrong. A misbehaviour is a rule `(nth such request, body) -> kind`.
+`What is a + b?` is right or, by its seed, wrong; to `Write a program ...` it is a program that prints it.
+A misbehaviour is a rule `(nth such request, body) -> kind`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def answer_to(body: dict) -> tuple[str, str]:
     drawn = hashlib.sha256(seed.encode()).digest()[0]
     first, second = (int(word.strip("?")) for word in problem.split() if word.strip("?").isdigit())
     value = first + second + (1 if drawn < 64 else 0)
-    return f"We add {first} and {second} (drawn {drawn}).", f"The sum is \\boxed{{{value}}}."
+    said = f"```python\nprint({value})\n```" if "program" in problem else f"The sum is \\boxed{{{value}}}."
+    return f"We add {first} and {second} (drawn {drawn}).", said
 
 
 class Endpoint(ThreadingHTTPServer):

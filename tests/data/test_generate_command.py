@@ -111,6 +111,34 @@ def test_the_prompts_of_a_profile_are_asked_and_an_endpoint_that_is_gone_is_exit
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
+def test_programs_are_run_on_their_tests_and_sums_compared_with_their_solution_in_one_set(tmp_path):
+    rows = [{**PROMPTS[n], "verification_info": ""} for n in range(10)]
+    for n in range(10):
+        cases = [{"type": "stdin_stdout", "input": "", "output": str(2 * n + 7)}]
+        info = json.dumps({"language": "python", "test_cases": cases})
+        text = f"Write a program that prints {n} + {n + 7}"
+        rows.append({"problem": text, "solution": "", "verification_info": info})
+    out = tmp_path / "out"
+    with serving() as server:
+        prompts = write_jsonl(tmp_path / "prompts.jsonl", rows)
+        asked = command(server, prompts, out, "--samples", "4", "--json")
+        done = subprocess.run(asked, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["rewards"] == ["accuracy", "binary_code"]
+    found = sets_in(out)
+    right = {bool(row["verification_info"]): [] for row in rows}
+    for row in found["traces"]:
+        program = "program" in row["problem"]
+        right[program].append(row)
+        assert row["reward_binary_code" if program else "reward_accuracy"] == 1
+        assert row["reward_accuracy" if program else "reward_binary_code"] is None
+    assert all(len(traces) > 20 for traces in right.values())
+    assert len(found["traces"]) + len(found["failures"]) == 80
+    assert {row["reason"] for row in found["failures"]} == {"wrong"}
+
+
 def test_the_prompts_of_the_embedded_profile_have_golds():
     source = data_generate.prompts_of_profile("cpu-tiny")
     assert source.rows > 100
