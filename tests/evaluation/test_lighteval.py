@@ -6,7 +6,9 @@ import json
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from r1kit.cli import app
 from r1kit.evaluation import benchmarks, lighteval
 from r1kit.evaluation.answering import Sampling
 from tests.evaluation import shards
@@ -73,6 +75,24 @@ def test_lighteval_asks_a_tiny_model_itself(questions, tiny, tmp_path):
     asked = [question for question in questions if question.level == "aime24"][:2]
     found = lighteval.asked_anew(str(tmp_path / "model"), asked, SAMPLING, tmp_path / "out", batch_size=2)
     assert found["aime24"]["value"] == 0.0, "random weights know no answer"
+
+
+@pytest.mark.slow
+@needs_lighteval
+@pytest.mark.parametrize(("how", "answers"), [("judge", "the same answers"), ("model", "answers of its own")])
+def test_the_command_puts_its_scores_beside_ours(tiny, tmp_path, monkeypatch, how, answers):
+    monkeypatch.setenv("R1KIT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("R1KIT_MIRROR", str(shards.write_mirror(tmp_path / "mirror")))
+    for part in tiny:
+        part.save_pretrained(tmp_path / "model")
+    command = ["eval", str(tmp_path / "model"), "--benchmark", "gsm8k", "--samples", "2", "--json"]
+    small = ["--set", "evaluation.max_new_tokens=8", "--set", "evaluation.batch_size=8"]
+    done = CliRunner().invoke(app, [*command, *small, "--second-opinion", how])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["second_opinion"]["answers"] == answers
+    scores = result["second_opinion"]["scores"]
+    assert scores["gsm8k"]["value"] == result["scores"]["gsm8k"]["pass@1"]["value"] == 0
 
 
 def test_programs_are_not_given_to_a_harness_without_isolation(tmp_path):
