@@ -2,6 +2,9 @@
 
 import asyncio
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,39 @@ def test_a_checkpoint_that_is_judged_is_not_loaded_again(job, monkeypatch):
     monkeypatch.setattr(benchmark_stage, "answered", lambda *_, **__: pytest.fail("asked again"))
     benchmark_stage.judge(job)
     assert len(metrics.read(job.metrics)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.failures
+def test_killed_twice_it_ends_with_the_rows_of_one_that_was_not(job):
+    """Once for each checkpoint, among its answers."""
+    job.settings["evaluation"] = SETTINGS | {"batch_size": 2}
+    benchmark_stage.judge(job)
+    killed = job.folder.with_name("killed")
+    killed.mkdir()
+    (killed / "resolved.yaml").write_text(yaml_dump(job.settings | {"inputs": job.inputs}))
+    command = [sys.executable, "-m", "r1kit.pipeline.benchmark_stage", str(killed / "resolved.yaml")]
+
+    def start():
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def answers(name):
+        found = list((killed / "answers" / name).rglob("answers.jsonl"))
+        return sum(path.read_bytes().count(b"\n") for path in found)
+
+    for name in ("base", "final"):
+        process = start()
+        while answers(name) < 6:
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+        assert answers(name) < 18, "killed too late to show anything"
+    last = start()
+    said, _ = last.communicate(timeout=120)
+    assert last.returncode == 0, said
+    for name in ("base", "final"):
+        assert load_results(killed / f"{name}.parquet").equals(load_results(job.folder / f"{name}.parquet"))
 
 
 def test_each_checkpoint_has_a_server_of_its_own_that_ends_before_the_next(job, monkeypatch):
