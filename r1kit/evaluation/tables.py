@@ -29,7 +29,7 @@ def pass1_entry(frame: pd.DataFrame, levels: Sequence[int]) -> dict[str, float |
 def table(
     frames: pd.DataFrame | Mapping[str, pd.DataFrame], levels: Sequence[int], k: Sequence[int] = (1,)
 ) -> pd.DataFrame:
-    """One row per checkpoint and level, and one for the headline (the mean over `levels`).
+    """One row per checkpoint and level, and one for the headline: the mean over `levels` if they are several.
 
     Columns: checkpoint, level ("1", "2", ..., headline as "1-3"; or a benchmark's name), headline (bool),
     problems, samples, then `pass@1`, `pass@1 low`, `pass@1 high` and so on for each k that the samples allow,
@@ -42,8 +42,10 @@ def table(
     rows = []
     for checkpoint, frame in frames.items():
         sampled, best = frame[~frame["greedy"]], frame[frame["greedy"]]
-        single = [((level,), str(level), False) for level in sorted(frame["level"].unique())]
-        for chosen, name, headline in [*single, (tuple(levels), level_range(levels), True)]:
+        parts = [((level,), str(level), [level] == list(levels)) for level in sorted(frame["level"].unique())]
+        if len(levels) > 1:
+            parts.append((tuple(levels), level_range(levels), True))
+        for chosen, name, headline in parts:
             of_levels = sampled[sampled["level"].isin(chosen)]
             row: dict[str, Any] = {"checkpoint": checkpoint, "level": name, "headline": headline}
             row |= {"problems": of_levels["problem"].nunique(), "samples": len(of_levels)}

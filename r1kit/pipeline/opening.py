@@ -103,7 +103,7 @@ def refuse_what_it_has_no_settings_for(settings: Profile, stages: Sequence[str])
     """A stage that requires a part of the settings would otherwise stop in its middle, after hours perhaps.
 
     Raises:
-        SettingsError: the profile leaves that part out.
+        SettingsError: the profile leaves that part out, or a second training with it could not run.
     """
     for name in stages:
         if lacks(STAGES[name], settings):
@@ -114,6 +114,8 @@ def refuse_what_it_has_no_settings_for(settings: Profile, stages: Sequence[str])
             allowed = f"a section as in configs/cpu-tiny/{section}.yaml"
             file = display_path(settings.folder / f"{section}.yaml")
             raise SettingsError([Problem(file, key, "nothing", allowed, message=message)])
+    if "04_grpo" in stages:
+        load_profile(settings.folder, settings.overrides | settings.grpo.failure())  # its second training
 
 
 def source_of(settings: Profile) -> str:

@@ -129,3 +129,25 @@ class GrpoSettings(TrainerFile):
     )
     collapse: Collapse | None = Field(default=None, description="Settings of the run that fails on purpose.")
     programs: Programs | None = Field(default=None, description="Settings of the lesson's code track.")
+
+    def failure(self) -> dict[str, Any]:
+        """What changes for the run that fails on purpose: `collapse`, and what so few steps have no room for.
+
+        Raises:
+            ValueError: the file has no `collapse`.
+        """
+        if self.collapse is None:
+            raise ValueError("grpo.yaml has no `collapse`")
+        few = self.collapse.max_steps
+        changes = {
+            "grpo.learning_rate": self.collapse.learning_rate,
+            "grpo.max_steps": few,
+            "grpo.warmup_steps": min(self.trl.get("warmup_steps", 0), few // 4),
+            "grpo.collapse": None,
+            "grpo.guards": None,
+            "grpo.eval_every": None,
+        }
+        if self.curriculum and self.curriculum.lengths:
+            first = self.curriculum.lengths[0].max_completion_length
+            changes |= {"grpo.curriculum": None, "grpo.max_completion_length": first}
+        return changes

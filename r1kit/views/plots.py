@@ -59,7 +59,6 @@ def pass1_bars(table: pd.DataFrame, *, metric: str = "pass@1", title: str = "") 
     figure, (axes,) = panels([title or f"{metric} on held-out problems, with 95% intervals"], width=8)
     checkpoints, levels = list(dict.fromkeys(table["checkpoint"])), list(dict.fromkeys(table["level"]))
     width, said = 0.8 / len(checkpoints), []
-    headline = {str(row["level"]) for _, row in table.iterrows() if row.get("headline", False)}
     for i, checkpoint in enumerate(checkpoints):
         rows = table[table["checkpoint"] == checkpoint].set_index("level").reindex(levels)
         places = [x + (i - (len(checkpoints) - 1) / 2) * width for x in range(len(levels))]
@@ -75,16 +74,17 @@ def pass1_bars(table: pd.DataFrame, *, metric: str = "pass@1", title: str = "") 
         said += [
             f"{checkpoint}: " + ", ".join(f"{lv} {v:.2f}" for lv, v in zip(levels, value, strict=True)) + "."
         ]
-    names = [f"levels {level}\n(mean)" if level in headline else place(level) for level in levels]
-    axes.set_xticks(range(len(levels)), names)
+    axes.set_xticks(range(len(levels)), map(place, levels))
     axes.set(ylim=(0, 1.08), ylabel=metric, xlabel="")
     axes.legend(title="checkpoint", ncols=len(checkpoints), loc="upper center", bbox_to_anchor=(0.5, -0.12))
     return described(figure, f"{metric} by level. " + " ".join(said))
 
 
 def place(level: str) -> str:
-    """How a level of the embedded world, or a benchmark, is called on an axis."""
-    return f"level {level}" if level.isdigit() else level
+    """How a level, a benchmark, or the mean over several of them is called on an axis."""
+    if level[0].isdigit():
+        return f"level {level}" if level.isdigit() else f"levels {level}\n(mean)"
+    return "mean" if ", " in level else level
 
 
 def length_histograms(
@@ -130,7 +130,7 @@ def before_after(table: pd.DataFrame, before: str, after: str, *, metric: str = 
         axes.errorbar(
             [shift, 1 + shift], values, yerr=errors, marker="os^Dv<>"[i % 7], capsize=3,
             color="black" if headline else COLOURS[i % len(COLOURS)], linewidth=3 if headline else 1.5,
-            label=f"levels {level} (mean)" if headline else f"level {level}",
+            label=place(level),
         )  # fmt: skip
         said.append(f"Level {level}: {values[0]:.2f} to {values[1]:.2f}.")
     axes.set_xticks([0, 1], [before, after])

@@ -1,13 +1,19 @@
-"""The lessons under a profile with real data, offline: a mirror, a model folder, two steps of SFT."""
+"""The lessons under a profile with real data, offline: a mirror, a model folder, two steps of each training.
+
+One run of the four notebooks, of which each test reads a part.
+"""
 
 import json
 import shutil
 
+import pandas as pd
 import pytest
 
 from r1kit.data import shards
 from r1kit.data.datasets import load
 from r1kit.settings import yaml_dump, yaml_load
+from r1kit.views.rollouts import load_rollouts
+from tests.evaluation.shards import write_mirror
 from tests.notebooks.conftest import PROJECT
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
@@ -22,7 +28,7 @@ MODEL = {
 def mirror(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mirror")
     shards.write_shards(folder)
-    return folder
+    return write_mirror(folder)
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +67,13 @@ def real_profile(tmp_path_factory, mirror, model):
             "packing_strategy": None, "max_steps": 2, "num_train_epochs": None, "save_steps": 2,
             "gradient_accumulation_steps": 1, "gradient_checkpointing_kwargs": None, "warmup_steps": 1,
         },
-        "grpo": {**plain, **full, "use_vllm": False, "gradient_checkpointing_kwargs": None},
+        "grpo": {
+            **plain, **full, "use_vllm": False, "gradient_checkpointing_kwargs": None, "max_steps": 2,
+            "num_generations": 4, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1,
+            "max_completion_length": 16, "num_train_epochs": None, "warmup_steps": 1,
+            "mask_truncated_completions": False,
+        },
+        "evaluation": {"benchmarks": {"math_500": 2}, "most": 4, "max_new_tokens": 16},
     }  # fmt: skip
     for section, values in changes.items():
         path = folder / f"{section}.yaml"
@@ -73,18 +85,52 @@ def real_profile(tmp_path_factory, mirror, model):
     return folder
 
 
-def test_the_data_lesson_prepares_the_profiles_data_and_the_sft_trains_on_it(runs, real_profile):
-    code, output = runs.run("run", "--profile", str(real_profile), "--run-id", "real", "--stages", "01,02")
+@pytest.fixture(scope="module")
+def run(runs, real_profile):
+    """The folder of a run through data, SFT, GRPO and evaluation."""
+    code, output = runs.run(
+        "run", "--profile", str(real_profile), "--run-id", "real", "--stages", "01,02,04,05"
+    )
     assert code == 0, output[-4000:]
-    stage = runs.folder / "real" / "01_data"
-    result = json.loads((stage / "result.json").read_text())
+    return runs.folder / "real"
+
+
+def result(stage):
+    return json.loads((stage / "result.json").read_text())
+
+
+def test_the_data_lesson_prepares_the_profiles_data(run):
+    stage = run / "01_data"
     card = json.loads((stage / "datasets" / "card.json").read_text())
-    assert result["metrics"]["traces_prepared"] == card["sets"]["traces"] > 30
+    assert result(stage)["metrics"]["traces_prepared"] == card["sets"]["traces"] > 30
     assert not (stage / "model").exists(), "real data needs no base model of the stories"
     traces = load(stage / "datasets" / "traces")
     assert traces[0]["messages"][-1]["content"].startswith("<think>")
-    trained = json.loads((runs.folder / "real" / "02_sft" / "result.json").read_text())
-    assert trained["metrics"]["steps"] == 2  # as sft.yaml says
     notebook = (stage / "notebook.ipynb").read_text()
     assert "Data card" in notebook
     assert "open-r1/Mixture-of-Thoughts/math/train" in notebook
+
+
+def test_the_sft_trains_on_it(run):
+    assert result(run / "02_sft")["metrics"]["steps"] == 2  # as sft.yaml says
+
+
+def test_grpo_answers_its_problems_and_judges_them_by_their_solutions(run):
+    stage = run / "04_grpo"
+    prepared = {row["problem"] for row in load(run / "01_data" / "datasets" / "prompts")}
+    rollouts = load_rollouts(stage / "rollouts")
+    assert set(rollouts["step"]) == {1, 2}
+    asked = set(rollouts["prompt"])
+    assert asked
+    assert all(any(problem in prompt for problem in prepared) for prompt in asked)
+    assert rollouts["reward_accuracy"].notna().all(), "an answer that could not be judged"
+
+
+def test_the_evaluation_asks_the_benchmarks_of_every_checkpoint(run):
+    stage = run / "05_evaluation"
+    assert set(result(stage)["pass@1"]) == {"base", "sft", "grpo"}
+    for name in ("base", "sft", "grpo"):
+        frame = pd.read_parquet(stage / f"{name}.parquet")
+        assert len(frame) == 8
+        assert set(frame["level"]) == {"math_500"}
+        assert frame["correct"].notna().all()

@@ -3,7 +3,9 @@
 import pytest
 
 from r1kit.pipeline import opening
-from r1kit.settings import SettingsError
+from r1kit.settings import SettingsError, load_profile
+from r1kit.settings.profile import profile_names
+from tests.settings.test_stages_of_length import described
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +31,31 @@ def test_a_stage_whose_settings_are_left_out_is_refused_before_a_run_is_made(run
     with pytest.raises(SettingsError, match="04_grpo cannot run without it"):
         opening.new_run("cpu-tiny", {"grpo.collapse": None}, stages=["04_grpo"])
     assert list(runs_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("profile", profile_names())
+def test_the_failure_on_purpose_can_run_under_every_profile(profile):
+    """Of five steps there is no room for ten of warm-up: 04_grpo stopped there, after the real training."""
+    settings = load_profile(profile)
+    opening.refuse_what_it_has_no_settings_for(settings, ["04_grpo"])
+    changed = load_profile(profile, settings.grpo.failure()).grpo
+    assert changed.trl["learning_rate"] == settings.grpo.collapse.learning_rate
+    assert changed.trl["warmup_steps"] < changed.trl["max_steps"] == settings.grpo.collapse.max_steps
+
+
+@pytest.mark.parametrize("name", ["mi350x-8", "h200-8", "r1-zero-7b"])
+def test_it_can_run_with_stages_of_length_too(name):
+    settings = load_profile(name, described(name))
+    opening.refuse_what_it_has_no_settings_for(settings, ["04_grpo"])
+    assert settings.grpo.failure()["grpo.max_completion_length"] == 8192
+
+
+def test_a_failure_that_could_not_run_is_refused_before_the_training_that_comes_first(runs_folder):
+    long = {"grpo.collapse.max_steps": 50, "grpo.save_steps": 100}
+    opening.new_run("gpu-small", long, "other", stages=["02_sft"])
+    with pytest.raises(SettingsError, match="less than 50"):
+        opening.new_run("gpu-small", long, stages=["04_grpo"])
+    assert [folder.name for folder in runs_folder.iterdir()] == ["other"]
 
 
 def test_a_notebook_opened_alone_is_refused_too():

@@ -99,7 +99,7 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
         {"accelerate.deepspeed_config.gradient_accumulation_steps": 7},
     ),
     ("long_runs_save_at_all", "save_strategy", {"sft.save_strategy": "no"}),
-    ("long_runs_save_at_all", "save_steps", {"grpo.max_steps": 5, "grpo.num_train_epochs": None}),
+    ("long_runs_save_at_all", "save_steps", {"grpo.max_steps": 50, "grpo.save_steps": 100}),
     ("checkpoints_can_be_resumed", "save_only_model", {"sft.save_only_model": True}),
     ("quantized_weights_need_adapters", "load_in_4bit", {"sft.load_in_4bit": True}),
     ("least_rate_is_said", "lr_scheduler_kwargs", {"sft.lr_scheduler_kwargs": None}),

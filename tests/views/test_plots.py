@@ -8,6 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
+from r1kit.evaluation import table
 from r1kit.runs import metrics
 from r1kit.views.figures import MOST_POINTS, figure_alt, png, series
 from r1kit.views.plots import (
@@ -111,6 +112,21 @@ def test_pass1_bars_have_a_bar_and_whiskers_for_each_checkpoint_and_level():
     )
     assert [label.get_text() for label in axes.get_xticklabels()] == ["level 1", "levels 1-3\n(mean)"]
     assert "grpo: 1 0.90, 1-3 0.80." in figure_alt(figure)
+
+
+@pytest.mark.parametrize("names", [["math_500"], ["aime24", "math_500"]])
+def test_the_mean_of_benchmarks_is_a_bar_where_there_are_several(names):
+    rows = [
+        {"problem": str(n), "level": name, "greedy": False, "correct": float(n % 2), "tokens": 5,
+         "finished": True, "form": 1.0}
+        for name in names
+        for n in range(6)
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows)
+    (axes,) = pass1_bars(table({"sft": frame, "grpo": frame}, names)).axes
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert shown == (names if len(names) == 1 else [*names, "mean"])
+    assert len(axes.patches) == 2 * len(shown)
 
 
 def test_histograms_share_their_bins_and_mark_the_limit():
