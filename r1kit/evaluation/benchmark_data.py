@@ -76,8 +76,8 @@ def _from_hub(benchmark: Benchmark) -> list[dict[str, Any]]:
 
     try:
         if benchmark.files:
-            at = f"@{benchmark.revision}" if benchmark.revision else ""
-            paths = [f"hf://datasets/{benchmark.dataset}{at}/{name}" for name in benchmark.files]
+            place = f"hf://datasets/{benchmark.dataset}@{benchmark.revision}"
+            paths = [f"{place}/{name}" for name in benchmark.files]
             return list(load_dataset("json", data_files=paths, split="train"))
         found = load_dataset(
             benchmark.dataset, benchmark.config, split=benchmark.split, revision=benchmark.revision

@@ -46,7 +46,8 @@ class Benchmark:
 
     columns: what the rows must have, name -> kind of value.
     rows: how many there are; None where a window chooses.
-    revision: a commit; None takes the newest, since open-r1 does not record which one its tables had.
+    revision: the commit that is asked: that of 2026, read in public repositories that pin it (2026-11-24).
+        open-r1 does not record which one its tables had.
     files: what to read where the dataset is a loading script, which `datasets` no longer runs.
     ask: row -> (problem, text of the prompt, solution).
     samples: of each problem, in open-r1's tables.
@@ -55,13 +56,13 @@ class Benchmark:
     title: str
     dataset: str
     columns: Mapping[str, type]
+    revision: str
     ask: Callable[[Row], tuple[str, str, str]]
     judge: Judge
     samples: int
     rows: int | None = None
     config: str = "default"
     split: str = "test"
-    revision: str | None = None
     files: tuple[str, ...] = ()
     keep: Callable[[Row, tuple[str, str]], bool] | None = None
 
@@ -93,21 +94,24 @@ def _live_code(row: Row) -> tuple[str, str, str]:
 
 BENCHMARKS: dict[str, Benchmark] = {
     "aime24": Benchmark(
-        "AIME 2024", "HuggingFaceH4/aime_2024", {"problem": str, "answer": str}, _math("problem", "answer"),
-        "answer", samples=64, rows=30, split="train",
+        "AIME 2024", "HuggingFaceH4/aime_2024", {"problem": str, "answer": str},
+        "2fe88a2f1091d5048c0f36abc874fb997b3dd99a", _math("problem", "answer"), "answer",
+        samples=64, rows=30, split="train",
     ),
     "aime25": Benchmark(
-        "AIME 2025", "yentinglin/aime_2025", {"problem": str, "answer": str}, _math("problem", "answer"),
-        "answer", samples=64, rows=30, split="train",
+        "AIME 2025", "yentinglin/aime_2025", {"problem": str, "answer": str},
+        "6f71d77b0b89b9dabe07ab466c51df33f514df7f", _math("problem", "answer"), "answer",
+        samples=64, rows=30, split="train",
     ),
     "math_500": Benchmark(
-        "MATH-500", "HuggingFaceH4/MATH-500", {"problem": str, "answer": str}, _math("problem", "answer"),
-        "answer", samples=4, rows=500,
+        "MATH-500", "HuggingFaceH4/MATH-500", {"problem": str, "answer": str},
+        "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", _math("problem", "answer"), "answer", samples=4, rows=500,
     ),
     "gpqa_diamond": Benchmark(
         "GPQA-Diamond", "Idavidrein/gpqa",
         {"Question": str, "Correct Answer": str, **{f"Incorrect Answer {i}": str for i in (1, 2, 3)}},
-        _gpqa, "letter", samples=8, rows=198, config="gpqa_diamond", split="train",
+        "633f5ee89ab8ad4522a9f850766b73f62147ffdd", _gpqa, "letter",
+        samples=8, rows=198, config="gpqa_diamond", split="train",
     ),
     "lcb": Benchmark(
         "LiveCodeBench", "livecodebench/code_generation_lite",
@@ -115,12 +119,13 @@ BENCHMARKS: dict[str, Benchmark] = {
             "question_content": str, "starter_code": str, "contest_date": str, "public_test_cases": str,
             "private_test_cases": str, "metadata": str,
         },
-        _live_code, "code", samples=16, config="release_v5", keep=in_window,
+        "0fe84c3912ea0c4d4a78037083943e8f0c4dd505", _live_code, "code",
+        samples=16, config="release_v5", keep=in_window,
         files=tuple(f"test{part}.jsonl" for part in ("", 2, 3, 4, 5)),
     ),
     "gsm8k": Benchmark(
-        "GSM8K", "openai/gsm8k", {"question": str, "answer": str}, _gsm8k, "answer", samples=1, rows=1319,
-        config="main",
+        "GSM8K", "openai/gsm8k", {"question": str, "answer": str},
+        "740312add88f781978c0658806c59bc2815b9866", _gsm8k, "answer", samples=1, rows=1319, config="main",
     ),
 }  # fmt: skip
 

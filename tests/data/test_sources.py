@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from r1kit.data.sources.opening import NotThere, load, mirrored_files
 from r1kit.data.sources.registry import reader_of
 from r1kit.data.sources.rows import last_box
 from r1kit.data.sources.schema import arrow_schema, check_columns, features, written
+from r1kit.evaluation.benchmarks import BENCHMARKS
 from r1kit.settings.hub_data import HubDataSettings, HubPrompts, HubTraces
 from tests.data.rows import write_jsonl
 
@@ -236,3 +238,9 @@ def test_the_hubs_own_loader_reads_a_folder_in_the_hubs_form(mirror, stream, tmp
     assert check_columns("m", schema, source_of(HubTraces(**MIXTURE)).columns, ["messages"]) == []
     found = [row for batch in batches() for row in batch.to_pylist()]
     assert found == pq.read_table(mirror / MIXTURE["dataset"] / "math").to_pylist()
+
+
+@pytest.mark.parametrize("name", [*SOURCES, *BENCHMARKS])
+def test_every_dataset_is_pinned_to_a_whole_commit(name):
+    """The hub takes no abbreviated ones."""
+    assert re.fullmatch("[0-9a-f]{40}", (SOURCES | BENCHMARKS)[name].revision)

@@ -1,6 +1,6 @@
 """The lessons under a profile with real data, offline: a mirror, a model folder, two steps of each training.
 
-One run of the four notebooks, of which each test reads a part.
+One run of notebooks 00 to 05, of which each test reads a part.
 """
 
 import json
@@ -18,6 +18,7 @@ from tests.notebooks.conftest import PROJECT
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
+BENCHMARKS = {"aime24": 2, "math_500": 2, "gpqa_diamond": 1, "lcb": 1}
 MODEL = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
     "num_key_value_heads": 1, "max_position_embeddings": 8192, "tie_word_embeddings": True,
@@ -73,7 +74,7 @@ def real_profile(tmp_path_factory, mirror, model):
             "max_completion_length": 16, "num_train_epochs": None, "warmup_steps": 1,
             "mask_truncated_completions": False,
         },
-        "evaluation": {"benchmarks": {"math_500": 2}, "most": 4, "max_new_tokens": 16},
+        "evaluation": {"benchmarks": BENCHMARKS, "most": 2, "max_new_tokens": 16},
     }  # fmt: skip
     for section, values in changes.items():
         path = folder / f"{section}.yaml"
@@ -87,9 +88,9 @@ def real_profile(tmp_path_factory, mirror, model):
 
 @pytest.fixture(scope="module")
 def run(runs, real_profile):
-    """The folder of a run through data, SFT, GRPO and evaluation."""
+    """The folder of a run of all that `--stages 00-05` means on a machine with GPUs, 04b_rewards aside."""
     code, output = runs.run(
-        "run", "--profile", str(real_profile), "--run-id", "real", "--stages", "01,02,04,05"
+        "run", "--profile", str(real_profile), "--run-id", "real", "--stages", "00,01,02,03,04,05"
     )
     assert code == 0, output[-4000:]
     return runs.folder / "real"
@@ -131,6 +132,5 @@ def test_the_evaluation_asks_the_benchmarks_of_every_checkpoint(run):
     assert set(result(stage)["pass@1"]) == {"base", "sft", "grpo"}
     for name in ("base", "sft", "grpo"):
         frame = pd.read_parquet(stage / f"{name}.parquet")
-        assert len(frame) == 8
-        assert set(frame["level"]) == {"math_500"}
+        assert frame.groupby("level").size().to_dict() == {name: 2 * n for name, n in BENCHMARKS.items()}
         assert frame["correct"].notna().all()

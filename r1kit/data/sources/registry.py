@@ -1,9 +1,9 @@
 """The datasets that a profile may name: their columns, their rows, and which function reads a row.
 
 Columns are those of the dataset cards. Row counts are given where a card, or a repository that pins the
-dataset, states them; elsewhere they are not checked. `revision` is the commit that this was written against,
-where one is known: without it `prepare` takes the newest, writes its commit into the data card, and a profile
-pins it with `revision:`.
+dataset, states them; elsewhere they are not checked. `revision` is the commit that is taken unless a profile
+names another (`revision:`). Commits were read in public repositories that pin these datasets, and where the
+hub's listing of a dataset was to be had, it begins with the same digits (2026-11-24).
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ SOURCES: dict[str, Source] = {
             "open-r1/Mixture-of-Thoughts",
             {"messages": TURNS, "num_tokens": "int64", "source": "string"},
             {"all/train": 349_317, "math/train": 93_733, "code/train": 83_070, "science/train": 172_514},
+            revision="e55fa28006c0d0ec60fb3547520f775dd42d02cd",
             traces=("messages",),
         ),
         Source(
@@ -79,7 +80,8 @@ SOURCES: dict[str, Source] = {
                 "input_mode": "string", "generated_checker": "string", "executable": "bool",
                 "generated_tests": "int64", "language": "string", "prompt": "string",
             },
-            traces=(),
+            {"verifiable-prompts/train": 16_676, "verifiable-prompts/test": 844},
+            revision="fbe3f6e903ee854eec2e69e9d96d0306cde59baf",
             prompts=("official_tests", "examples", "input_mode", "generated_checker", "interaction_format",
                      "language"),
             prompt="prompt",
@@ -95,12 +97,14 @@ SOURCES: dict[str, Source] = {
                 "solutions_py_decontaminated/train": 8_133,
                 "solutions_w_editorials_py_decontaminated/train": 9_796,
             },
+            revision="39ac85c150806230473c70ad72c31f6232fe3f41",
             traces=("messages", "finish_reason"),
         ),
         Source(
             "AI-MO/NuminaMath-CoT",
             {"source": "string", "problem": "string", "solution": "string", "messages": TURNS},
             {"default/train": 859_494, "default/test": 100},
+            revision="9d8d210c9f6a36c8f3cd84045668c9b7800ef517",
             solution="solution",
         ),
         Source(
@@ -111,6 +115,7 @@ SOURCES: dict[str, Source] = {
                 "extra_info": "{index: string}",
             },
             {"all/train": 17_398, "en/train": 14_116, "cn/train": 3_282},
+            revision="31dd309567e3da778038cc87d868b6097a3ccf68",
             prompt="prompt",
             solution="solution",
         ),
@@ -118,6 +123,7 @@ SOURCES: dict[str, Source] = {
             "open-r1/Big-Math-RL-Verified-Processed",
             {"prompt": "string", "solution": "string", "source": "string", "domain": "list<string>",
              "llama8b_solve_rate": "float64"},
+            revision="c79efbb6d3b75e3a2bcc27a5c569119918132345",
             prompt="prompt",
             solution="solution",
             pass_rate="llama8b_solve_rate",
