@@ -43,9 +43,9 @@ def bench(rows: int = ROWS, workers: int = 2) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        _write(folder / "mirror" / NAME / "all" / "train-0.parquet", NAME, traces(rows))
+        write_set(folder / "mirror" / NAME / "all" / "train-0.parquet", NAME, traces(rows))
         asked = shards.dapo(random.Random(0), 100)
-        _write(folder / "mirror" / PROMPTS / "en" / "train-0.parquet", PROMPTS, asked)
+        write_set(folder / "mirror" / PROMPTS / "en" / "train-0.parquet", PROMPTS, asked)
         data = HubDataSettings(
             source="hub",
             seed=0,
@@ -58,12 +58,10 @@ def bench(rows: int = ROWS, workers: int = 2) -> dict[str, Any]:
             prompts_from=[{"dataset": PROMPTS, "config": "en"}],
         )
         tokens = token_counter(str(_tokenizer(folder / "tokenizer")))
-        began, used = time.perf_counter(), _cpu_seconds()
+        began, used = time.perf_counter(), cpu_seconds()
         preparation.prepare(preparation.plan(data, tokens), folder / "out", workers)
-        seconds, cpu = time.perf_counter() - began, _cpu_seconds() - used
+        seconds, cpu = time.perf_counter() - began, cpu_seconds() - used
         size = sum(path.stat().st_size for path in (folder / "out" / "traces").rglob("*.arrow"))
-    here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss if workers > 1 else 0
     return {
         "rows": rows,
         "workers": workers,
@@ -71,7 +69,7 @@ def bench(rows: int = ROWS, workers: int = 2) -> dict[str, Any]:
         "seconds": seconds,
         "cpu_seconds": cpu,
         "rows_per_core_second": rows / cpu,
-        "peak_megabytes": (here + workers * child) / 1024,
+        "peak_megabytes": peak_megabytes(workers),
         "whole_core_hours": WHOLE / (rows / cpu) / 3600,
         "whole_gigabytes": size / rows * WHOLE / 1e9,
     }
@@ -104,7 +102,8 @@ def table(found: dict[str, Any]) -> str:
     )
 
 
-def _write(path: Path, name: str, rows: Iterable[dict[str, Any]]) -> None:
+def write_set(path: Path, name: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows in the schema of the dataset `name`."""
     schema = arrow_schema(SOURCES[name].columns)
     write_parquet(path, schema, in_batches(rows, schema))
 
@@ -118,7 +117,14 @@ def _tokenizer(folder: Path) -> Path:
     return folder
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
     """Processor time of this process and of its children that have ended."""
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def peak_megabytes(workers: int) -> float:
+    """The most that this process and `workers` children can have held together: each at its largest."""
+    here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss if workers > 1 else 0
+    return (here + workers * child) / 1024

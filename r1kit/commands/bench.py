@@ -60,6 +60,20 @@ def bench_data(
     print(json.dumps(found, indent=1) if as_json else data.table(found))
 
 
+@benchmarks.command("curation")
+def bench_curation(
+    rows: Annotated[int, typer.Option(help="Traces that are made and curated.", min=100)] = 10_000,
+    workers: Annotated[int, typer.Option(help="Processes; 0 takes all cores.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Curating real data: rows a second of one core, memory, and how much of what was planted is found."""
+    from r1kit.bench import curation
+    from r1kit.machine.resources import cores
+
+    found = curation.bench(rows, workers or cores())
+    print(json.dumps(found, indent=1) if as_json else curation.table(found))
+
+
 @benchmarks.command("grpo")
 def bench_grpo(
     training: Annotated[Path, typer.Argument(help="Folder of a GRPO training: RUN/06_pipeline/reasoning.")],

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from r1kit.bench import answer_pairs, rewards, sandbox
+from r1kit.bench import answer_pairs, curation, rewards, sandbox
 from r1kit.rewards.equivalence.text import LONGEST_ANSWER
 
 
@@ -39,3 +39,12 @@ def test_the_sandbox_is_measured_beside_bare_python():
     assert {row["way"].removesuffix(", fork server") for row in rows[1:]}
     assert all(row["runs_per_second"] > 0 for row in rows)
     assert sandbox.table(rows).count("\n") == len(rows)
+
+
+@pytest.mark.slow
+def test_curation_is_measured_and_finds_what_was_planted():
+    found = curation.bench(rows=600, workers=1)
+    for name in curation.PLANTED:
+        assert found["steps"][name]["planted"] == found["steps"][name]["removed"] > 0
+    assert found["steps"]["language"]["removed"] == found["steps"]["repetition"]["removed"] == 0
+    assert "planted" in curation.table(found)
