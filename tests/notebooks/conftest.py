@@ -95,3 +95,29 @@ def without_network():
         shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True).returncode == 0
     )
     return prefix if allowed else ()
+
+
+def real_small(folder, changes):
+    """gpu-small on a CPU: whole weights in float32, written answers without vLLM, and `changes` by file."""
+    shutil.copytree(PROJECT / "configs" / "gpu-small", folder)
+    gone = ("use_peft", "lora_r", "lora_alpha", "lora_target_modules", "gradient_checkpointing_kwargs")
+    plain = dict.fromkeys(gone) | {
+        "attn_implementation": "sdpa", "dtype": "float32", "bf16": False, "gradient_checkpointing": False,
+        "gradient_accumulation_steps": 1, "warmup_steps": 1,
+    }  # fmt: skip
+    on_a_cpu = {
+        "machine": {"device": "cpu", "accelerator": None, "environment": {"HF_HUB_OFFLINE": "1"}},
+        "accelerate": {"use_cpu": True, "mixed_precision": "no"},
+        "data": {"excerpt": True},
+        "sft": plain | {"packing": False, "packing_strategy": None},
+        "grpo": plain | {"use_vllm": False},
+        "evaluation": {},
+    }
+    for section, values in on_a_cpu.items():
+        path = folder / f"{section}.yaml"
+        merged = yaml_load(path.read_text()) | values | changes.get(section, {})
+        kept = {
+            key: value for key, value in merged.items() if value is not None and not key.startswith("vllm_")
+        }
+        path.write_text(yaml_dump(kept))
+    return folder

@@ -4,17 +4,15 @@ One run of notebooks 00 to 05, of which each test reads a part.
 """
 
 import json
-import shutil
 
 import pandas as pd
 import pytest
 
 from r1kit.data import shards
 from r1kit.data.datasets import load
-from r1kit.settings import yaml_dump, yaml_load
 from r1kit.views.rollouts import load_rollouts
 from tests.evaluation.shards import write_mirror
-from tests.notebooks.conftest import PROJECT
+from tests.notebooks.conftest import real_small
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
@@ -49,41 +47,20 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def real_profile(tmp_path_factory, mirror, model):
-    """gpu-small with other values: on a CPU, a tiny model, an excerpt of the same datasets."""
-    folder = tmp_path_factory.mktemp("profiles") / "real-small"
-    shutil.copytree(PROJECT / "configs" / "gpu-small", folder)
-    plain = {
-        "attn_implementation": "sdpa",
-        "dtype": "float32",
-        "bf16": False,
-        "gradient_checkpointing": False,
-    }
-    full = dict.fromkeys(("use_peft", "lora_r", "lora_alpha", "lora_target_modules"))
+    """A tiny model, an excerpt of the same datasets."""
     changes = {
-        "machine": {"device": "cpu", "accelerator": None, "environment": {"HF_HUB_OFFLINE": "1"}},
-        "accelerate": {"use_cpu": True, "mixed_precision": "no"},
-        "data": {"mirror": str(mirror), "excerpt": True, "heldout_share": 0.2, "max_prompt_length": 400},
+        "data": {"mirror": str(mirror), "heldout_share": 0.2, "max_prompt_length": 400},
         "sft": {
-            **plain, **full, "model_name_or_path": str(model), "max_length": 2048, "packing": False,
-            "packing_strategy": None, "max_steps": 2, "num_train_epochs": None, "save_steps": 2,
-            "gradient_accumulation_steps": 1, "gradient_checkpointing_kwargs": None, "warmup_steps": 1,
+            "model_name_or_path": str(model), "max_length": 2048, "max_steps": 2, "num_train_epochs": None,
+            "save_steps": 2,
         },
         "grpo": {
-            **plain, **full, "use_vllm": False, "gradient_checkpointing_kwargs": None, "max_steps": 2,
-            "num_generations": 4, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1,
-            "max_completion_length": 16, "num_train_epochs": None, "warmup_steps": 1,
-            "mask_truncated_completions": False,
+            "max_steps": 2, "num_train_epochs": None, "num_generations": 4, "per_device_train_batch_size": 8,
+            "max_completion_length": 16, "mask_truncated_completions": False,
         },
         "evaluation": {"benchmarks": BENCHMARKS, "most": 2, "max_new_tokens": 16},
     }  # fmt: skip
-    for section, values in changes.items():
-        path = folder / f"{section}.yaml"
-        merged = yaml_load(path.read_text()) | values
-        kept = {key: value for key, value in merged.items() if value is not None}
-        if section == "grpo":
-            kept = {key: value for key, value in kept.items() if not key.startswith("vllm_")}
-        path.write_text(yaml_dump(kept))
-    return folder
+    return real_small(tmp_path_factory.mktemp("profiles") / "real-small", changes)
 
 
 @pytest.fixture(scope="module")

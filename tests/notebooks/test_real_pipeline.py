@@ -5,14 +5,13 @@ model learns the form in seconds and is right half of the time: enough for every
 """
 
 import json
-import shutil
 
 import nbformat
 import pytest
 
 from r1kit.evaluation.benchmarks import MATH_PROMPT
-from r1kit.settings import yaml_dump, yaml_load
-from tests.notebooks.conftest import PROJECT
+from r1kit.settings import yaml_dump
+from tests.notebooks.conftest import real_small
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(2400)]
 
@@ -106,43 +105,21 @@ def write_model(folder):
 
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory):
-    """gpu-small with other values: on a CPU, the small model, the mirror."""
+    """The small model, the mirror."""
     place = tmp_path_factory.mktemp("real")
-    folder = place / "profiles" / "real-small"
-    shutil.copytree(PROJECT / "configs" / "gpu-small", folder)
-    plain = {
-        "attn_implementation": "sdpa",
-        "dtype": "float32",
-        "bf16": False,
-        "gradient_checkpointing": False,
-    }
-    gone = ("use_peft", "lora_r", "lora_alpha", "lora_target_modules", "gradient_checkpointing_kwargs")
-    short = dict.fromkeys(gone) | plain | {"gradient_accumulation_steps": 1, "warmup_steps": 1}
     changes = {
-        "machine": {"device": "cpu", "accelerator": None, "environment": {"HF_HUB_OFFLINE": "1"}},
-        "accelerate": {"use_cpu": True, "mixed_precision": "no"},
-        "data": {
-            "mirror": str(write_parts(place / "mirror")), "excerpt": True, "heldout_share": 0.1,
-            "prompts": 40,
-        },
+        "data": {"mirror": str(write_parts(place / "mirror")), "heldout_share": 0.1, "prompts": 40},
         "sft": {
-            **short, "model_name_or_path": str(write_model(place / "model")), "max_length": 256,
-            "packing": False, "packing_strategy": None, "per_device_train_batch_size": 16,
+            "model_name_or_path": str(write_model(place / "model")), "max_length": 256,
+            "per_device_train_batch_size": 16,
         },
         "grpo": {
-            **short, "use_vllm": False, "num_generations": 4, "per_device_train_batch_size": 16,
-            "max_completion_length": 40, "save_steps": 1,
+            "num_generations": 4, "per_device_train_batch_size": 16, "max_completion_length": 40,
+            "save_steps": 1,
         },
         "evaluation": {"benchmarks": {"aime24": 2, "math_500": 2}, "max_new_tokens": 40},
     }  # fmt: skip
-    for section, values in changes.items():
-        path = folder / f"{section}.yaml"
-        kept = {
-            key: value for key, value in (yaml_load(path.read_text()) | values).items() if value is not None
-        }
-        if section == "grpo":
-            kept = {key: value for key, value in kept.items() if not key.startswith("vllm_")}
-        path.write_text(yaml_dump(kept))
+    folder = real_small(place / "profiles" / "real-small", changes)
     (folder / "pipeline.yaml").write_text(yaml_dump({"pipelines": PIPELINES}))
     return folder
 
