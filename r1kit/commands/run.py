@@ -37,23 +37,25 @@ def run(
     place = site_of(on, site)
     from r1kit.pipeline.opening import new_run, refuse_what_it_has_no_settings_for, reopen_run
     from r1kit.pipeline.run import NOT_AS_EXPECTED, run_stages, surprises
-    from r1kit.pipeline.stages import possible, select
+    from r1kit.pipeline.stages import asked_for, select
     from r1kit.runs.files import shown
     from r1kit.runs.results import summarise
     from r1kit.settings import load_profile, parse_overrides
     from r1kit.views.progress import Progress
     from r1kit.views.tables import print_summary
 
-    names, changes = select(stages) if stages not in ("", "all") else [], parse_overrides(set_ or [])
+    changes = parse_overrides(set_ or [])
     if resume and pipeline:
         raise typer.BadParameter("a run keeps its pipeline; leave --pipeline out with --resume")
+    if stages:
+        select(stages)  # a wrong name is said before anything is opened
     if resume:
         found, settings = reopen_run(resume, profile, changes)
-        names = names or (found.manifest.get("stages") if not stages else None) or possible(settings)
+        names = (not stages and found.manifest.get("stages")) or asked_for(stages, settings)
         refuse_what_it_has_no_settings_for(settings, names)
     else:
         profile = profile or DEFAULT_PROFILE
-        names = names or (select("01,06") if pipeline else possible(load_profile(profile, changes)))
+        names = asked_for(stages, load_profile(profile, changes), pipeline)
         found, settings = new_run(profile, changes, run_id or None, stages=names, pipeline=pipeline)
     if place is not None:
         submit_and_follow(found, settings, names, place, strict, detach, as_json)

@@ -90,12 +90,11 @@ def slurm_script(
     """Print the batch script that `r1kit run --on slurm` would submit; makes and submits nothing."""
     from r1kit.pipeline import slurm
     from r1kit.pipeline.opening import pipelines_of, settings_of
-    from r1kit.pipeline.stages import possible, select
+    from r1kit.pipeline.stages import asked_for
     from r1kit.runs.folder import Run, new_run_id, runs_folder
     from r1kit.settings.site import load_site
 
     settings, run_id = settings_of(profile, {}, pipelines_of(pipeline)[0]), new_run_id(profile)
     found = Run(run_id, runs_folder() / run_id)
-    every = select("01,06") if pipeline else possible(settings)
-    names = every if stages == "all" else select(stages)
+    names = asked_for(stages, settings, pipeline)
     print(slurm.render(found, settings, names, load_site(site)), end="")

@@ -140,6 +140,17 @@ def possible(settings: Profile) -> list[str]:
     return [name for name, spec in STAGES.items() if not (spec.composed or lacks(spec, settings))]
 
 
+def asked_for(text: str, settings: Profile, pipeline: str | None = None) -> list[str]:
+    """The stages that `--stages` asks of a new run; "" and "all" mean what the profile, or its pipeline, has.
+
+    Raises:
+        UnknownStage: see `select`.
+    """
+    if text not in ("", "all"):
+        return select(text, settings)
+    return select("01,06") if pipeline else possible(settings)
+
+
 def stage(name: str) -> StageSpec:
     """The stage called `name`, or by its number ("04", "4", "04b").
 
@@ -156,8 +167,11 @@ def stage(name: str) -> StageSpec:
     raise UnknownStage(f"no stage is called {name!r}; there are {', '.join(STAGES)}.{hint}")
 
 
-def select(text: str) -> list[str]:
+def select(text: str, settings: Profile | None = None) -> list[str]:
     """Stage names from "01-04", "02_sft", "00,02-03" or "all" (all but composed ones), in the run's order.
+
+    Args:
+        settings: between the ends of a range, stages that this profile has no settings for are left out.
 
     Raises:
         UnknownStage: for a name or number that no stage has, or a range that runs backwards.
@@ -171,7 +185,8 @@ def select(text: str) -> list[str]:
         high = order.index(stage(last).name) if dash else low
         if high < low:
             raise UnknownStage(f"the range {part!r} runs backwards")
-        chosen.update(order[low : high + 1])
+        chosen.update({order[low], order[high]})
+        chosen.update(name for name in order[low:high] if not (settings and lacks(STAGES[name], settings)))
     if not chosen:
         raise UnknownStage(f"{text!r} names no stage; write for example 01-04, 02_sft or all")
     return [name for name in order if name in chosen]

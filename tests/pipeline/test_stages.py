@@ -6,7 +6,7 @@ from operator import getitem
 import pytest
 
 from r1kit.pipeline import opening, prerequisites
-from r1kit.pipeline.stages import STAGES, UnknownStage, possible, select, stage
+from r1kit.pipeline.stages import STAGES, UnknownStage, asked_for, possible, select, stage
 from r1kit.runs.files import write_json_atomic
 from r1kit.runs.results import write_result
 from r1kit.settings import load_profile, profile_names
@@ -39,6 +39,17 @@ def finish(run, name, settings):
 )
 def test_stages_are_selected_by_name_number_and_range(text, names):
     assert select(text) == names
+
+
+def test_a_range_leaves_out_what_the_profile_has_no_settings_for_unless_it_is_named():
+    """docs/big-machine.md told to run 03-05 on eight GPUs, which was refused for 04b_rewards."""
+    settings = load_profile("mi350x-8")
+    assert asked_for("03-05", settings) == ["03_vllm", "04_grpo", "05_evaluation"]
+    assert asked_for("04b-05", settings) == ["04b_rewards", "05_evaluation"]
+    assert asked_for("04b", settings) == ["04b_rewards"]
+    assert asked_for("", settings) == asked_for("all", settings) == asked_for("00-05", settings)
+    assert asked_for("", settings, "r1") == ["01_data", "06_pipeline"]
+    assert "04b_rewards" in asked_for("03-05", load_profile("cpu-tiny"))
 
 
 @pytest.mark.parametrize(
