@@ -181,7 +181,8 @@ def _parquet(path: Path, files: list[Path]) -> RowFile:
 
     def read() -> Iterator[pa.RecordBatch]:
         for file in files:
-            with pq.ParquetFile(file) as opened:
+            # Buffered ahead, all that was read of the file would be held until its end.
+            with pq.ParquetFile(file, pre_buffer=False) as opened:
                 yield from opened.iter_batches(BATCH)
 
     return RowFile(path, schemas[0], rows, read)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import random
 
+import pyarrow as pa
 import pytest
 
 from r1kit.data import row_files
@@ -89,3 +91,16 @@ def test_the_head_of_a_set_is_a_set(rows, most):
     head = rows_in_memory("these", rows).head(most)
     assert list(head) == rows[:most]
     assert head.rows == min(most, 11)
+
+
+def test_what_was_read_of_a_parquet_is_not_held(tmp_path):
+    schema = pa.schema({"problem": pa.string()})
+    rng = random.Random(0)
+    rows = ({"problem": rng.randbytes(1000).hex()} for _ in range(12_000))
+    write_parquet(tmp_path / "rows.parquet", schema, in_batches(rows, schema))
+    size, most = (tmp_path / "rows.parquet").stat().st_size, 0
+    before = pa.total_allocated_bytes()
+    for _ in open_rows(tmp_path / "rows.parquet").batches():
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert size > 10e6
+    assert most < size / 3
