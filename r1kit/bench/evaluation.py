@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from r1kit.data.datasets import build_heldout
-from r1kit.evaluation.answering import InProcess
 from r1kit.evaluation.evaluate import evaluate_answering, load_checkpoint
+from r1kit.evaluation.in_process import InProcess
 from r1kit.evaluation.questions import Question, story_questions
 from r1kit.pipeline.answered import served_at
 from r1kit.serving.start import serve

@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1kit.evaluation.answering import Answering, Answers, InProcess, Progress, Sampling, weights_identity
+from r1kit.evaluation.answering import Answering, Answers, Progress, Sampling
+from r1kit.evaluation.in_process import InProcess, weights_identity
 from r1kit.evaluation.judges import judge_rows
 from r1kit.evaluation.questions import Question, choose_problems, story_questions
 from r1kit.evaluation.tables import pass1_entry, table

@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1kit.evaluation import answering
+from r1kit.evaluation.answering import Progress
 from r1kit.evaluation.evaluate import evaluate, evaluate_answering, save_results
 from r1kit.evaluation.questions import Question
+from r1kit.evaluation.served import Served
 from r1kit.machine import detect_device
 from r1kit.pipeline.answering_server import answering_machine
 from r1kit.runs.files import read_json
 from r1kit.settings.benchmarks import PROMPT_ROOM, BenchmarkSettings
+from r1kit.settings.generation import PatienceSettings
 from r1kit.settings.models import MachineSettings
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def answered(
     questions: Sequence[Question],
     *,
     server: str = "",
-    progress: answering.Progress | None = None,
+    progress: Progress | None = None,
     tell: Callable = print,
 ) -> pd.DataFrame:
     """A model asked and judged; what it wrote is kept in `folder`, so after a kill the same call goes on.
@@ -65,7 +67,7 @@ def answered(
 @contextmanager
 def answers_from(
     folder: Path, machine: MachineSettings, settings: Any, model: str, server: str, tell: Callable = print
-) -> Iterator[answering.Served | str]:
+) -> Iterator[Served | str]:
     """Who answers: the server at `server`, one of ours that is started and ended, or this process (its
     device).
 
@@ -91,18 +93,18 @@ def answers_from(
         server_of_ours.stop()
 
 
-def served_at(server: str, settings: Any) -> answering.Served:
+def served_at(server: str, settings: Any) -> Served:
     """The server at an address, or that of a folder which `r1kit serve` made (its key is read there).
 
     Raises:
         EvaluationError: the folder's server does not run.
     """
-    patience = answering.PatienceSettings(concurrency=settings.batch_size)
+    patience = PatienceSettings(concurrency=settings.batch_size)
     if "://" in server:
         url = server.rstrip("/")
-        return answering.Served([url if url.endswith("/v1") else f"{url}/v1"], patience=patience)
+        return Served([url if url.endswith("/v1") else f"{url}/v1"], patience=patience)
     state, key = read_json(Path(server) / "server.json", {}), Path(server) / "api_key"
     if not state.get("urls"):
         raise EvaluationError(f"{server}: no running server; give an address, or a folder of `r1kit serve`")
     secret = key.read_text(encoding="utf-8").strip() if key.exists() else ""
-    return answering.Served([f"{url}/v1" for url in state["urls"]], key=secret, patience=patience)
+    return Served([f"{url}/v1" for url in state["urls"]], key=secret, patience=patience)

@@ -30,7 +30,7 @@ def judge(job: program.Job) -> None:
 
     Raises:
         BenchmarkError: a benchmark's rows are not there, or not what is expected.
-        Unanswered, EndpointLost: the server refused or is gone (`r1kit.evaluation.answering`).
+        Unanswered, EndpointLost: the server refused or is gone (`r1kit.evaluation.served`).
     """
     settings = BenchmarkSettings.model_validate(job.settings["evaluation"])
     machine = MachineSettings.model_validate(job.settings["machine"])

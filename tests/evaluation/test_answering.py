@@ -15,17 +15,11 @@ import pytest
 
 from r1kit.data.format import user_prompt
 from r1kit.evaluation import evaluate_answering
-from r1kit.evaluation.answering import (
-    FILE,
-    InProcess,
-    Sampling,
-    Served,
-    Unanswered,
-    weights_identity,
-    written_of,
-)
+from r1kit.evaluation.answering import Sampling
 from r1kit.evaluation.evaluate import evaluate
+from r1kit.evaluation.in_process import FILE, InProcess, weights_identity
 from r1kit.evaluation.questions import Question
+from r1kit.evaluation.served import Served, Unanswered, written_of
 from r1kit.settings.generation import PatienceSettings
 from tests.data.odd_endpoint import answer_to, serving
 from tests.evaluation.test_evaluate import HELDOUT, SETTINGS
