@@ -1,7 +1,7 @@
 """Evaluation of a checkpoint: sampled (and greedy) answers to problems, judged, one row a completion.
 
 The rows are what is stored; every table and figure is computed from them (`tables.py`). The embedded world's
-held-out problems and public benchmarks go the same way; `answering.py` says who answers.
+held-out problems and public benchmarks go the same way; `in_process.py` or `served.py` answers.
 """
 
 from __future__ import annotations
