@@ -150,6 +150,8 @@ def stop_like_ctrl_c() -> list[int]:
         received.append(number)
         os.kill(os.getpid(), signal.SIGINT)
 
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so a shell starts what runs behind an &
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, stop)
     return received
 

@@ -36,8 +36,9 @@ def command(server, prompts, out, *more):
 
 
 def start(*arguments):
+    """In the background: where a shell starts a command with `&`, it ignores SIGINT."""
     return subprocess.Popen(
-        command(*arguments),
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command(*arguments)],
         env={**os.environ, "OPENAI_API_KEY": KEY},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
