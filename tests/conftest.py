@@ -5,6 +5,7 @@ Some tests look there for what a program left behind, and must not find what ano
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,8 @@ def open_folder(path):
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # behind an &: programs under test would too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         tempfile.tempdir = str(open_folder(Path(os.environ["TMPDIR"]) / worker))
     elif config.getoption("numprocesses", None):  # this process starts the others, and keeps /tmp
