@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 # Tests that may run beside others do, so many at once; all of a file stay together, with the fixtures they share.
 # One thread each: OpenMP's wait for each other by spinning. The demo has both cores, as a reader's has.
 AT_ONCE ?= 2
-BESIDE := tests/training tests/evaluation tests/data tests/settings $(addprefix tests/notebooks/test_,alone.py pipeline.py resume.py)
+BESIDE := $(addprefix tests/,training evaluation data settings pipeline bench rewards) $(addprefix tests/notebooks/test_,alone.py pipeline.py resume.py)
 PYTEST := $(VENV)/bin/python -m pytest -q
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(PYTEST) -n $(AT_ONCE) --dist loadfile
 
