@@ -239,7 +239,7 @@ ASKED = "import pathlib, sys, time; here = pathlib.Path(sys.argv[1]); (here / 'u
 
 
 def test_a_step_is_asked_to_stop_by_a_file_and_never_signalled(tmp_path):
-    (tmp_path / step.STOP).touch()  # left by an earlier start
+    (tmp_path / nodes.STOP).touch()  # left by an earlier start
     code = (
         ASKED
         + "while not (here / 'stop').exists(): time.sleep(0.02)\n(here / 'saved').touch(); sys.exit(143)"
@@ -253,7 +253,7 @@ def test_a_step_is_asked_to_stop_by_a_file_and_never_signalled(tmp_path):
 
 
 def test_a_step_that_does_not_stop_is_ended_before_the_grace_is_over(tmp_path):
-    process = start_step(tmp_path, ASKED + "time.sleep(60)", grace=step.LAST_SECONDS + 0.2)
+    process = start_step(tmp_path, ASKED + "time.sleep(60)", grace=nodes.LAST_SECONDS + 0.2)
     process.terminate()
     assert process.wait(20) == 143
 
