@@ -1,24 +1,42 @@
-"""Several nodes: which of a Slurm job's nodes train and which serve, and how a training starts on them.
+"""Runs over several nodes of a Slurm job: which train, which serve, how programs start and stop there.
 
-A profile says `num_machines` in accelerate.yaml. Its trainings are then started by `srun`, one task a
-process, each told its rank by `r1kit.training.rank`. No agent of torch or accelerate stands between, because
-theirs kill a trainer 30 s after a signal, and a checkpoint of 7.6 billion parameters takes longer.
+A profile sets `num_machines` in accelerate.yaml. `srun` then starts its trainings, one task per process, and
+`r1kit.training.rank` tells each task its rank. No agent of torch or accelerate stands between: theirs kill a
+trainer 30 s after a signal, and a checkpoint of 7.6 billion parameters takes longer. Run folder, package and
+Python are on a disk that all nodes share.
 
-Everything is on a disk that all nodes share: the run folder, the package, the Python.
+Two programs of this module do the work, because srun answers SIGTERM by killing its tasks at once and Slurm's
+own signals go to every process of a step, helpers included:
+
+    python -m r1kit.runs.nodes step --folder JOB --grace S -- srun ...   here, under the supervisor
+    python -m r1kit.runs.nodes task --folder JOB -- CMD ...              on each node, started by srun
+
+A request to stop is a file, JOB/stop. Each task looks for it and signals its program alone; the ranks agree
+on a training step, and save. Shortly before the grace is over the step tells srun to kill. JOB/anew asks a
+server's keeper in the same way to start its servers again.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
+import secrets
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from r1kit.runs import processes
+
+LAST_SECONDS = 3.0  # of the grace, for srun to kill the tasks on all nodes
+TICK_SECONDS = 0.5  # between two looks of a task for a request
+STOP, ANEW = "stop", "anew"  # files in the job folder
 SERVER_NODES = "R1KIT_SERVER_NODES"
 """Set by the batch script: how many of the job's nodes are for servers, counted from the end."""
 
@@ -98,9 +116,19 @@ def serving_step(command: list[str], folder: Path, grace: float) -> list[str]:
 def step(
     command: list[str], folder: Path, grace: float, on: tuple[str, ...], tasks_per_node: int = 1
 ) -> list[str]:
-    """`command` as tasks on some nodes: what the supervisor starts here, srun, and what srun starts there."""
-    here = [sys.executable, "-m", "r1kit.runs.step", "--folder", str(folder), "--grace", str(grace), "--"]
-    there = [sys.executable, "-m", "r1kit.runs.task", "--folder", str(folder), "--"]
+    """Return the command that runs `command` as tasks on some nodes, and can be stopped (see above)."""
+    here = [
+        sys.executable,
+        "-m",
+        "r1kit.runs.nodes",
+        "step",
+        "--folder",
+        str(folder),
+        "--grace",
+        str(grace),
+        "--",
+    ]
+    there = [sys.executable, "-m", "r1kit.runs.nodes", "task", "--folder", str(folder), "--"]
     return [*here, *step_on(on, tasks_per_node), *there, *command]
 
 
@@ -129,3 +157,91 @@ def _free_port() -> int:
 
 def _scontrol(*arguments: str) -> str:
     return subprocess.run(["scontrol", *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def stop_requested(folder: Path) -> bool:
+    """Whether somebody wants the step in this job folder to end."""
+    return (folder / STOP).exists()
+
+
+def ask_anew(folder: Path) -> None:
+    """Send the program of the step in this job folder SIGUSR1, on whichever node it runs."""
+    (folder / ANEW).touch()
+
+
+def anew_requested(folder: Path) -> bool:
+    """Whether somebody asked for that since the last call."""
+    try:
+        (folder / ANEW).unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program `step` or `task` and return the exit code of its command (128 + n for a signal)."""
+    parser = argparse.ArgumentParser(prog="python -m r1kit.runs.nodes", description=__doc__.splitlines()[0])
+    parser.add_argument("program", choices=("step", "task"))
+    parser.add_argument("--folder", type=Path, required=True, help="the job folder, on a shared disk")
+    parser.add_argument("--grace", type=float, default=20.0, help="seconds from the request to the kill")
+    parser.add_argument("command", nargs="+", metavar="CMD", help="after --")
+    options = parser.parse_args(argv)
+    if options.program == "step":
+        return run_step(options.command, options.folder, options.grace)
+    return run_task(options.command, options.folder)
+
+
+def run_step(command: list[str], folder: Path, grace: float) -> int:
+    """Run srun until it ends or is stopped; return its exit code, or 143 if it was stopped."""
+    asked: list[float] = []
+
+    def ask(number: int, _frame: Any) -> None:
+        asked.append(time.monotonic())
+        (folder / STOP).touch()
+
+    for request in (STOP, ANEW):  # of an earlier start of this job
+        (folder / request).unlink(missing_ok=True)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, ask)
+    srun = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    while True:
+        try:
+            code = srun.wait(0.2)
+            break
+        except subprocess.TimeoutExpired:
+            if asked and time.monotonic() - asked[0] > grace - LAST_SECONDS:
+                srun.terminate()
+                code = srun.wait()
+                break
+    (folder / STOP).unlink(missing_ok=True)
+    if asked and code:
+        return 128 + signal.SIGTERM
+    return code if code >= 0 else 128 - code
+
+
+def run_task(command: list[str], folder: Path) -> int:
+    """Run the command, pass requests on to it, and kill what it leaves behind; return its exit code."""
+    token = secrets.token_hex(8)
+    tree = processes.Tree(token, processes.become_subreaper())
+    child = os.fork()
+    if child == 0:
+        processes.end_with_parent()
+        os.execvpe(command[0], command, os.environ | {processes.TOKEN: token})
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # Slurm's own reach the child as well
+        signal.signal(number, signal.SIG_IGN)
+    asked = False
+    while child not in tree.exit_codes:
+        if not asked and stop_requested(folder):
+            asked = True
+            os.kill(child, signal.SIGTERM)
+        if anew_requested(folder):
+            os.kill(child, signal.SIGUSR1)
+        time.sleep(TICK_SECONDS)
+        tree.reap()
+    tree.end([], grace=2.0)
+    code = tree.exit_codes[child]
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

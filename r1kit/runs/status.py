@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from r1kit.runs import processes
 from r1kit.runs.files import folder_lock, read_json, write_json_atomic
 
 STATES = ("running", "completed", "failed", "interrupted")
@@ -48,21 +49,9 @@ def read(folder: str | Path) -> dict[str, Any]:
     as `interrupted` with a message; the file is left alone.
     """
     status = read_json(Path(folder) / "status.json", {})
-    if status.get("state") == "running" and not _alive(status.get("pid")):
+    if status.get("state") == "running" and not processes.alive(status.get("pid")):
         status = status | {"state": "interrupted", "message": f"process {status.get('pid')} is gone"}
     job = status.get("job") or {}
-    if job.get("state") == "running" and not _alive(job.get("pid")):
+    if job.get("state") == "running" and not processes.alive(job.get("pid")):
         status["job"] = job | {"state": "interrupted", "ended_by": "supervisor killed"}
     return status
-
-
-def _alive(pid: int | None) -> bool:
-    if not pid:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

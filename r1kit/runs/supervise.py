@@ -1,6 +1,6 @@
 """`python -m r1kit.runs.supervise --owner PID --folder JOB --grace S [--timeout S] -- CMD...`
 
-Runs CMD with its output appended to JOB/train.log, samples the machine into JOB/system.jsonl (`sampler`),
+Appends the output of CMD to JOB/train.log, adds a row about the machine to JOB/system.jsonl every five seconds,
 and leaves nothing behind: when the owner (a notebook kernel) dies, on SIGTERM, SIGINT or SIGHUP, after the
 timeout, and when CMD ends but its children do not, the whole tree is ended, whatever it did to run away
 (setsid, nohup, ignored signals). JOB/status.json tells the end.
@@ -24,17 +24,21 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from r1kit.runs import outcome, processes, sampler, status, weight_versions
+from r1kit.machine.monitor import Monitor
+from r1kit.runs import metrics, outcome, processes, status, weight_versions
 from r1kit.runs.files import read_json
-from r1kit.runs.tree import Tree
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SAMPLE_SECONDS = 5.0  # between two rows of system.jsonl
+SAMPLE_SHARE = 0.005  # of one core: a source that needs a process per sample is asked less often
 TICK = 1.0  # seconds between two samples of memory; on Linux events wake the worker at once
 POLL = 0.25  # the same where the end of another process can only be polled
 ENDING = 15.0  # seconds that an earlier job may need beyond the grace, as `launch.MARGIN`
@@ -98,7 +102,7 @@ def watch_over(worker: int, options: argparse.Namespace, adopts: bool) -> int:
     code = os.waitstatus_to_exitcode(state)
     if code >= 0:
         return code
-    tree = Tree(options.token, adopts)
+    tree = processes.Tree(options.token, adopts)
     job = (read_json(options.folder / "status.json", {}).get("job") or {}) | {
         "clean": tree.end(tree.processes(), options.grace),
         "seconds": round(time.time() - options.started, 3),
@@ -110,7 +114,9 @@ def work(options: argparse.Namespace, guard: int) -> int:
     """The worker: start CMD, wait for its end or a reason to end it, end the tree, write status.json."""
     received: list[str] = []
     wake = _wake_on_signals(received)
-    tree = Tree(options.token, processes.become_subreaper())  # fork does not pass that on from the guard
+    tree = processes.Tree(
+        options.token, processes.become_subreaper()
+    )  # fork does not pass that on from the guard
     log, oom_before = options.folder / "train.log", processes.oom_kills()
     job: dict[str, Any] = {
         "state": "running", "pid": guard, "returncode": None, "ended_by": None, "clean": None, "seconds": 0.0,
@@ -129,7 +135,7 @@ def work(options: argparse.Namespace, guard: int) -> int:
     except (OSError, subprocess.SubprocessError) as error:
         print(f"OSError: cannot start {options.command[0]}: {error}", file=sys.stderr, flush=True)
         return _finish(options, job | {"clean": True}, 1, None)
-    stop_sampling = sampler.start(options.folder, lambda: {"job_rss_bytes": tree.rss_bytes})
+    stop_sampling = start_sampling(options.folder, lambda: {"job_rss_bytes": tree.rss_bytes})
     pause = TICK if tree.adopts and len(handles) == len(watched) else POLL
     beat = 0.0
     while not received:
@@ -222,6 +228,49 @@ def _detach_stdio(log: Path) -> None:
         os.dup2(source, target)
     for descriptor in {nothing, output} - {0, 1, 2}:
         os.close(descriptor)
+
+
+def sampling_pause(cost: float, seconds: float = SAMPLE_SECONDS) -> float:
+    """Seconds to the next sample, after one that took `cost` seconds."""
+    return max(seconds, cost / SAMPLE_SHARE)
+
+
+def start_sampling(
+    folder: Path, extra: Callable[[], dict[str, Any]] = dict, seconds: float = SAMPLE_SECONDS
+) -> Callable:
+    """Sample into `folder`/system.jsonl until the returned function is called; it writes the last row.
+
+    `extra` adds what the supervisor knows of its job. Rows hold `time` (unix seconds) and `cost` (the seconds
+    this sample took).
+    """
+    ended = threading.Event()
+    path = folder / "system.jsonl"
+
+    def sample(monitor: Monitor) -> float:
+        began = time.perf_counter()
+        row = {"time": round(time.time(), 3), **extra(), **monitor.read()}
+        cost = time.perf_counter() - began
+        with contextlib.suppress(OSError):  # a full disk must not end the training
+            metrics.append(path, row | {"cost": round(cost, 5)})
+        return cost
+
+    def work() -> None:
+        monitor = Monitor()
+        while True:
+            cost = sample(monitor)
+            if ended.wait(sampling_pause(cost, seconds)):
+                break
+        if cost < 0.1:  # the last row must not keep anybody waiting
+            sample(monitor)
+
+    thread = threading.Thread(target=work, name="system.jsonl", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        ended.set()
+        thread.join(1.0)
+
+    return stop
 
 
 if __name__ == "__main__":

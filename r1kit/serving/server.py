@@ -16,8 +16,8 @@ import psutil
 
 from r1kit.runs.files import read_json
 from r1kit.runs.launch import Job, JobFailed
+from r1kit.runs.nodes import ask_anew
 from r1kit.runs.server_files import KEY, STATE
-from r1kit.runs.step import ask_anew
 from r1kit.serving.group import members
 from r1kit.serving.health import is_loopback
 from r1kit.settings.machine import MachineSettings

@@ -11,8 +11,9 @@ import pytest
 from r1kit.machine import gpus
 from r1kit.machine.gpus import Gpu, GpuToolError, Source
 from r1kit.machine.monitor import Monitor
-from r1kit.runs import metrics, sampler
+from r1kit.runs import metrics
 from r1kit.runs.launch import supervise
+from r1kit.runs.supervise import SAMPLE_SECONDS, sampling_pause
 
 
 def test_a_reading_has_processor_and_memory_everywhere(tmp_path):
@@ -48,8 +49,8 @@ def test_a_tool_that_keeps_failing_is_asked_three_times(monkeypatch):
 
 @pytest.mark.parametrize(("cost", "seconds"), [(0.001, 5.0), (0.025, 5.0), (1.5, 300.0)])
 def test_a_dear_source_is_asked_less_often(cost, seconds):
-    assert sampler.pause(cost) == seconds
-    assert cost / sampler.pause(cost) <= 0.005  # of one core
+    assert sampling_pause(cost) == seconds
+    assert cost / sampling_pause(cost) <= 0.005  # of one core
 
 
 def test_the_supervisor_samples_its_job_at_little_cost(tmp_path):
@@ -63,6 +64,6 @@ def test_the_supervisor_samples_its_job_at_little_cost(tmp_path):
     job.wait()
     rows = metrics.read(tmp_path / "system.jsonl")
     assert len(rows) == 2  # the first and the last: the job was shorter than a period
-    assert all(row["cost"] < 0.01 * sampler.SECONDS for row in rows)  # seconds; 0.001 on two quiet cores
+    assert all(row["cost"] < 0.01 * SAMPLE_SECONDS for row in rows)  # seconds; 0.001 on two quiet cores
     assert rows[0]["time"] <= rows[1]["time"]
     assert {"job_rss_bytes", "memory_used", "memory_total"} <= set(rows[1])

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from r1kit import cli
 from r1kit.pipeline import slurm
-from r1kit.runs import nodes, step
+from r1kit.runs import nodes
 from r1kit.runs.folder import Run
 from r1kit.settings import SettingsError, load_profile
 from r1kit.settings.site import SITE_ROOT, Site, load_site
@@ -216,7 +216,17 @@ def test_several_machines_without_slurm_are_refused(tmp_path, monkeypatch):
 
 
 def start_step(folder: Path, code: str, grace: float) -> subprocess.Popen:
-    command = [sys.executable, "-m", "r1kit.runs.step", "--folder", str(folder), "--grace", str(grace), "--"]
+    command = [
+        sys.executable,
+        "-m",
+        "r1kit.runs.nodes",
+        "step",
+        "--folder",
+        str(folder),
+        "--grace",
+        str(grace),
+        "--",
+    ]
     process = subprocess.Popen([*command, sys.executable, "-c", code, str(folder)])
     deadline = time.monotonic() + 20
     while not (folder / "up").exists():
@@ -229,7 +239,7 @@ ASKED = "import pathlib, sys, time; here = pathlib.Path(sys.argv[1]); (here / 'u
 
 
 def test_a_step_is_asked_to_stop_by_a_file_and_never_signalled(tmp_path):
-    (tmp_path / step.STOP).touch()  # left by an earlier start
+    (tmp_path / nodes.STOP).touch()  # left by an earlier start
     code = (
         ASKED
         + "while not (here / 'stop').exists(): time.sleep(0.02)\n(here / 'saved').touch(); sys.exit(143)"
@@ -239,11 +249,11 @@ def test_a_step_is_asked_to_stop_by_a_file_and_never_signalled(tmp_path):
     process.terminate()
     assert process.wait(20) == 143
     assert (tmp_path / "saved").exists()
-    assert not step.stop_requested(tmp_path)
+    assert not nodes.stop_requested(tmp_path)
 
 
 def test_a_step_that_does_not_stop_is_ended_before_the_grace_is_over(tmp_path):
-    process = start_step(tmp_path, ASKED + "time.sleep(60)", grace=step.LAST_SECONDS + 0.2)
+    process = start_step(tmp_path, ASKED + "time.sleep(60)", grace=nodes.LAST_SECONDS + 0.2)
     process.terminate()
     assert process.wait(20) == 143
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from r1kit.pipeline import slurm as jobs
-from r1kit.runs import step
+from r1kit.runs import nodes
 from r1kit.runs.launch import Job
 from r1kit.serving.own_node import check_reachable
 from r1kit.serving.server import Server
@@ -82,8 +82,8 @@ def test_a_restart_on_another_node_is_a_file_and_no_signal_to_a_stranger(tmp_pat
     monkeypatch.setattr(Server, "state", property(lambda self: next(states)))
     monkeypatch.setattr(Job, "poll", lambda self: None)
     Server(Job(tmp_path, "keeper"), machine(), node="n2").restart()
-    assert step.anew_requested(tmp_path)
-    assert not step.anew_requested(tmp_path), "it is asked for once"
+    assert nodes.anew_requested(tmp_path)
+    assert not nodes.anew_requested(tmp_path), "it is asked for once"
 
 
 @pytest.mark.slow
