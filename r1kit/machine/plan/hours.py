@@ -11,21 +11,8 @@ import math
 from dataclasses import dataclass
 
 from r1kit.machine import flops
-from r1kit.machine.plan.inputs import Generation, Training
+from r1kit.machine.plan.inputs import Generation, Speeds, Training
 from r1kit.settings.lengths import Lengths, Packing, packed_fill, packing_gain, padded_fill
-
-
-@dataclass(frozen=True)
-class Speeds:
-    """What is assumed of the device: shares of peak and bandwidth, and the peak itself (FLOP/s)."""
-
-    peak: float
-    train_share: float
-    bandwidth: float
-    decode_share: float
-    forward_seconds: float
-    sync_bandwidth: float = 300e9
-    """Byte/s of a weight broadcast between devices of a node; 15.2 GB then take 50 ms (an estimate)."""
 
 
 @dataclass(frozen=True)

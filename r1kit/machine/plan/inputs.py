@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,6 +79,23 @@ class Generation:
     cache_bytes: float | None = None
 
 
+@dataclass(frozen=True)
+class Speeds:
+    """Assumed speeds of a device: peak in FLOP/s, bandwidth in byte/s, and the shares that are reached."""
+
+    peak: float
+    train_share: float
+    bandwidth: float
+    decode_share: float
+    forward_seconds: float
+    sync_bandwidth: float = 300e9
+    """Byte/s of a weight broadcast between devices of a node; 15.2 GB then take 50 ms (an estimate)."""
+
+    def shared_by(self, processes: float) -> Speeds:
+        """Return what each of `processes` has of a device that they share."""
+        return replace(self, peak=self.peak / processes, bandwidth=self.bandwidth / processes)
+
+
 def given(profile: Profile, section: str, key: str) -> Any:
     """The value in effect: of the file, else TRL's default; None if TRL has no literal default."""
     settings = getattr(profile, section)
@@ -89,20 +106,46 @@ def given(profile: Profile, section: str, key: str) -> Any:
     return None if value is ... else value
 
 
+def refusal(profile: Profile, file: str, key: str, message: str, **said: str) -> SettingsError:
+    """Return the error of a plan that a profile's file says too little for; `said`: `found` and `allowed`."""
+    return SettingsError([Problem(display_path(profile.folder / file), key, message=message, **said)])
+
+
 def device_of(profile: Profile) -> Device:
-    """The device table's row. Raises SettingsError where machine.yaml names none."""
+    """Return the device table's row. Raises SettingsError where machine.yaml names none."""
     name = profile.machine.accelerator or ("cpu" if profile.machine.device == "cpu" else None)
     if name is None:
         message = "The plan counts with a row of the device table; machine.yaml does not say which."
-        problem = Problem(
-            display_path(profile.folder / "machine.yaml"),
-            "accelerator",
-            "nothing",
-            ", ".join(DEVICES),
-            message=message,
-        )
-        raise SettingsError([problem])
+        allowed = ", ".join(DEVICES)
+        raise refusal(profile, "machine.yaml", "accelerator", message, found="nothing", allowed=allowed)
     return DEVICES[name]
+
+
+def speeds_of(profile: Profile, gflops: float | None = None) -> Speeds:
+    """Return the device table's speeds with the shares that machine.yaml may set.
+
+    Args:
+        gflops: the measured matrix speed of this CPU; everything scales with it. GPUs ignore it.
+    """
+    device, assumed = device_of(profile), profile.machine.plan
+    peak, slower = device.matrix, 1.0
+    if device is DEVICES["cpu"]:
+        peak = (profile.machine.reference_gflops or device.matrix / 1e9) * 1e9
+        slower = peak / (gflops * 1e9) if gflops else 1.0
+    return Speeds(
+        peak / slower,
+        assumed.train_share or device.train_share,
+        device.bandwidth / slower,
+        assumed.decode_share or device.decode_share,
+        device.forward_seconds * slower,
+    )
+
+
+def training_speeds(profile: Profile, speeds: Speeds, training: Training) -> Speeds:
+    """Return the speeds of one training process: a whole GPU, but of a CPU only its part of the cores."""
+    processes = training.devices / profile.accelerate.get("num_machines", 1)
+    alone = device_of(profile) is not DEVICES["cpu"] or processes <= 1
+    return speeds if alone else speeds.shared_by(processes)
 
 
 def model_of(profile: Profile, section: str) -> ModelShape:
@@ -124,9 +167,8 @@ def model_of(profile: Profile, section: str) -> ModelShape:
     except (OSError, ValueError, KeyError) as error:
         allowed = f"a stage, a model folder, or one of {', '.join(KNOWN_MODELS)}"
         message = f"The plan needs the model's shape, and nothing here says it ({type(error).__name__})."
-        file = display_path(profile.folder / f"{section}.yaml")
-        problem = Problem(file, "model_name_or_path", str(name), allowed, message=message)
-        raise SettingsError([problem]) from error
+        said = {"found": str(name), "allowed": allowed}
+        raise refusal(profile, f"{section}.yaml", "model_name_or_path", message, **said) from error
 
 
 def training_of(profile: Profile, section: Section) -> Training:

@@ -1,4 +1,4 @@
-"""Bytes per device by kind, from shapes alone, and the server's key-value cache.
+"""Bytes per device by kind, from shapes alone; the server's key-value cache; what to change if they do not fit.
 
 States: bf16 weights 2, gradients 2, and 12 for Adam's two moments and the float32 master copy, 16 bytes a
 parameter; ZeRO-1/2/3 divides the last, the last two, all three by the devices (arXiv 1910.02054). 7.6 billion
@@ -12,7 +12,8 @@ Measured peaks lie above such sums because allocators leave gaps: `margin`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from r1kit.machine.peaks import Device
 from r1kit.machine.plan.inputs import Generation, Training
@@ -168,3 +169,72 @@ def server_memory(generation: Generation, training: Training, device: Device) ->
     if generation.cache_bytes is not None:
         cache = generation.cache_bytes / split
     return ServerMemory(weights, cache, margin, int(cache / per_token), wanted)
+
+
+def suggest(training: Training, fits: Callable[[Training], bool]) -> tuple[str, ...]:
+    """Return the first single change of settings that fits, else the fewest in order that fit together.
+
+    An empty tuple says that no change of settings is enough.
+    """
+    kinds = smaller(training)
+    for variants in kinds.values():
+        for text, after in variants:
+            if fits(after):
+                return (text,)
+    pile, current = [], training
+    for kind in kinds:
+        variants = smaller(current).get(kind, [])
+        enough = [(text, after) for text, after in variants if fits(after)]
+        if variants:
+            text, current = enough[0] if enough else variants[-1]
+            pile.append(text)
+        if enough:
+            return tuple(pile)
+    return ()
+
+
+def smaller(training: Training) -> dict[str, list[tuple[str, Training]]]:
+    """Return the changes that make a training smaller: per kind its variants, the mildest first.
+
+    Kinds are ordered from what costs only time, over what costs communication, to what trains something else.
+    """
+    section, model = training.section, training.model
+    kinds: dict[str, list[tuple[str, Training]]] = {}
+
+    def change(kind: str, setting: str, cost: str, **changed: object) -> None:
+        kinds.setdefault(kind, []).append((f"{setting} ({cost})", replace(training, **changed)))
+
+    if training.attention == "eager":
+        setting = f"{section}.attn_implementation=flash_attention_2"
+        change("attention", setting, "nothing: it is faster", attention="flash")
+    if not training.checkpointing:
+        setting = f"{section}.gradient_checkpointing=true"
+        change("checkpointing", setting, "a third more computing", checkpointing=True)
+    if training.weight_bytes == 4 and training.engine != "deepspeed" and training.compute_bytes == 2:
+        cost = "updates below bf16's precision are lost"
+        change("dtype", f"{section}.dtype=bfloat16", cost, weight_bytes=2)
+    rows, accumulation = training.rows, training.accumulation
+    while rows > 1:
+        half = rows // 2
+        rows, accumulation = half, training.accumulation * training.rows // half
+        setting = (
+            f"{section}.per_device_train_batch_size={rows}, "
+            f"{section}.gradient_accumulation_steps={accumulation}"
+        )
+        change("rows", setting, "more, smaller products", rows=rows, accumulation=accumulation)
+    if training.engine == "deepspeed":
+        for zero in range(training.zero + 1, 4):
+            cost = "weights are gathered layer by layer" if zero == 3 else "nothing worth mentioning"
+            change("zero", f"accelerate.deepspeed_config.zero_stage={zero}", cost, zero=zero)
+    if training.engine == "ddp":
+        changed = {"engine": "deepspeed", "zero": 2, "weight_bytes": 2}
+        cost = "ZeRO-2: gradients are scattered"
+        change("zero", "accelerate.distributed_type=DEEPSPEED", cost, **changed)
+    if not training.adapter:
+        rank = 16 * model.num_hidden_layers * (model.hidden_size * 9 + model.intermediate_size * 3)
+        cost = "LoRA: only adapters are trained"
+        change("adapter", f"{section}.use_peft=true", cost, adapter=rank, reference=False)
+    if section == "sft":
+        for row in (training.row // 2, training.row // 4):
+            change("length", f"sft.max_length={row}", "longer traces are cut", row=row)
+    return kinds
