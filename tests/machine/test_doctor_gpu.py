@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from r1kit.machine import amd_smi, doctor_gpu, gpus, host, versions
+from r1kit.machine import doctor_gpu, gpus, host, versions
 from r1kit.machine.checks import GIB
 from r1kit.machine.gpus import Gpu, GpuProcess, Source
 
@@ -104,13 +104,13 @@ def test_recorded_answers_of_an_mi355x_make_a_clean_bill(bench, monkeypatch):
     static, metric = (
         json.loads((RECORDED / f"mi355x_{name}.json").read_text()) for name in ("static", "metric")
     )
-    bench.amd(*amd_smi.named(amd_smi.gpus(metric), static), driver="6.16.6")
+    bench.amd(*gpus.amd_named(gpus.amd_gpus(metric), static), driver="6.16.6")
     assert "1 x AMD Instinct MI355X" in bench.line("GPUs")
     assert "287.7 GiB or more free on each of 1" in bench.line("GPU memory")
 
 
 def test_not_available_is_not_taken_for_free_memory(bench):
-    bench.amd(*amd_smi.gpus(json.loads((RECORDED / "mi300x_metric.json").read_text())))
+    bench.amd(*gpus.amd_gpus(json.loads((RECORDED / "mi300x_metric.json").read_text())))
     assert bench.line("GPU memory").startswith("warn: [WARN] GPU memory: found nothing said")
 
 

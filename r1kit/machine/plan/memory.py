@@ -1,4 +1,4 @@
-"""Bytes per device by kind, from shapes alone; the server's key-value cache; what to change if they do not fit.
+"""Bytes per device by kind, from shapes alone; the server's cache; what to change if they do not fit.
 
 States: bf16 weights 2, gradients 2, and 12 for Adam's two moments and the float32 master copy, 16 bytes a
 parameter; ZeRO-1/2/3 divides the last, the last two, all three by the devices (arXiv 1910.02054). 7.6 billion
