@@ -54,11 +54,16 @@ def memory(cgroup: Path = CGROUP) -> Memory:
 
 
 def disk_free(path: str | Path) -> int:
-    """Free bytes where `path` is, or would be made."""
+    """Return the free bytes where `path` is, or would be made."""
+    return shutil.disk_usage(existing(path)).free
+
+
+def existing(path: str | Path) -> Path:
+    """Return `path`, or the nearest folder above it that exists."""
     folder = Path(path).absolute()
     while not folder.exists():
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return folder
 
 
 def _groups(cgroup: Path) -> Iterator[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from r1kit.machine.checks import Check
+from r1kit.machine.doctor import Check
 from r1kit.sandbox import tiers
 
 if TYPE_CHECKING:
