@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 
 from r1kit.machine import gpus, resources, versions
-from r1kit.machine.devices import MASKS, detect_device
+from r1kit.machine.devices import DEV, MASKS, accelerator, detect_device
 
 if TYPE_CHECKING:
     from r1kit.machine.plan import Plan
@@ -38,7 +38,7 @@ MEMORY_WANTED, MEMORY_LEAST = 4 * GIB, 2 * GIB
 DISK_WANTED, DISK_LEAST = 2 * GIB, GIB // 2
 SETUP_CLUSTER = "run `make setup-cluster`; GPU environments have it"
 
-ROOT, DEV = Path("/"), Path("/dev")
+ROOT = Path("/")
 IMAGE = "opt/r1kit/image.json"
 """Written when r1kit's image is built (requirements/layer.py): what the base image brought."""
 AMDGPU = "6.16.6"  # "known-good host driver floor" of AMD's MLPerf 6.1 notes for MI350X
@@ -256,7 +256,7 @@ def gpu_checks(profile: Profile, needed: int, dev: Path = DEV, root: Path = ROOT
     Args:
         needed: bytes that the largest training takes on each of its devices.
     """
-    vendor = gpus.vendor(dev)
+    vendor = accelerator(dev)[0]
     if vendor is None or profile.machine.device == "cpu":
         return
     source, reason = gpus.find(dev)

@@ -25,6 +25,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from r1kit.machine.devices import DEV, accelerator
+
 AMD_SMI_SECONDS = 30.0  # a healthy command takes one or two; a hung driver never answers
 AMD_SIZES = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30}
 
@@ -79,22 +81,13 @@ class Source:
     complaints: tuple[str, ...] = field(default=())
 
 
-def vendor(dev: Path = Path("/dev")) -> str | None:
-    """Return whose GPU the device files show; WSL (/dev/dxg) has NVIDIA's library and no files of its own."""
-    if (dev / "kfd").exists():
-        return "AMD"
-    if any(dev.glob("nvidia[0-9]*")) or (dev / "dxg").exists():
-        return "NVIDIA"
-    return None
-
-
-def find(dev: Path = Path("/dev")) -> tuple[Source | None, str]:
+def find(dev: Path = DEV) -> tuple[Source | None, str]:
     """Return the machine's source and how it was found; (None, why) where there is none."""
-    whose = vendor(dev)
-    if whose is None:
-        return None, "no GPU: neither /dev/kfd nor /dev/nvidia* is there"
+    vendor, reason = accelerator(dev)
+    if vendor is None:
+        return None, reason
     try:
-        source = amd_source() if whose == "AMD" else nvidia_source()
+        source = amd_source() if vendor == "AMD" else nvidia_source()
     except GpuToolError as error:
         return None, str(error)
     return source, source.name

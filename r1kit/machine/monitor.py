@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 
 from r1kit.machine import gpus, resources
+from r1kit.machine.devices import DEV
 
 SAMPLED = ("index", "utilisation", "memory_used", "memory_total", "power", "temperature")
 CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
@@ -21,7 +22,7 @@ class Monitor:
     A GPU tool that fails three times in a row is not asked again: the readings then hold the reason.
     """
 
-    def __init__(self, dev: Path = Path("/dev")) -> None:
+    def __init__(self, dev: Path = DEV) -> None:
         self.source, self.reason = gpus.find(dev)
         self._failures = 0
         self._before = False
@@ -32,10 +33,10 @@ class Monitor:
         Bytes, percent (`cpu` of all cores together), watts, degrees Celsius; what nobody says is left out.
         Memory is what this process could have: a container's limit counts.
         """
-        memory, cpu = resources.memory(), psutil.cpu_percent(None)
+        now, cpu = resources.memory(), psutil.cpu_percent(None)
         row: dict[str, Any] = {
-            "memory_used": memory.total - memory.available,
-            "memory_total": memory.total,
+            "memory_used": now.total - now.available,
+            "memory_total": now.total,
         }
         if self._before:  # psutil counts from the reading before
             row["cpu"] = cpu

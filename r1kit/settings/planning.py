@@ -9,7 +9,7 @@ from pydantic import Field
 from r1kit.settings.strict import Settings
 
 AcceleratorName = Literal["mi300x", "mi325x", "mi350x", "mi355x", "h100", "h200", "b200", "l4", "cpu"]
-"""Rows of the device table, `r1kit.machine.peaks.DEVICES` (a test holds the two equal)."""
+"""Rows of the device table, `r1kit.machine.speed.DEVICES` (a test holds the two equal)."""
 
 Share = Annotated[float, Field(gt=0, le=1)]
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from r1kit.cli import main
 from r1kit.machine import doctor, resources, speed, versions
 from r1kit.settings import load_profile
 
@@ -123,12 +121,17 @@ def test_a_runs_folder_that_cannot_be_written_fails_and_nothing_is_made(profile:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_the_command_looks_where_runs_are_written(tmp_path: Path) -> None:
+def test_the_command_looks_where_runs_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     """Incident: `R1KIT_RUNS='~/elsewhere' r1kit doctor` made a folder named `~`."""
-    environment = os.environ | {"R1KIT_RUNS": "~/elsewhere", "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "r1kit", "doctor", "--json"]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"R1KIT_RUNS": "~/elsewhere", "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.argv", ["r1kit", "doctor", "--json"])
+    with pytest.raises(SystemExit):
+        main()
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
     assert checks["runs folder"]["found"] == str(tmp_path / "elsewhere")
     assert not [path for path in tmp_path.iterdir() if path.name in ("~", "elsewhere")]
 
