@@ -14,6 +14,7 @@ from r1kit.machine.plan.inputs import (
     device_of,
     generation_of,
     given,
+    packing_of,
     refusal,
     speeds_of,
     training_of,
@@ -185,13 +186,6 @@ def stage_plan(training: Training, device: Device, beside: float = 0.0) -> Stage
     good = fits(training)
     nearest = () if good else suggest(training, fits) or (NOTHING_FITS,)
     return StagePlan(training, training_memory(training, device), good, nearest)
-
-
-def packing_of(profile: Profile) -> str | None:
-    """Return how the SFT packs: TRL's strategy, "rows" for our own packing, None for padding."""
-    if profile.sft.row_packing:
-        return "rows"
-    return given(profile, "sft", "packing_strategy") if given(profile, "sft", "packing") else None
 
 
 def disk_bytes(profile: Profile, trainings: dict[str, Training]) -> dict[str, int]:
