@@ -203,7 +203,7 @@ def _compiler() -> Check:
 
 
 def _offline(profile: Profile) -> Iterator[Check]:
-    """A profile that makes its own base model has nothing to fetch: any request would be a mistake."""
+    """Check HF_HUB_OFFLINE: a profile that makes its own base model has nothing to fetch."""
     if profile.base is None:
         return
     value = profile.machine.environment.get("HF_HUB_OFFLINE", os.environ.get("HF_HUB_OFFLINE", ""))

@@ -17,19 +17,19 @@ WARM_UP_SHARE = 0.2
 
 
 def size(bytes_: float) -> str:
-    """`28.6 GB` (decimal), `3.1 MB` below one."""
+    """Return `28.6 GB` (decimal), or `3.1 MB` below 0.1 GB."""
     return f"{bytes_ / 1e9:,.1f} GB" if bytes_ >= 1e8 else f"{bytes_ / 1e6:,.1f} MB"
 
 
 def duration(seconds: float) -> str:
-    """`1.9 s`, `12 min`, `15.0 h`."""
+    """Return `1.9 s`, `12 min` or `15.0 h`."""
     if seconds < 120:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def render(plan: Plan) -> str:
-    """The whole plan as text."""
+    """Return the whole plan as text."""
     return "\n".join([*_head(plan), "", *_memory(plan), "", *_sft(plan), "", *_grpo(plan), "", *_end(plan)])
 
 
@@ -113,7 +113,7 @@ def _end(plan: Plan) -> list[str]:
 
 
 def render_pipeline(plan: PipelinePlan) -> str:
-    """A pipeline's price: a line a stage, and what does not fit."""
+    """Return a pipeline's price as text: one line per stage, and what does not fit."""
     lines = [
         f"{plan.profile}, pipeline {plan.pipeline} on {plan.devices} x {plan.device.name}: {plan.about}",
         f"  {'stage':12} {'kind':19} {'time':>8} {'a device':>9} {'disk':>9}  work",
@@ -137,7 +137,7 @@ def render_pipeline(plan: PipelinePlan) -> str:
 
 
 def work(stage: StageCost) -> str:
-    """What a stage does: `500 steps of 3 min`."""
+    """Return what a stage does: `500 steps of 3 min`."""
     if stage.unit == "traces":
         return f"at most {stage.count:,} traces of {stage.tokens:,} tokens"
     if stage.unit == "answers":

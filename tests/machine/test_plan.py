@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -231,7 +230,7 @@ def test_settings_know_the_same_devices_as_the_table() -> None:
     assert all(row.source and row.shares_source for row in DEVICES.values())
 
 
-def test_a_plan_takes_less_than_two_seconds_and_no_torch(tmp_path: Path) -> None:
+def test_a_plan_takes_less_than_three_seconds_of_processor_and_no_torch() -> None:
     code = (
         "import sys; sys.argv = ['r1kit', 'plan', '--profile', 'mi350x-8', '--json']\n"
         "from r1kit.cli import main\n"
@@ -239,10 +238,9 @@ def test_a_plan_takes_less_than_two_seconds_and_no_torch(tmp_path: Path) -> None
         "except SystemExit as end: assert not end.code\n"
         "print(sorted({'torch', 'transformers', 'pandas', 'numpy'} & set(sys.modules)), file=sys.stderr)"
     )
-    began = time.process_time()
-    started = time.monotonic()
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
     assert json.loads(done.stdout)["trainer"]["devices"] == 8
-    assert time.monotonic() - started < 10, "two seconds alone on the machine, here others may run"
-    assert time.process_time() - began < 2
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime < 3

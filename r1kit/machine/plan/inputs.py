@@ -1,4 +1,4 @@
-"""From a profile to what the formulas need: model shape, devices, batches, precision. No download."""
+"""What a plan's formulas need of a profile: model shape, devices, batches, precision, speeds. No download."""
 
 from __future__ import annotations
 

@@ -49,13 +49,13 @@ class Memory:
         return sum(getattr(self, kind) for kind in KINDS)
 
     def as_dict(self) -> dict[str, int]:
-        """Each kind and the total in whole bytes."""
+        """Return each kind and the total in whole bytes."""
         kinds = {kind: round(getattr(self, kind)) for kind in KINDS}
         return kinds | {"total": sum(kinds.values())}
 
 
 def training_memory(training: Training, device: Device) -> Memory:
-    """Peak bytes per device of a training."""
+    """Return the peak bytes per device of a training."""
     weights, gradients, optimizer = states(training)
     kept = activations(training)
     logits = logit_bytes(training)
@@ -64,7 +64,7 @@ def training_memory(training: Training, device: Device) -> Memory:
 
 
 def states(training: Training) -> tuple[float, float, float]:
-    """(weights, gradients, optimizer) in bytes per device."""
+    """Return (weights, gradients, optimizer) in bytes per device."""
     n, devices = training.model.parameters, training.devices
     if training.adapter:
         # The frozen weights are whole on every device but in ZeRO-3; adapters are float32 (PEFT's autocast).
@@ -89,7 +89,7 @@ def states(training: Training) -> tuple[float, float, float]:
 
 
 def layer_bytes(training: Training) -> float:
-    """Bytes that one layer keeps for its backward pass, per token, without attention scores."""
+    """Return the bytes that one layer keeps for its backward pass, per token, without attention scores."""
     model, size = training.model, training.compute_bytes
     h, i = model.hidden_size, model.intermediate_size
     norms = 2 * h * (size if training.kernels else size + 4)  # plain RMSNorm also keeps a float32 copy
@@ -100,7 +100,7 @@ def layer_bytes(training: Training) -> float:
 
 
 def score_bytes(training: Training) -> float:
-    """Bytes of one layer's attention scores; flash attention and sdpa never store them.
+    """Return the bytes of one layer's attention scores; flash attention and sdpa never store them.
 
     Eager keeps them in bf16, their float32 softmax, and casts back: 6 bytes a pair at the peak. 8 rows of
     5,120 tokens with 28 heads are 35 GB a layer.
@@ -113,7 +113,7 @@ def score_bytes(training: Training) -> float:
 
 
 def activations(training: Training) -> float:
-    """Bytes of activations at the peak.
+    """Return the bytes of activations at the peak.
 
     With checkpointing each layer keeps only its input, and one layer at a time is whole, with as many bytes
     of gradients.
@@ -126,7 +126,7 @@ def activations(training: Training) -> float:
 
 
 def logit_bytes(training: Training) -> float:
-    """Bytes around the LM head in TRL 1.16's chunked form."""
+    """Return the bytes around the LM head in TRL 1.16's chunked form."""
     tokens, model = training.rows * training.row, training.model
     tile = min(tokens, TILE_TOKENS) * min(model.vocab_size, TILE_WORDS) * 4
     head = 0 if training.adapter else model.vocab_size * model.hidden_size * 4
@@ -149,13 +149,13 @@ class ServerMemory:
         return self.weights + self.kv_cache + self.margin
 
     def as_dict(self) -> dict[str, int]:
-        """Each kind and the total in whole bytes."""
+        """Return each kind and the total in whole bytes."""
         kinds = {name: round(getattr(self, name)) for name in ("weights", "kv_cache", "margin")}
         return kinds | {"total": sum(kinds.values())}
 
 
 def server_memory(generation: Generation, training: Training, device: Device) -> ServerMemory:
-    """What generation takes: vLLM fills its share of the device with cache; `generate` grows it."""
+    """Return the memory of generation: vLLM fills its share of the device with cache, `generate` grows it."""
     model, split = training.model, generation.tensor_parallel
     per_token = model.cache_bytes_per_token * generation.weight_bytes / 2 / split
     sequences = generation.completions * split / max(1, generation.devices)
@@ -172,7 +172,7 @@ def server_memory(generation: Generation, training: Training, device: Device) ->
 
 
 def suggest(training: Training, fits: Callable[[Training], bool]) -> tuple[str, ...]:
-    """Return the first single change of settings that fits, else the fewest in order that fit together.
+    """Return the first change of settings after which the training fits, else the first that together do.
 
     An empty tuple says that no change of settings is enough.
     """
