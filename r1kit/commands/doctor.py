@@ -28,11 +28,12 @@ def doctor(
     from dataclasses import asdict
 
     from r1kit.machine import doctor as checks
+    from r1kit.runs.folder import runs_folder
     from r1kit.sandbox import report
     from r1kit.settings import load_profile
 
     settings = load_profile(profile)
-    found = [*checks.check(settings), report.check(settings)]
+    found = [*checks.check(settings, runs_folder()), report.check(settings)]
     for warning in settings.warnings:
         where = f"{warning.where} {warning.key}: {warning.found}. {warning.message}"
         found.append(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from r1kit.commands.options import DEFAULT_PROFILE, JsonOption
+
+if TYPE_CHECKING:
+    from r1kit.settings.lengths import Lengths
 
 
 def plan(
@@ -24,43 +27,59 @@ def plan(
     ] = "",
     gflops: Annotated[float, typer.Option(help="A CPU's matrix speed, in place of the profile's.")] = 0.0,
     here: Annotated[
-        bool, typer.Option("--here", help="Measure this CPU now, a second with torch, and plan for it.")
+        bool, typer.Option("--here", help="Measure this CPU now, in a second, and plan for it.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Memory, hours and disk of a profile before anything starts: what fits, and what to change."""
     from dataclasses import asdict
 
-    from r1kit.machine.layer_speed import measure_layer
-    from r1kit.machine.plan import make_plan
-    from r1kit.machine.plan.composed import plan_pipeline
+    from r1kit.machine.plan import make_plan, plan_pipeline
+    from r1kit.machine.speed import measure_gflops
     from r1kit.settings import load_profile, parse_overrides
     from r1kit.settings.lengths import read_lengths
     from r1kit.views.plan import render, render_pipeline
-    from r1kit.views.plan_against import compare, measured, render_comparison
 
     changes, histogram = parse_overrides(set_ or []), read_lengths(lengths) if lengths else None
     if against:
-        from r1kit.runs.folder import open_run
-
-        run = open_run(against)
-        own = profile in ("", run.manifest.get("profile"), run.manifest.get("profile_source"))
-        source = run.manifest.get("profile_source", run.manifest["profile"]) if own else profile
-        settings = load_profile(source, (run.manifest.get("overrides", {}) if own else {}) | changes)
-        found = measured(run.path) | ({"gflops": gflops} if gflops else {})
-        rows = compare(settings, found, histogram)
-        shown = json.dumps({"profile": settings.name, "run": against, "rows": rows}, indent=1)
-        table = render_comparison(settings.name, against, rows, found, settings.machine.reference_gflops)
-        print(shown if as_json else table)
+        _compare(against, profile, changes, histogram, gflops, as_json)
         return
-    settings = load_profile(profile or DEFAULT_PROFILE, changes)
-    on_cpu = settings.machine.device == "cpu"
-    layer = measure_layer(1.0) if here and on_cpu else None
+    source = profile or DEFAULT_PROFILE
+    settings = load_profile(source, changes)
+    if here and settings.machine.device == "cpu":
+        gflops = measure_gflops()
+    given = {"lengths": histogram, "gflops": gflops or None}
     if pipeline:
-        source, speed = profile or DEFAULT_PROFILE, {"gflops": gflops or None, "layer": layer}
-        priced = plan_pipeline(source, changes, pipeline, lengths=histogram, **speed)
-        told = asdict(priced) | {"hours": priced.hours, "disk": priced.disk}
-        print(json.dumps(told, indent=1) if as_json else render_pipeline(priced))
+        priced = plan_pipeline(source, changes, pipeline, **given)
+        content = asdict(priced) | {"hours": priced.hours, "disk": priced.disk}
+        print(json.dumps(content, indent=1) if as_json else render_pipeline(priced))
         return
-    made = make_plan(settings, lengths=histogram, gflops=gflops or None, layer=layer)
+    made = make_plan(settings, **given)
     print(json.dumps(made.as_dict(), indent=1) if as_json else render(made))
+
+
+def _compare(
+    name: str,
+    profile: str,
+    changes: dict[str, Any],
+    lengths: Lengths | None,
+    gflops: float,
+    as_json: bool,
+) -> None:
+    """Print the plan beside what a run measured, under the run's own profile and changes by default."""
+    from r1kit.machine.plan import make_plan
+    from r1kit.runs.folder import open_run
+    from r1kit.settings import load_profile
+    from r1kit.views.plan import compare, measured, render_comparison
+
+    run = open_run(name)
+    manifest = run.manifest
+    own = profile in ("", manifest.get("profile"), manifest.get("profile_source"))
+    source = manifest.get("profile_source", manifest["profile"]) if own else profile
+    settings = load_profile(source, (manifest.get("overrides", {}) if own else {}) | changes)
+    found = measured(run.path)
+    speed = gflops or found.get("gflops")
+    made = make_plan(settings, lengths=lengths, gflops=speed)
+    rows = compare(made, found)
+    content = {"profile": settings.name, "run": name, "rows": rows}
+    print(json.dumps(content, indent=1) if as_json else render_comparison(made, name, rows, speed))

@@ -6,34 +6,36 @@ import os
 import sys
 from pathlib import Path
 
-MASKS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+ROCR, HIP, CUDA = "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"
+MASKS = (CUDA, HIP, ROCR)
+DEV = Path("/dev")
 
 
-def detect_device(dev: Path = Path("/dev"), platform: str = sys.platform) -> tuple[str, str]:
-    """("cuda", "ROCm 7.1: 8 x AMD Instinct MI350X") or ("cpu", why no GPU is used).
+def accelerator(dev: Path = DEV) -> tuple[str | None, str]:
+    """Return the vendor ("AMD", "NVIDIA" or None) that the device files show, and the sign in words."""
+    if (dev / "kfd").exists():
+        return "AMD", "an AMD GPU (/dev/kfd)"
+    if any(dev.glob("nvidia[0-9]*")):
+        return "NVIDIA", "an NVIDIA GPU (/dev/nvidia*)"
+    if (dev / "dxg").exists():  # WSL has NVIDIA's library and no device files of its own
+        return "NVIDIA", "a GPU of Windows (/dev/dxg)"
+    return None, "no GPU: neither /dev/kfd (AMD) nor /dev/nvidia* nor /dev/dxg (WSL) is there"
+
+
+def detect_device(dev: Path = DEV, platform: str = sys.platform) -> tuple[str, str]:
+    """Return ("cuda", "ROCm 7.1: 8 x AMD Instinct MI350X") or ("cpu", why no GPU is used).
 
     torch is imported only if a device file says that a GPU could be there: that import costs seconds.
     """
     if platform == "darwin":
         return "cpu", "macOS: TRL's trainers run on the CPU here, Apple's GPU is not used"
-    sign = _accelerator(dev)
-    if sign is None:
-        return "cpu", "no GPU: neither /dev/kfd (AMD) nor /dev/nvidia* nor /dev/dxg (WSL) is there"
-    hidden = next((mask for mask in MASKS if os.environ.get(mask) in ("", "-1")), None)
+    vendor, sign = accelerator(dev)
+    if vendor is None:
+        return "cpu", sign
+    hidden = next((name for name in MASKS if os.environ.get(name) in ("", "-1")), None)
     if hidden:
         return "cpu", f"{sign} is there, but {hidden}={os.environ[hidden]!r} hides all GPUs"
     return _ask_torch(sign)
-
-
-def _accelerator(dev: Path) -> str | None:
-    """The kind of accelerator that a device file speaks for."""
-    if (dev / "kfd").exists():
-        return "an AMD GPU (/dev/kfd)"
-    if any(dev.glob("nvidia[0-9]*")):
-        return "an NVIDIA GPU (/dev/nvidia*)"
-    if (dev / "dxg").exists():
-        return "a GPU of Windows (/dev/dxg)"
-    return None
 
 
 def _ask_torch(sign: str) -> tuple[str, str]:

@@ -18,25 +18,25 @@ TRAINING = 3
 
 
 def forward_flops(model: ModelShape, length: float, convention: float = CAUSAL) -> float:
-    """FLOPs of one token's forward pass in a document of `length` tokens."""
+    """Return the FLOPs of one token's forward pass in a document of `length` tokens."""
     attention = 4 * model.num_hidden_layers * model.query_size * length * convention
     return 2 * model.matrix_parameters + attention
 
 
 def training_flops(model: ModelShape, length: float, convention: float = CAUSAL) -> float:
-    """FLOPs of one token, forward and backward, without recomputation: the numerator of MFU."""
+    """Return the FLOPs of one token, forward and backward, without recomputation: the numerator of MFU."""
     return TRAINING * forward_flops(model, length, convention)
 
 
 def attended_length(lengths: Iterable[float]) -> float:
-    """The document length that attention costs as much as: sum(n^2) / sum(n), not the mean."""
+    """Return the document length that attention costs as much as: sum(n^2) / sum(n), not the mean."""
     lengths = list(lengths)
     total = sum(lengths)
     return sum(n * n for n in lengths) / total if total else 0.0
 
 
 def mfu(tokens_per_second: float, flops_per_token: float, devices: int, peak: float) -> float:
-    """Model FLOPs utilisation, 0 to 1: useful FLOPs a second over what the devices could do.
+    """Return the model FLOPs utilisation, 0 to 1: useful FLOPs per second over what the devices could do.
 
     Args:
         tokens_per_second: of all devices together, real tokens without padding.
@@ -47,5 +47,5 @@ def mfu(tokens_per_second: float, flops_per_token: float, devices: int, peak: fl
 
 
 def decode_seconds(weight_bytes: float, cache_bytes: float, bandwidth: float) -> float:
-    """Least seconds of one decoding step: every step reads all weights and the cache of every sequence."""
+    """Return the least seconds of a decoding step, which reads all weights and every sequence's cache."""
     return (weight_bytes + cache_bytes) / bandwidth

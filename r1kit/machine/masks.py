@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-ROCR, HIP, CUDA = "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"
+from r1kit.machine.devices import CUDA, HIP, ROCR, accelerator
 
 
 class LayoutError(ValueError):
@@ -20,15 +19,10 @@ class LayoutError(ValueError):
     exit_code = 2
 
 
-def is_rocm(dev: Path = Path("/dev")) -> bool:
-    """Whether the machine's GPUs are AMD's, by the driver's device file."""
-    return (dev / "kfd").exists()
-
-
 def mask(
     devices: Sequence[int], *, rocm: bool | None = None, environment: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Environment variables with which a process sees only `devices`.
+    """Return the environment variables with which a process sees only `devices`.
 
     Args:
         devices: numbers among the devices that this process sees; none hides them all.
@@ -38,7 +32,7 @@ def mask(
     Raises:
         LayoutError: ROCR_VISIBLE_DEVICES is set, HIP's and CUDA's masks differ, or a device is not there.
     """
-    rocm = is_rocm() if rocm is None else rocm
+    rocm = accelerator()[0] == "AMD" if rocm is None else rocm
     environment = os.environ if environment is None else environment
     names = (HIP, CUDA) if rocm else (CUDA,)
     if rocm and environment.get(ROCR):

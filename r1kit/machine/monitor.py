@@ -10,32 +10,33 @@ from typing import Any
 import psutil
 
 from r1kit.machine import gpus, resources
+from r1kit.machine.devices import DEV
 
 SAMPLED = ("index", "utilisation", "memory_used", "memory_total", "power", "temperature")
 CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 
 
 class Monitor:
-    """Reads again and again; finds its source of GPUs at the first reading.
+    """A repeated reading of this machine; it finds its source of GPUs once.
 
     A GPU tool that fails three times in a row is not asked again: the readings then hold the reason.
     """
 
-    def __init__(self, dev: Path = Path("/dev")) -> None:
+    def __init__(self, dev: Path = DEV) -> None:
         self.source, self.reason = gpus.find(dev)
         self._failures = 0
         self._before = False
 
     def read(self) -> dict[str, Any]:
-        """One row of system.jsonl.
+        """Return one row of system.jsonl.
 
-        Bytes, percent (`cpu` of all cores together), watts, degrees Celsius; what nobody says is left out.
+        Bytes, percent (`cpu` of all cores together), watts, degrees Celsius; unknown values are left out.
         Memory is what this process could have: a container's limit counts.
         """
-        memory, cpu = resources.memory(), psutil.cpu_percent(None)
+        now, cpu = resources.memory(), psutil.cpu_percent(None)
         row: dict[str, Any] = {
-            "memory_used": memory.total - memory.available,
-            "memory_total": memory.total,
+            "memory_used": now.total - now.available,
+            "memory_total": now.total,
         }
         if self._before:  # psutil counts from the reading before
             row["cpu"] = cpu
@@ -65,7 +66,7 @@ class Monitor:
 
 
 def cpu_temperature() -> float | None:
-    """The hottest sensor of the processor; None where the system shows none (most virtual machines)."""
+    """Return the processor's hottest sensor; None where the system shows none (most virtual machines)."""
     with contextlib.suppress(AttributeError, OSError, RuntimeError):  # only on Linux and FreeBSD
         sensors = psutil.sensors_temperatures()
         readings = [entry.current for name in CPU_SENSORS for entry in sensors.get(name, [])]

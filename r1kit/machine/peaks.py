@@ -1,8 +1,8 @@
 """The device table: what each accelerator could do at best, with source, and what trainings reach of it.
 
 TRL 1.16, TorchTitan and prime-rl do not know the MI350X: TRL then logs no MFU at all, the others fall back to
-an A100 and print one seven times too large. So the table is ours. Peaks are dense: vendors also print twice
-as much, for matrices of which half is zero.
+an A100 and print one seven times too large. So r1kit has its own table. Peaks are dense: vendors also print
+twice as much, for matrices of which half is zero.
 """
 
 from __future__ import annotations
@@ -106,5 +106,5 @@ DEVICES: dict[str, Device] = {
 
 
 def find_device(name: str) -> Device | None:
-    """The row for a device name as torch or a driver reports it, None where the table has none."""
+    """Return the row for a device name as torch or a driver reports it, None where the table has none."""
     return next((row for row in DEVICES.values() if re.search(row.pattern, name, re.IGNORECASE)), None)

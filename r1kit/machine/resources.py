@@ -23,7 +23,7 @@ class Memory:
 
 
 def cores(cgroup: Path = CGROUP) -> int:
-    """Cores this process may use: the affinity mask, and a container's CPU quota rounded up."""
+    """Return how many cores this process may use: affinity mask, and a container's CPU quota rounded up."""
     try:
         allowed = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS
@@ -33,13 +33,13 @@ def cores(cgroup: Path = CGROUP) -> int:
 
 
 def threads(environment: Mapping[str, str] | None = None) -> int:
-    """Threads that OpenMP and BLAS take: OMP_NUM_THREADS, or every core."""
+    """Return the threads that OpenMP and BLAS take: OMP_NUM_THREADS, or every core."""
     text = (environment or {}).get("OMP_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS", "")
     return int(text) if text.isdigit() and int(text) > 0 else cores()
 
 
 def memory(cgroup: Path = CGROUP) -> Memory:
-    """Total and available memory in bytes, a container's limit included."""
+    """Return total and available memory in bytes, a container's limit included."""
     machine = psutil.virtual_memory()
     total, available = machine.total, machine.available
     for folder in _groups(cgroup):
@@ -54,15 +54,20 @@ def memory(cgroup: Path = CGROUP) -> Memory:
 
 
 def disk_free(path: str | Path) -> int:
-    """Free bytes where `path` is, or would be made."""
+    """Return the free bytes where `path` is, or would be made."""
+    return shutil.disk_usage(existing(path)).free
+
+
+def existing(path: str | Path) -> Path:
+    """Return `path`, or the nearest folder above it that exists."""
     folder = Path(path).absolute()
     while not folder.exists():
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return folder
 
 
 def _groups(cgroup: Path) -> Iterator[Path]:
-    """This process's control group and those above it, each of which limits; then version 1's places."""
+    """Yield this process's control group and the groups above it, each a limit; then version 1's places."""
     own = ""
     try:
         for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -79,7 +84,7 @@ def _groups(cgroup: Path) -> Iterator[Path]:
 
 
 def _quota(folder: Path) -> float | None:
-    """CPUs that a group may use at once; None if it is not limited."""
+    """Return the CPUs that a group may use at once; None if it is not limited."""
     try:
         quota, period = (folder / "cpu.max").read_text().split()
     except (OSError, ValueError):

@@ -13,7 +13,7 @@ SIZE = 640
 
 
 def measure_gflops(seconds: float = 0.8) -> float:
-    """Best float32 matrix product of numpy in GFLOP/s (10^9), with the threads in effect, in about `seconds`.
+    """Measure numpy's best float32 matrix product in GFLOP/s, with the threads in effect, in `seconds`.
 
     The best of many products, not their mean: other work on the machine only ever makes a product slower.
     """
@@ -32,7 +32,7 @@ def measure_gflops(seconds: float = 0.8) -> float:
 
 
 def expected_minutes(profile: Profile, gflops: float | None = None) -> dict[str, float]:
-    """Minutes per stage on this machine: the profile's measured ones, scaled by the speed of matrices here.
+    """Return minutes per stage on this machine: the profile's measured ones, scaled by its matrix speed.
 
     An estimate: Python and disk don't scale with matrices. Without `gflops` or a reference nothing is scaled.
     """

@@ -110,7 +110,7 @@ class Comparison:
 
 
 def installed_version(name: str) -> str | None:
-    """The installed release of a distribution, read from its metadata without importing it."""
+    """Return the installed release of a distribution, read from its metadata without importing it."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -126,7 +126,7 @@ class TorchBuild:
 
 
 def torch_build() -> TorchBuild:
-    """Read from torch/version.py, because importing torch costs seconds; all None where there is none."""
+    """Read torch/version.py, because importing torch costs seconds; all None where there is no torch."""
     spec = util.find_spec("torch")
     path = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
     text = path.read_text(encoding="utf-8") if path and path.is_file() else ""
@@ -135,7 +135,7 @@ def torch_build() -> TorchBuild:
 
 
 def compare(kept: Collection[str] = ()) -> list[Comparison]:
-    """Every pin of the matrix beside what is installed; `kept` are the packages of the image this runs in."""
+    """Return every pin beside what is installed; `kept` are the packages that the image itself brought."""
     return [
         Comparison(
             pin,

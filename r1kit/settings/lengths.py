@@ -2,7 +2,7 @@
 
 A training step costs its slots, not its tokens. So the gain of packing is the ratio of two fills, which a
 histogram of lengths decides: for documents of one length there is none. The guide's "38x" is more than any
-histogram of long traces gives (`claims.py`).
+histogram of long traces gives (docs/big-machine.md, last table).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `r1kit plan` is told in machine.yaml because it cannot be computed: measurements, claims."""
+"""What `r1kit plan` is told in machine.yaml because it cannot be computed."""
 
 from __future__ import annotations
 
@@ -6,24 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from r1kit.settings.strict import Positive, Settings
+from r1kit.settings.strict import Settings
 
 AcceleratorName = Literal["mi300x", "mi325x", "mi350x", "mi355x", "h100", "h200", "b200", "l4", "cpu"]
-"""Rows of the device table, `r1kit.machine.peaks.DEVICES` (a test holds the two equal)."""
+"""Rows of the device table, `r1kit.machine.speed.DEVICES` (a test holds the two equal)."""
 
 Share = Annotated[float, Field(gt=0, le=1)]
-
-
-class Claims(Settings):
-    """Figures published for this profile; the plan says which of them follow from the others."""
-
-    source: str = Field(description="Who says so.")
-    step_seconds: float = Field(gt=0, description="Of an SFT step with packing.")
-    step_seconds_unpacked: float = Field(gt=0, description="Of an SFT step without packing.")
-    speedup: float = Field(gt=0, description="What packing is said to gain.")
-    hours: float = Field(gt=0, description="Said of one epoch with packing.")
-    days_unpacked: float = Field(gt=0, description="Said of the training without packing.")
-    epochs_of_the_recipe: Positive = Field(description="Epochs of the recipe that the guide follows.")
 
 
 class PlanSettings(Settings):
@@ -43,4 +31,3 @@ class PlanSettings(Settings):
         default=0.5,
         description="Mean length of a GRPO completion over max_completion_length: 0.5 is uniform lengths.",
     )
-    claims: Claims | None = Field(default=None, description="Published figures to audit.")

@@ -1,26 +1,35 @@
-"""A plan in words: memory table, hours with a roofline beside each. `plan_against` holds it to a run."""
+"""A plan as text: memory, hours with a roofline beside each, disk; and a plan beside what a run measured."""
 
 from __future__ import annotations
 
-from r1kit.machine.plan import Plan
-from r1kit.machine.plan.composed import PipelinePlan
-from r1kit.machine.plan.costs import StageCost
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from r1kit.machine.peaks import DEVICES
+from r1kit.machine.plan import PipelinePlan, Plan, StageCost
+from r1kit.runs import metrics, results, status
+from r1kit.runs.files import read_json
+
+WARM_UP_SHARE = 0.2
+"""Share of a run's rows left out at its start, where kernels are chosen and files read."""
 
 
 def size(bytes_: float) -> str:
-    """`28.6 GB` (decimal), `3.1 MB` below one."""
+    """Return `28.6 GB` (decimal), or `3.1 MB` below 0.1 GB."""
     return f"{bytes_ / 1e9:,.1f} GB" if bytes_ >= 1e8 else f"{bytes_ / 1e6:,.1f} MB"
 
 
 def duration(seconds: float) -> str:
-    """`1.9 s`, `12 min`, `15.0 h`."""
+    """Return `1.9 s`, `12 min` or `15.0 h`."""
     if seconds < 120:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def render(plan: Plan) -> str:
-    """The whole plan as text."""
+    """Return the whole plan as text."""
     return "\n".join([*_head(plan), "", *_memory(plan), "", *_sft(plan), "", *_grpo(plan), "", *_end(plan)])
 
 
@@ -97,18 +106,14 @@ def _grpo(plan: Plan) -> list[str]:
 
 def _end(plan: Plan) -> list[str]:
     disk = plan.disk
-    lines = [
+    return [
         f"disk: {size(disk['total'])}; a checkpoint of SFT {size(disk['sft_checkpoint'])}, of GRPO "
         f"{size(disk['grpo_checkpoint'])}"
     ]
-    for finding in plan.claims:
-        lines += ["", f"claim: {finding.claim}: {'follows' if finding.follows else 'does not follow'}"]
-        lines.append(f"  {finding.why}")
-    return lines
 
 
 def render_pipeline(plan: PipelinePlan) -> str:
-    """A pipeline's price: a line a stage, and what does not fit."""
+    """Return a pipeline's price as text: one line per stage, and what does not fit."""
     lines = [
         f"{plan.profile}, pipeline {plan.pipeline} on {plan.devices} x {plan.device.name}: {plan.about}",
         f"  {'stage':12} {'kind':19} {'time':>8} {'a device':>9} {'disk':>9}  work",
@@ -132,7 +137,7 @@ def render_pipeline(plan: PipelinePlan) -> str:
 
 
 def work(stage: StageCost) -> str:
-    """What a stage does: `500 steps of 3 min`."""
+    """Return what a stage does: `500 steps of 3 min`."""
     if stage.unit == "traces":
         return f"at most {stage.count:,} traces of {stage.tokens:,} tokens"
     if stage.unit == "answers":
@@ -143,3 +148,70 @@ def work(stage: StageCost) -> str:
     if stage.extra:
         return f"{said}, and up to {stage.extra:g}x the generation in addition"
     return said
+
+
+def measured(run: Path) -> dict[str, float]:
+    """Return what a run's files say: median seconds per step and peak bytes of each training, and `gflops`.
+
+    The keys are `sft.step_seconds`, `sft.memory`, the same of `grpo`, and `gflops`, the matrix speed that
+    00_environment measured on a CPU.
+    """
+    found: dict[str, float] = {}
+    environment = results.read_result(run / "00_environment")
+    if environment and "gflops" in environment["metrics"]:
+        found["gflops"] = environment["metrics"]["gflops"]
+    for name, folder in (("sft", run / "02_sft"), ("grpo", run / "04_grpo")):
+        rows = metrics.read(folder / "metrics.jsonl")
+        rows = rows[round(len(rows) * WARM_UP_SHARE) :]
+        if len(rows) > 1:
+            found[f"{name}.step_seconds"] = median(
+                (after["seconds"] - before["seconds"]) / (after["step"] - before["step"])
+                for before, after in pairwise(rows)
+                if after["step"] > before["step"]
+            )
+        if peak := peak_memory(folder):
+            found[f"{name}.memory"] = peak
+    return found
+
+
+def peak_memory(folder: Path) -> int | None:
+    """Return the most bytes that a job held: on its fullest GPU, or without one resident in all processes."""
+    on_gpus = [
+        gpu.get("memory_used", 0)
+        for row in metrics.read(folder / "system.jsonl")
+        for gpu in row.get("gpus", [])
+    ]
+    job = status.read(folder).get("job") or read_json(folder / "status.json", {}).get("job") or {}
+    return max(on_gpus, default=None) or job.get("peak_rss_bytes")
+
+
+def compare(plan: Plan, found: dict[str, float]) -> list[dict[str, Any]]:
+    """Return rows of quantity, predicted, measured and ratio (measured / predicted) of a run's measurements.
+
+    Memory is that of one device, on a CPU that of all the job's processes. A server's processes are not part
+    of the job; vLLM in the trainer's own process is.
+    """
+    beside = plan.server.total if plan.generation.mode != "server" else 0.0
+    predicted = {"sft.step_seconds": plan.sft.step_seconds, "grpo.step_seconds": plan.grpo.step_seconds}
+    for name, stage in plan.stages.items():
+        processes = stage.training.devices if plan.device is DEVICES["cpu"] else 1
+        predicted[f"{name}.memory"] = (stage.memory.total + (name == "grpo") * beside) * processes
+    return [
+        {"quantity": name, "predicted": value, "measured": found[name], "ratio": found[name] / value}
+        for name, value in predicted.items()
+        if name in found
+    ]
+
+
+def render_comparison(plan: Plan, run: str, rows: list[dict[str, Any]], gflops: float | None) -> str:
+    """Return the rows of `compare` as a table, and the matrix speed of the CPU that the plan counts with."""
+    if not rows:
+        return f"run {run} has neither SFT nor GRPO to compare with"
+    lines = [f"{plan.profile} against {run}", f"{'':20}{'predicted':>14}{'measured':>14}{'ratio':>9}"]
+    for row in rows:
+        show = size if row["quantity"].endswith("memory") else duration
+        values = f"{show(row['predicted']):>14}{show(row['measured']):>14}{row['ratio']:>9.2f}"
+        lines.append(f"{row['quantity']:20}{values}")
+    if gflops and plan.device is DEVICES["cpu"]:
+        lines.append(f"predicted for {gflops:.0f} GFLOP/s, the machine's matrix speed when the run began")
+    return "\n".join(lines)

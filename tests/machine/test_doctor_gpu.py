@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from collections import namedtuple
@@ -11,8 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from r1kit.machine import amd_smi, doctor_gpu, gpus, host, versions
-from r1kit.machine.checks import GIB
+from r1kit.machine import doctor, gpus, versions
+from r1kit.machine.devices import MASKS
+from r1kit.machine.doctor import GIB
 from r1kit.machine.gpus import Gpu, GpuProcess, Source
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -34,10 +36,9 @@ class Bench:
         (self.root / "dev/shm").mkdir(parents=True)
         self.file("proc/sys/kernel/numa_balancing", "0")
         self.file("proc/cmdline", "ro quiet iommu=pt")
-        for mask in host.MASKS:
+        for mask in MASKS:
             monkeypatch.delenv(mask, raising=False)
-        monkeypatch.setattr(host, "locked_memory", lambda: None)
-        monkeypatch.setattr(doctor_gpu, "memory_needed", lambda profile: 140 * GIB)
+        self.locked_memory(resource.RLIM_INFINITY)
         monkeypatch.setattr(versions, "torch_build", lambda: versions.TorchBuild(cuda="13.0"))
         self.shm(512 * GIB)
 
@@ -47,7 +48,10 @@ class Bench:
 
     def shm(self, free: int) -> None:
         usage = namedtuple("usage", "total used free")(free, 0, free)
-        self.monkeypatch.setattr(host.shutil, "disk_usage", lambda _: usage)
+        self.monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
+
+    def locked_memory(self, limit: int) -> None:
+        self.monkeypatch.setattr(doctor.resource, "getrlimit", lambda _: (limit, limit))
 
     def amd(self, *found: Gpu, processes=(), complaints=(), driver="6.16.6", ROCm="7.2.1") -> None:
         (self.dev / "kfd").touch()
@@ -72,7 +76,7 @@ class Bench:
         self.monkeypatch.setattr(gpus, "find", lambda dev: (source, "tool"))
 
     def lines(self, wanted=None) -> dict[str, str]:
-        found = doctor_gpu.checks(wanted or profile(), self.dev, self.root)
+        found = doctor.gpu_checks(wanted or profile(), 140 * GIB, self.dev, self.root)
         return {check.name: f"{check.level}: {check}" for check in found}
 
     def line(self, name: str, wanted=None) -> str:
@@ -104,13 +108,13 @@ def test_recorded_answers_of_an_mi355x_make_a_clean_bill(bench, monkeypatch):
     static, metric = (
         json.loads((RECORDED / f"mi355x_{name}.json").read_text()) for name in ("static", "metric")
     )
-    bench.amd(*amd_smi.named(amd_smi.gpus(metric), static), driver="6.16.6")
+    bench.amd(*gpus.amd_named(gpus.amd_gpus(metric), static), driver="6.16.6")
     assert "1 x AMD Instinct MI355X" in bench.line("GPUs")
     assert "287.7 GiB or more free on each of 1" in bench.line("GPU memory")
 
 
 def test_not_available_is_not_taken_for_free_memory(bench):
-    bench.amd(*amd_smi.gpus(json.loads((RECORDED / "mi300x_metric.json").read_text())))
+    bench.amd(*gpus.amd_gpus(json.loads((RECORDED / "mi300x_metric.json").read_text())))
     assert bench.line("GPU memory").startswith("warn: [WARN] GPU memory: found nothing said")
 
 
@@ -149,10 +153,10 @@ def test_a_driver_for_an_older_cuda_fails(bench):
 
 def test_too_few_gpus_fail_and_server_and_nodes_count(bench):
     bench.amd()
-    assert doctor_gpu.wanted_gpus(profile(16, num_machines=2)) == 8
+    assert doctor.wanted_gpus(profile(16, num_machines=2)) == 8
     wanted = profile(6)
     wanted.machine.layout = SimpleNamespace(serve=[0, 1], train=[2, 3, 4, 5, 6, 7])
-    assert doctor_gpu.wanted_gpus(wanted) == 8
+    assert doctor.wanted_gpus(wanted) == 8
     assert "want 8 (trainer and server together)" in bench.line("GPUs", wanted)
 
 
@@ -223,9 +227,9 @@ def test_dockers_64_mib_of_shared_memory_fail(bench, free, level):
     assert bench.line("shared memory").startswith(level)
 
 
-def test_locked_memory_with_a_limit_is_a_warning(bench, monkeypatch):
+def test_locked_memory_with_a_limit_is_a_warning(bench):
     bench.nvidia()
-    monkeypatch.setattr(host, "locked_memory", lambda: 8 * 2**20)
+    bench.locked_memory(8 * 2**20)
     assert "--ulimit memlock=-1" in bench.line("locked memory")
 
 
@@ -246,7 +250,7 @@ def test_masks_that_contradict_each_other_fail(bench, monkeypatch, masks, level)
 
 def test_devices_that_this_user_may_not_open_fail(bench, monkeypatch):
     bench.amd()
-    monkeypatch.setattr(host.os, "access", lambda *_: False)
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
     assert "--group-add video --group-add render" in bench.line("GPU devices")
 
 
@@ -255,7 +259,7 @@ def test_an_image_whose_torch_was_replaced_fails(bench, monkeypatch):
     assert "the host itself" in bench.line("image")
     bench.file(".dockerenv", "")
     assert "docker, not an image of r1kit's Dockerfile" in bench.line("image")
-    bench.file(host.IMAGE, json.dumps({"base": "rocm", "kept": {"torch": "2.12.0+rocm7"}}))
+    bench.file(doctor.IMAGE, json.dumps({"base": "rocm", "kept": {"torch": "2.12.0+rocm7"}}))
     installed = {"torch": "2.12.0+rocm7"}
     monkeypatch.setattr(versions, "installed_version", installed.get)
     assert bench.line("image").startswith("ok: [OK]   image: on rocm")

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from r1kit.machine import amd_smi, amdsmi_library, gpus, nvml
+from r1kit.machine import gpus
 from r1kit.machine.gpus import Gpu, GpuProcess, GpuToolError
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -38,34 +38,34 @@ def no_library(monkeypatch):
 
 
 def test_amd_smi_counts_mib_and_calls_them_mb():
-    (gpu,) = amd_smi.gpus(recorded("mi355x_metric"))
+    (gpu,) = gpus.amd_gpus(recorded("mi355x_metric"))
     assert gpu.memory_total == 294_896 * 2**20 == 309_220_868_096  # what rocm-smi prints in bytes
     assert gpu == Gpu(0, None, 0, 283 * 2**20, 309_220_868_096, 239, None, 36)
 
 
 def test_not_available_is_unknown_and_never_zero():
-    first, second = amd_smi.gpus(recorded("mi300x_metric"))
+    first, second = gpus.amd_gpus(recorded("mi300x_metric"))
     assert (first.utilisation, first.power, first.temperature, first.memory_used) == (94, 612, None, None)
     assert (second.utilisation, second.power) == (94, None)
 
 
 @pytest.mark.parametrize("wrap", [list, lambda entries: {"gpu_data": entries}])
 def test_both_shapes_of_an_answer_are_read(wrap):
-    assert amd_smi.gpus(wrap(recorded("mi355x_metric")["gpu_data"]))[0].power == 239
+    assert gpus.amd_gpus(wrap(recorded("mi355x_metric")["gpu_data"]))[0].power == 239
     static = wrap(recorded("mi355x_static"))
-    (gpu,) = amd_smi.named([Gpu(0)], static)
+    (gpu,) = gpus.amd_named([Gpu(0)], static)
     assert (gpu.name, gpu.power_limit) == ("AMD Instinct MI355X", 1400)
-    assert amd_smi.versions(static, [{"rocm_version": "7.2.1"}]) == {"driver": "6.16.6", "ROCm": "7.2.1"}
-    assert amd_smi.versions(static, {"rocm_version": "N/A"}) == {"driver": "6.16.6"}
+    assert gpus.amd_versions(static, [{"rocm_version": "7.2.1"}]) == {"driver": "6.16.6", "ROCm": "7.2.1"}
+    assert gpus.amd_versions(static, {"rocm_version": "N/A"}) == {"driver": "6.16.6"}
 
 
 def test_older_releases_keep_the_limit_elsewhere():
     static = [{"gpu": 0, "limit": {"socket_power": {"value": 750, "unit": "W"}}}]
-    assert amd_smi.named([Gpu(0)], static)[0].power_limit == 750
+    assert gpus.amd_named([Gpu(0)], static)[0].power_limit == 750
 
 
 def test_processes_are_read_and_an_idle_gpus_sentence_is_not():
-    assert amd_smi.processes(recorded("process")) == [GpuProcess(4242, 0, 120 * 2**30)]
+    assert gpus.amd_processes(recorded("process")) == [GpuProcess(4242, 0, 120 * 2**30)]
 
 
 def test_a_stale_amd_smi_is_passed_over_though_it_exits_with_0(tmp_path, no_library):
@@ -76,20 +76,20 @@ def test_a_stale_amd_smi_is_passed_over_though_it_exits_with_0(tmp_path, no_libr
         version='WARNING: not in the group "render"\n[{"rocm_version": "7.2.1"}]',
         process=(RECORDED / "process.json").read_text(),
     )
-    source = amd_smi.source([stale, good])
+    source = gpus.amd_source([stale, good])
     assert source.complaints == (f"{stale} printed no JSON but 'Invalid platform'",)
     assert source.describe()[0].name == "AMD Instinct MI355X"
     assert source.versions() == {"driver": "6.16.6", "ROCm": "7.2.1"}
     assert source.processes()[0].pid == 4242
     with pytest.raises(GpuToolError, match="Invalid platform"):
-        amd_smi.source([stale])
+        gpus.amd_source([stale])
 
 
 def test_rocms_own_amd_smi_comes_before_the_one_on_the_path(tmp_path, monkeypatch):
     for place in ("bin", "opt/rocm/bin", "opt/rocm-7.0.0/bin"):
         program(tmp_path / place / "amd-smi")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    places = [Path(found).parent.relative_to(tmp_path) for found in amd_smi.candidates(tmp_path / "opt")]
+    places = [Path(found).parent.relative_to(tmp_path) for found in gpus.amd_programs(tmp_path / "opt")]
     assert [str(place) for place in places] == ["opt/rocm/bin", "opt/rocm-7.0.0/bin", "bin"]
 
 
@@ -118,7 +118,7 @@ def amdsmi(**changes):
 
 def test_amds_library_says_the_same_without_a_process(monkeypatch):
     monkeypatch.setitem(sys.modules, "amdsmi", amdsmi())
-    assert amdsmi_library.reader()() == [
+    assert gpus.amd_library_reader()() == [
         Gpu(0, None, 94, 283 * 2**20, 196592 * 2**20, 612, None, temperature=None)
     ]
 
@@ -128,7 +128,7 @@ def test_a_lost_amd_gpu_is_an_error_and_not_an_idle_one(monkeypatch):
     module.amdsmi_get_gpu_vram_usage = module.amdsmi_get_power_info = module.amdsmi_get_temp_metric
     monkeypatch.setitem(sys.modules, "amdsmi", module)
     with pytest.raises(GpuToolError, match="nothing about GPU 0"):
-        amdsmi_library.reader()()
+        gpus.amd_library_reader()()
 
 
 def pynvml(**changes):
@@ -158,7 +158,7 @@ def pynvml(**changes):
 
 def test_nvml_speaks_milliwatts_and_bytes(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", pynvml())
-    source = nvml.source()
+    source = gpus.nvidia_source()
     (gpu,) = source.read()
     assert gpu == Gpu(0, "NVIDIA H200", 97, 2**30, 141 * 2**30, 612.345, 700, 55)
     assert source.processes() == [GpuProcess(7, 0, None)]
@@ -173,17 +173,17 @@ def test_what_a_card_does_not_know_is_left_out_and_a_lost_card_is_an_error(monke
 
     module.nvmlDeviceGetPowerUsage = module.nvmlDeviceGetPowerManagementLimit = unsupported
     monkeypatch.setitem(sys.modules, "pynvml", module)
-    assert nvml.source().read()[0].power is None
+    assert gpus.nvidia_source().read()[0].power is None
     module.nvmlDeviceGetMemoryInfo = module.nvmlDeviceGetUtilizationRates = unsupported
     with pytest.raises(GpuToolError, match="lost"):
-        nvml.source().read()
+        gpus.nvidia_source().read()
 
 
 def test_the_source_is_chosen_by_the_device_files(tmp_path, monkeypatch):
-    assert gpus.find(tmp_path) == (None, "no GPU: neither /dev/kfd nor /dev/nvidia* is there")
+    assert gpus.find(tmp_path)[0] is None
     (tmp_path / "nvidia0").touch()
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert gpus.find(tmp_path) == (None, "there is an NVIDIA GPU, but no NVML: pip install nvidia-ml-py")
     (tmp_path / "kfd").touch()
-    monkeypatch.setattr(amd_smi, "candidates", list)
+    monkeypatch.setattr(gpus, "amd_programs", list)
     assert gpus.find(tmp_path) == (None, "there is an AMD GPU, but no amd-smi (part of ROCm)")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from r1kit.machine.masks import LayoutError, is_rocm, mask
+from r1kit.machine.devices import accelerator
+from r1kit.machine.masks import LayoutError, mask
 
 
 def test_rocm_gets_two_equal_masks_and_nvidia_one():
@@ -29,6 +30,6 @@ def test_rocr_masks_and_masks_that_differ_are_refused():
 
 
 def test_amd_is_known_by_its_device_file(tmp_path):
-    assert not is_rocm(tmp_path)
+    assert accelerator(tmp_path)[0] is None
     (tmp_path / "kfd").touch()
-    assert is_rocm(tmp_path)
+    assert accelerator(tmp_path)[0] == "AMD"

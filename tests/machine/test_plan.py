@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from r1kit.machine.layer_speed import LayerSpeed, measure_layer
 from r1kit.machine.peaks import DEVICES, find_device
 from r1kit.machine.plan import Plan, make_plan
-from r1kit.machine.plan.hours import Speeds, generate_seconds
-from r1kit.machine.plan.inputs import Generation, Training, device_of, training_of
-from r1kit.machine.plan.memory import logit_bytes, score_bytes, states, training_memory
-from r1kit.machine.plan.remedies import nearest
+from r1kit.machine.plan.hours import generate_seconds
+from r1kit.machine.plan.inputs import Generation, Speeds, Training, device_of, training_of
+from r1kit.machine.plan.memory import logit_bytes, score_bytes, smaller, states, suggest, training_memory
 from r1kit.settings import SettingsError, load_profile, profile_names
 from r1kit.settings.known_models import KNOWN_MODELS
 
@@ -70,9 +67,9 @@ def test_the_guides_eager_attention_keeps_986_gb_of_scores() -> None:
     def fits(other: Training) -> bool:
         return training_memory(other, device).total <= device.memory
 
-    (change,) = nearest(training, fits)
-    assert fits(change.after)
     assert not fits(training)
+    (change,) = suggest(training, fits)
+    assert change.startswith("grpo.gradient_checkpointing=true")
 
 
 def test_logits_are_never_whole() -> None:
@@ -90,17 +87,6 @@ def test_the_guides_hours_and_mfu_follow(guide: Plan) -> None:
     assert guide.sft.hfu == pytest.approx(0.121, abs=0.001)
     assert guide.sft.tokens == pytest.approx(2.02e9, rel=0.005)
     assert guide.sft.tokens_per_second == pytest.approx(37_449, rel=0.001)
-
-
-def test_the_guides_38x_and_79_days_do_not_follow(guide: Plan) -> None:
-    hours, speedup, days = guide.claims
-    assert hours.follows
-    assert not speedup.follows
-    assert not days.follows
-    assert "the same 524,288 slots" in speedup.why
-    assert guide.sft.packing.bound < 1.5
-    for part in ("2,729 steps", "17.1 days", "85.3 days", "13,645 steps of 500 s", "27x"):
-        assert part in days.why
 
 
 @pytest.mark.parametrize(("device", "seconds"), [("mi350x", 34), ("h200", 57)])
@@ -143,19 +129,6 @@ def test_a_slower_cpu_takes_longer_in_proportion() -> None:
     assert half.grpo.step_seconds == pytest.approx(2 * make_plan(profile).grpo.step_seconds, rel=0.01)
 
 
-def test_steps_follow_a_layer_and_generation_a_tokens_pass() -> None:
-    """Five blocks of ten SFT steps and the layer beside each: 0.222 to 0.245 s at 89 to 94 GFLOP/s, where
-    large matrices said 166 (2026-11-24, two cores).
-    """
-    profile = load_profile("cpu-tiny")
-    then = make_plan(profile, layer=LayerSpeed(92.5, 1.5e-3))
-    assert then.sft.step_seconds == pytest.approx(0.231, rel=0.05)
-    slow_to_start = make_plan(profile, layer=LayerSpeed(92.5, 3.0e-3))
-    assert slow_to_start.sft.step_seconds == then.sft.step_seconds
-    assert slow_to_start.grpo.learn_seconds == then.grpo.learn_seconds
-    assert slow_to_start.grpo.generate_seconds > 1.5 * then.grpo.generate_seconds
-
-
 def test_two_processes_share_one_machines_cores() -> None:
     alone = make_plan(load_profile("cpu-cluster", {"accelerate.num_processes": 1}))
     both = make_plan(load_profile("cpu-cluster"))
@@ -164,17 +137,6 @@ def test_two_processes_share_one_machines_cores() -> None:
     assert both.sft.step_seconds == alone.sft.step_seconds
     one, other = (plan.stages["grpo"].training.rows / plan.grpo.learn_seconds for plan in (alone, both))
     assert other == pytest.approx(one / 2)
-
-
-def test_a_layer_is_measured_in_less_than_a_second_and_leaves_the_random_state_alone() -> None:
-    import torch
-
-    before, began = torch.get_rng_state(), time.process_time()
-    found = measure_layer(0.05)
-    assert found.gflops > 0.1
-    assert 0 < found.pass_seconds < 10
-    assert torch.equal(before, torch.get_rng_state())
-    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize("name", profile_names())
@@ -216,21 +178,20 @@ def test_a_change_is_found_even_where_one_is_not_enough() -> None:
     def fits(other: Training) -> bool:
         return training_memory(other, device).total <= device.memory
 
-    pile = nearest(training, fits)
-    assert len(pile) > 1
-    assert fits(pile[-1].after)
+    pile = suggest(training, fits)
+    keys = [change.split("=")[0].removeprefix("sft.") for change in pile]
+    assert keys == ["attn_implementation", "gradient_checkpointing", "per_device_train_batch_size"]
+    rows = int(pile[-1].split(",")[0].split("=")[1])
+    assert fits(replace(training, attention="flash", checkpointing=True, rows=rows))
+    assert not fits(replace(training, attention="flash", checkpointing=True))
 
 
 def test_less_memory_is_planned_with_every_change() -> None:
-    from r1kit.machine.plan.remedies import changes
-
-    training = training_of(load_profile("h200-1"), "grpo")
-    device = DEVICES["h200"]
-    before = training_memory(training, device).total
-    for change in changes(replace(training, checkpointing=False)):
-        unchanged = training_memory(replace(training, checkpointing=False), device).total
-        assert training_memory(change.after, device).total < unchanged, change
-    assert before > 0
+    training = replace(training_of(load_profile("h200-1"), "grpo"), checkpointing=False)
+    before = training_memory(training, DEVICES["h200"]).total
+    for variants in smaller(training).values():
+        for change, after in variants:
+            assert training_memory(after, DEVICES["h200"]).total < before, change
 
 
 def test_a_profile_without_a_device_says_what_the_table_has() -> None:
@@ -269,7 +230,7 @@ def test_settings_know_the_same_devices_as_the_table() -> None:
     assert all(row.source and row.shares_source for row in DEVICES.values())
 
 
-def test_a_plan_takes_less_than_two_seconds_and_no_torch(tmp_path: Path) -> None:
+def test_a_plan_takes_less_than_three_seconds_of_processor_and_no_torch() -> None:
     code = (
         "import sys; sys.argv = ['r1kit', 'plan', '--profile', 'mi350x-8', '--json']\n"
         "from r1kit.cli import main\n"
@@ -277,10 +238,9 @@ def test_a_plan_takes_less_than_two_seconds_and_no_torch(tmp_path: Path) -> None
         "except SystemExit as end: assert not end.code\n"
         "print(sorted({'torch', 'transformers', 'pandas', 'numpy'} & set(sys.modules)), file=sys.stderr)"
     )
-    began = time.process_time()
-    started = time.monotonic()
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
     assert json.loads(done.stdout)["trainer"]["devices"] == 8
-    assert time.monotonic() - started < 10, "two seconds alone on the machine, here others may run"
-    assert time.process_time() - began < 2
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime < 3

@@ -9,9 +9,7 @@ import pytest
 
 from r1kit.cli import main
 from r1kit.evaluation.benchmarks import BENCHMARKS
-from r1kit.machine.plan import make_plan
-from r1kit.machine.plan.composed import PipelinePlan, plan_pipeline
-from r1kit.machine.plan.costs import StageCost
+from r1kit.machine.plan import PipelinePlan, StageCost, make_plan, plan_pipeline
 from r1kit.settings import SettingsError, load_profile, profile_names
 from r1kit.settings.benchmarks import PROBLEMS
 from r1kit.settings.composed import pipeline_profile, stage_profiles

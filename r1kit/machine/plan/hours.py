@@ -11,21 +11,8 @@ import math
 from dataclasses import dataclass
 
 from r1kit.machine import flops
-from r1kit.machine.plan.inputs import Generation, Training
+from r1kit.machine.plan.inputs import Generation, Speeds, Training
 from r1kit.settings.lengths import Lengths, Packing, packed_fill, packing_gain, padded_fill
-
-
-@dataclass(frozen=True)
-class Speeds:
-    """What is assumed of the device: shares of peak and bandwidth, and the peak itself (FLOP/s)."""
-
-    peak: float
-    train_share: float
-    bandwidth: float
-    decode_share: float
-    forward_seconds: float
-    sync_bandwidth: float = 300e9
-    """Byte/s of a weight broadcast between devices of a node; 15.2 GB then take 50 ms (an estimate)."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +34,7 @@ class SftHours:
 
     @property
     def hours(self) -> float:
-        """The whole run."""
+        """Hours of the whole run."""
         return self.steps * self.step_seconds / 3600
 
 
@@ -72,12 +59,12 @@ class GrpoHours:
 
     @property
     def hours(self) -> float:
-        """The whole run."""
+        """Hours of the whole run."""
         return self.steps * self.step_seconds / 3600
 
 
 def passes(training: Training) -> float:
-    """Forward passes' worth of FLOPs that the device does for each token.
+    """Return the FLOPs that the device does for each token, in forward passes.
 
     Forward and backward 3, recomputation 1, GRPO's old policy 1, its reference model 1. LoRA needs no
     gradients of frozen weights: 2 instead of 3.
@@ -97,12 +84,12 @@ def sft_hours(
     epochs: float,
     measured_step: float | None = None,
 ) -> SftHours:
-    """The length of an SFT.
+    """Return the length of an SFT.
 
     Args:
         packing: "bfd", "bfd_split", "wrapped", "rows" (ours) or None for padding.
         max_steps: -1 takes `epochs` instead, as TRL does.
-        measured_step: seconds of a step where somebody measured one; MFU then follows from it.
+        measured_step: measured seconds per step; MFU then follows from it.
     """
     row = training.row
     kept = lengths if packing in ("wrapped", "bfd_split") else lengths.cut(row)
@@ -145,7 +132,7 @@ def sft_hours(
 def generate_seconds(
     generation: Generation, training: Training, speeds: Speeds, prompts_cached: int
 ) -> tuple[float, float]:
-    """(planned, least) seconds to generate all completions of one batch.
+    """Return (planned, least) seconds to generate all completions of one batch.
 
     Lengths are taken as uniform from 0 to twice the mean; decoding goes on until the longest has ended, with
     fewer and fewer sequences. Least is the same at the full bandwidth. Where the cache is too small for all
@@ -180,7 +167,7 @@ def grpo_hours(
     epochs: float,
     cache_tokens: int,
 ) -> GrpoHours:
-    """The length of a GRPO run; `group` completions a prompt, `iterations` optimizer passes a batch."""
+    """Return the length of a GRPO: `group` completions per prompt, `iterations` passes per batch."""
     updates = generation.completions / (training.rows * training.accumulation * training.devices) * iterations
     steps = max_steps
     if max_steps <= 0:

@@ -1,9 +1,10 @@
-"""From a profile to what the formulas need: model shape, devices, batches, precision. No download."""
+"""What a plan's formulas need of a profile: model shape, devices, batches, precision, speeds. No download."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,8 +80,21 @@ class Generation:
     cache_bytes: float | None = None
 
 
+@dataclass(frozen=True)
+class Speeds:
+    """Assumed speeds of a device: peak in FLOP/s, bandwidth in byte/s, and the shares that are reached."""
+
+    peak: float
+    train_share: float
+    bandwidth: float
+    decode_share: float
+    forward_seconds: float
+    sync_bandwidth: float = 300e9
+    """Byte/s of a weight broadcast between devices of a node; 15.2 GB then take 50 ms (an estimate)."""
+
+
 def given(profile: Profile, section: str, key: str) -> Any:
-    """The value in effect: of the file, else TRL's default; None if TRL has no literal default."""
+    """Return the value in effect: the file's, else TRL's default; None if TRL has no literal default."""
     settings = getattr(profile, section)
     for values in (settings.trl, settings.model):
         if key in values:
@@ -89,26 +103,54 @@ def given(profile: Profile, section: str, key: str) -> Any:
     return None if value is ... else value
 
 
+def refusal(profile: Profile, file: str, key: str, message: str, **said: str) -> SettingsError:
+    """Return the error of a plan that a profile's file says too little for; `said`: `found` and `allowed`."""
+    return SettingsError([Problem(display_path(profile.folder / file), key, message=message, **said)])
+
+
 def device_of(profile: Profile) -> Device:
-    """The device table's row. Raises SettingsError where machine.yaml names none."""
+    """Return the device table's row. Raises SettingsError where machine.yaml names none."""
     name = profile.machine.accelerator or ("cpu" if profile.machine.device == "cpu" else None)
     if name is None:
         message = "The plan counts with a row of the device table; machine.yaml does not say which."
-        problem = Problem(
-            display_path(profile.folder / "machine.yaml"),
-            "accelerator",
-            "nothing",
-            ", ".join(DEVICES),
-            message=message,
-        )
-        raise SettingsError([problem])
+        allowed = ", ".join(DEVICES)
+        raise refusal(profile, "machine.yaml", "accelerator", message, found="nothing", allowed=allowed)
     return DEVICES[name]
 
 
-def model_of(profile: Profile, section: str) -> ModelShape:
-    """The shape of the model that a stage trains, followed back to base.yaml, a folder, or a known hub id.
+def speeds_of(profile: Profile, gflops: float | None = None) -> Speeds:
+    """Return the device table's speeds with the shares that machine.yaml may set.
 
-    Raises SettingsError where none of them tells the shape.
+    Args:
+        gflops: the measured matrix speed of this CPU; everything scales with it. GPUs ignore it.
+    """
+    device, assumed = device_of(profile), profile.machine.plan
+    peak, slower = device.matrix, 1.0
+    if device is DEVICES["cpu"]:
+        peak = (profile.machine.reference_gflops or device.matrix / 1e9) * 1e9
+        slower = peak / (gflops * 1e9) if gflops else 1.0
+    return Speeds(
+        peak / slower,
+        assumed.train_share or device.train_share,
+        device.bandwidth / slower,
+        assumed.decode_share or device.decode_share,
+        device.forward_seconds * slower,
+    )
+
+
+def training_speeds(profile: Profile, speeds: Speeds, training: Training) -> Speeds:
+    """Return the speeds of one training process: a whole GPU, but of a CPU only its part of the cores."""
+    processes = training.devices / profile.accelerate.get("num_machines", 1)
+    if device_of(profile) is not DEVICES["cpu"] or processes <= 1:
+        return speeds
+    return replace(speeds, peak=speeds.peak / processes, bandwidth=speeds.bandwidth / processes)
+
+
+def model_of(profile: Profile, section: str) -> ModelShape:
+    """Return the shape of the model that a stage trains, followed back to base.yaml, a folder or a hub id.
+
+    Raises:
+        SettingsError: none of them tells the shape.
     """
     if section == "base":
         base = profile.base.architecture.model_dump()
@@ -124,62 +166,55 @@ def model_of(profile: Profile, section: str) -> ModelShape:
     except (OSError, ValueError, KeyError) as error:
         allowed = f"a stage, a model folder, or one of {', '.join(KNOWN_MODELS)}"
         message = f"The plan needs the model's shape, and nothing here says it ({type(error).__name__})."
-        file = display_path(profile.folder / f"{section}.yaml")
-        problem = Problem(file, "model_name_or_path", str(name), allowed, message=message)
-        raise SettingsError([problem]) from error
+        said = {"found": str(name), "allowed": allowed}
+        raise refusal(profile, f"{section}.yaml", "model_name_or_path", message, **said) from error
 
 
 def training_of(profile: Profile, section: Section) -> Training:
-    """What `sft.yaml` or `grpo.yaml` and accelerate.yaml ask of each device."""
+    """Return what `sft.yaml` or `grpo.yaml` and accelerate.yaml ask of each device."""
+    value, settings = partial(given, profile, section), getattr(profile, section)
+    sft, on_cpu = section == "sft", profile.machine.device == "cpu"
     model = model_of(profile, section)
-    kind, devices = profile.accelerate["distributed_type"], profile.accelerate.get("num_processes", 1)
+    kind = profile.accelerate["distributed_type"]
     engine: Engine = {"DEEPSPEED": "deepspeed", "FSDP": "fsdp", "NO": "single"}.get(kind, "ddp")
-    if section == "grpo":
-        devices = grpo_devices(profile)
-    if getattr(profile, section).alone:
+    devices = profile.accelerate.get("num_processes", 1) if sft else grpo_devices(profile)
+    if settings.alone:
         engine, devices = "single", 1
     zero = (profile.accelerate.get("deepspeed_config") or {}).get("zero_stage", 0)
-    half = given(profile, section, "dtype") in ("bfloat16", "float16")
-    row = given(profile, "sft", "max_length") if section == "sft" else longest_sample(profile)
-    packing = section == "sft" and given(profile, section, "packing")
-    vllm = section == "grpo" and bool(given(profile, section, "use_vllm"))
+    half_weights = value("dtype") in ("bfloat16", "float16") or (engine == "deepspeed" and not on_cpu)
+    # TRL turns bf16 on where the file does not say.
+    half_products = value("fp16") or value("bf16") or (value("bf16") is None and not on_cpu)
+    attention, steps = value("attn_implementation") or "sdpa", value("gradient_accumulation_steps") or 1
     return Training(
         section=section,
         model=model,
         devices=devices,
         engine=engine,
         zero=zero if engine == "deepspeed" else 3 if engine == "fsdp" else 0,
-        weight_bytes=2 if half or (engine == "deepspeed" and profile.machine.device != "cpu") else 4,
-        compute_bytes=2 if computes_in_half(profile, section) else 4,
-        optimizer=getattr(profile, section).optimizer,
-        rows=given(profile, section, "per_device_train_batch_size"),
-        row=row or model.max_position_embeddings,
-        accumulation=given(profile, section, "gradient_accumulation_steps") or 1,
-        checkpointing=bool(given(profile, section, "gradient_checkpointing")),
-        attention=attention_of(given(profile, section, "attn_implementation")),
-        flattened=bool(packing) and given(profile, section, "packing_strategy") != "wrapped",
-        kernels=bool(given(profile, section, "use_liger_kernel")),
+        weight_bytes=2 if half_weights else 4,
+        compute_bytes=2 if half_products else 4,
+        optimizer=settings.optimizer,
+        rows=value("per_device_train_batch_size"),
+        row=(value("max_length") if sft else longest_sample(profile)) or model.max_position_embeddings,
+        accumulation=steps,
+        checkpointing=bool(value("gradient_checkpointing")),
+        attention="flash" if "flash" in attention else "eager" if attention == "eager" else "sdpa",
+        flattened=sft and bool(value("packing")) and value("packing_strategy") != "wrapped",
+        kernels=bool(value("use_liger_kernel")),
         adapter=adapter_of(profile, section, model),
-        reference=section == "grpo" and given(profile, section, "beta") > 0,
-        old_policy=vllm or bool(section == "grpo" and off_policy(profile)),
+        reference=not sft and value("beta") > 0,
+        # TRL keeps old log-probabilities where vLLM samples or a batch outlives an optimizer step.
+        old_policy=not sft
+        and bool(
+            value("use_vllm")
+            or (value("num_iterations") or 1) > 1
+            or (value("steps_per_generation") or 0) > steps
+        ),
     )
 
 
-def computes_in_half(profile: Profile, section: str) -> bool:
-    """Whether matrix products run in 16 bit: TRL turns bf16 on where the file does not say."""
-    bf16, fp16 = given(profile, section, "bf16"), given(profile, section, "fp16")
-    return bool(fp16 or bf16 or (bf16 is None and profile.machine.device != "cpu"))
-
-
-def attention_of(name: str | None) -> Literal["flash", "sdpa", "eager"]:
-    """The kind of attention: what decides memory is whether the scores are ever stored whole."""
-    if name and "flash" in name:
-        return "flash"
-    return "eager" if name == "eager" else "sdpa"
-
-
 def adapter_of(profile: Profile, section: str, model: ModelShape) -> int:
-    """Trainable parameters of LoRA: r (inputs + outputs) for each matrix; 0 without `use_peft`."""
+    """Return the trainable parameters of LoRA: r (inputs + outputs) per matrix; 0 without `use_peft`."""
     if not given(profile, section, "use_peft"):
         return 0
     h, q, kv, i = model.hidden_size, model.query_size, model.key_value_size, model.intermediate_size
@@ -192,22 +227,21 @@ def adapter_of(profile: Profile, section: str, model: ModelShape) -> int:
     return model.num_hidden_layers * given(profile, section, "lora_r") * sum(chosen.values())
 
 
-def off_policy(profile: Profile) -> bool:
-    """Whether a generation batch outlives an optimizer step, so that TRL keeps old log-probabilities."""
-    steps = given(profile, "grpo", "steps_per_generation")
-    return (given(profile, "grpo", "num_iterations") or 1) > 1 or (
-        steps is not None and steps > (given(profile, "grpo", "gradient_accumulation_steps") or 1)
-    )
+def packing_of(profile: Profile) -> str | None:
+    """Return how the SFT packs: TRL's strategy, "rows" for our own packing, None for padding."""
+    if profile.sft.row_packing:
+        return "rows"
+    return given(profile, "sft", "packing_strategy") if given(profile, "sft", "packing") else None
 
 
 def grpo_devices(profile: Profile) -> int:
-    """Devices that GRPO trains on: SFT has the whole node, GRPO what does not serve."""
+    """Return the devices that GRPO trains on: SFT has the whole node, GRPO what does not serve."""
     layout = getattr(profile.machine, "layout", None)
     return len(layout.train) if layout else profile.accelerate.get("num_processes", 1)
 
 
 def longest_sample(profile: Profile) -> int:
-    """Tokens of the longest prompt with the longest completion: TRL pads a batch to its longest."""
+    """Return the tokens of the longest prompt and completion: TRL pads a batch to its longest."""
     limit = given(profile, "grpo", "max_completion_length")
     if profile.data.source == "stories":
         return STORY_PROMPT + min(limit, STORY_ANSWER)
@@ -215,30 +249,26 @@ def longest_sample(profile: Profile) -> int:
 
 
 def generation_of(profile: Profile) -> Generation:
-    """How GRPO's completions are made, and how many between two updates."""
-    per_device = given(profile, "grpo", "per_device_train_batch_size")
+    """Return how GRPO's completions are made, and how many between two updates."""
+    value, server = partial(given, profile, "grpo"), getattr(profile.machine, "server", None)
     processes = grpo_devices(profile)
-    steps = given(profile, "grpo", "steps_per_generation") or given(
-        profile, "grpo", "gradient_accumulation_steps"
-    )
-    completions = given(profile, "grpo", "generation_batch_size") or per_device * processes * steps
-    limit = given(profile, "grpo", "max_completion_length")
-    mean = limit * profile.machine.plan.mean_completion
-    server = getattr(profile.machine, "server", None)
+    steps = value("steps_per_generation") or value("gradient_accumulation_steps")
+    completions = value("generation_batch_size") or value("per_device_train_batch_size") * processes * steps
+    limit, stories = value("max_completion_length"), profile.data.source == "stories"
     if server is not None:
         mode, tensor_parallel = "server", server.tensor_parallel_size
         devices = server.replicas * tensor_parallel
         share = server.gpu_memory_utilization or VLLM_SHARE
-    elif given(profile, "grpo", "use_vllm") and given(profile, "grpo", "vllm_mode") == "server":
+    elif value("use_vllm") and value("vllm_mode") == "server":
         # A server that somebody else starts, elsewhere: taken as one device with vLLM's own share.
         mode, devices, tensor_parallel, share = "server", 1, 1, VLLM_SHARE
-    elif given(profile, "grpo", "use_vllm"):
-        mode = "colocate"
-        devices, tensor_parallel = processes, given(profile, "grpo", "vllm_tensor_parallel_size") or 1
-        share = given(profile, "grpo", "vllm_gpu_memory_utilization")
+    elif value("use_vllm"):
+        mode, devices = "colocate", processes
+        tensor_parallel = value("vllm_tensor_parallel_size") or 1
+        share = value("vllm_gpu_memory_utilization")
     else:
         mode, devices, tensor_parallel, share = "in-process", processes, 1, 0.0
-    stories, gib = profile.data.source == "stories", getattr(server, "kv_cache_gib", None)
+    gib = getattr(server, "kv_cache_gib", None)
     return Generation(
         mode=mode,
         devices=devices,
@@ -249,7 +279,7 @@ def generation_of(profile: Profile) -> Generation:
         # Prompts of cpu-tiny take 31 tokens on average, 2026-11-24.
         prompt=31 if stories else profile.data.max_prompt_length // 2,
         longest=min(limit, STORY_ANSWER) if stories else limit,
-        mean=mean,
+        mean=limit * profile.machine.plan.mean_completion,
         limit=limit,
         cache_bytes=gib * 2**30 if gib else None,
     )

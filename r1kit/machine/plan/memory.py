@@ -1,4 +1,4 @@
-"""Bytes per device by kind, from shapes alone, and the server's key-value cache.
+"""Bytes per device by kind, from shapes alone; the server's cache; what to change if they do not fit.
 
 States: bf16 weights 2, gradients 2, and 12 for Adam's two moments and the float32 master copy, 16 bytes a
 parameter; ZeRO-1/2/3 divides the last, the last two, all three by the devices (arXiv 1910.02054). 7.6 billion
@@ -12,7 +12,8 @@ Measured peaks lie above such sums because allocators leave gaps: `margin`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from r1kit.machine.peaks import Device
 from r1kit.machine.plan.inputs import Generation, Training
@@ -48,13 +49,13 @@ class Memory:
         return sum(getattr(self, kind) for kind in KINDS)
 
     def as_dict(self) -> dict[str, int]:
-        """Each kind and the total in whole bytes."""
+        """Return each kind and the total in whole bytes."""
         kinds = {kind: round(getattr(self, kind)) for kind in KINDS}
         return kinds | {"total": sum(kinds.values())}
 
 
 def training_memory(training: Training, device: Device) -> Memory:
-    """Peak bytes per device of a training."""
+    """Return the peak bytes per device of a training."""
     weights, gradients, optimizer = states(training)
     kept = activations(training)
     logits = logit_bytes(training)
@@ -63,7 +64,7 @@ def training_memory(training: Training, device: Device) -> Memory:
 
 
 def states(training: Training) -> tuple[float, float, float]:
-    """(weights, gradients, optimizer) in bytes per device."""
+    """Return (weights, gradients, optimizer) in bytes per device."""
     n, devices = training.model.parameters, training.devices
     if training.adapter:
         # The frozen weights are whole on every device but in ZeRO-3; adapters are float32 (PEFT's autocast).
@@ -88,7 +89,7 @@ def states(training: Training) -> tuple[float, float, float]:
 
 
 def layer_bytes(training: Training) -> float:
-    """Bytes that one layer keeps for its backward pass, per token, without attention scores."""
+    """Return the bytes that one layer keeps for its backward pass, per token, without attention scores."""
     model, size = training.model, training.compute_bytes
     h, i = model.hidden_size, model.intermediate_size
     norms = 2 * h * (size if training.kernels else size + 4)  # plain RMSNorm also keeps a float32 copy
@@ -99,7 +100,7 @@ def layer_bytes(training: Training) -> float:
 
 
 def score_bytes(training: Training) -> float:
-    """Bytes of one layer's attention scores; flash attention and sdpa never store them.
+    """Return the bytes of one layer's attention scores; flash attention and sdpa never store them.
 
     Eager keeps them in bf16, their float32 softmax, and casts back: 6 bytes a pair at the peak. 8 rows of
     5,120 tokens with 28 heads are 35 GB a layer.
@@ -112,7 +113,7 @@ def score_bytes(training: Training) -> float:
 
 
 def activations(training: Training) -> float:
-    """Bytes of activations at the peak.
+    """Return the bytes of activations at the peak.
 
     With checkpointing each layer keeps only its input, and one layer at a time is whole, with as many bytes
     of gradients.
@@ -125,7 +126,7 @@ def activations(training: Training) -> float:
 
 
 def logit_bytes(training: Training) -> float:
-    """Bytes around the LM head in TRL 1.16's chunked form."""
+    """Return the bytes around the LM head in TRL 1.16's chunked form."""
     tokens, model = training.rows * training.row, training.model
     tile = min(tokens, TILE_TOKENS) * min(model.vocab_size, TILE_WORDS) * 4
     head = 0 if training.adapter else model.vocab_size * model.hidden_size * 4
@@ -148,13 +149,13 @@ class ServerMemory:
         return self.weights + self.kv_cache + self.margin
 
     def as_dict(self) -> dict[str, int]:
-        """Each kind and the total in whole bytes."""
+        """Return each kind and the total in whole bytes."""
         kinds = {name: round(getattr(self, name)) for name in ("weights", "kv_cache", "margin")}
         return kinds | {"total": sum(kinds.values())}
 
 
 def server_memory(generation: Generation, training: Training, device: Device) -> ServerMemory:
-    """What generation takes: vLLM fills its share of the device with cache; `generate` grows it."""
+    """Return the memory of generation: vLLM fills its share of the device with cache, `generate` grows it."""
     model, split = training.model, generation.tensor_parallel
     per_token = model.cache_bytes_per_token * generation.weight_bytes / 2 / split
     sequences = generation.completions * split / max(1, generation.devices)
@@ -168,3 +169,72 @@ def server_memory(generation: Generation, training: Training, device: Device) ->
     if generation.cache_bytes is not None:
         cache = generation.cache_bytes / split
     return ServerMemory(weights, cache, margin, int(cache / per_token), wanted)
+
+
+def suggest(training: Training, fits: Callable[[Training], bool]) -> tuple[str, ...]:
+    """Return the first change of settings after which the training fits, else the first that together do.
+
+    An empty tuple says that no change of settings is enough.
+    """
+    kinds = smaller(training)
+    for variants in kinds.values():
+        for text, after in variants:
+            if fits(after):
+                return (text,)
+    pile, current = [], training
+    for kind in kinds:
+        variants = smaller(current).get(kind, [])
+        enough = [(text, after) for text, after in variants if fits(after)]
+        if variants:
+            text, current = enough[0] if enough else variants[-1]
+            pile.append(text)
+        if enough:
+            return tuple(pile)
+    return ()
+
+
+def smaller(training: Training) -> dict[str, list[tuple[str, Training]]]:
+    """Return the changes that make a training smaller: per kind its variants, the mildest first.
+
+    Kinds are ordered from what costs only time, over what costs communication, to what trains something else.
+    """
+    section, model = training.section, training.model
+    kinds: dict[str, list[tuple[str, Training]]] = {}
+
+    def change(kind: str, setting: str, cost: str, **changed: object) -> None:
+        kinds.setdefault(kind, []).append((f"{setting} ({cost})", replace(training, **changed)))
+
+    if training.attention == "eager":
+        setting = f"{section}.attn_implementation=flash_attention_2"
+        change("attention", setting, "nothing: it is faster", attention="flash")
+    if not training.checkpointing:
+        setting = f"{section}.gradient_checkpointing=true"
+        change("checkpointing", setting, "a third more computing", checkpointing=True)
+    if training.weight_bytes == 4 and training.engine != "deepspeed" and training.compute_bytes == 2:
+        cost = "updates below bf16's precision are lost"
+        change("dtype", f"{section}.dtype=bfloat16", cost, weight_bytes=2)
+    rows, accumulation = training.rows, training.accumulation
+    while rows > 1:
+        half = rows // 2
+        rows, accumulation = half, training.accumulation * training.rows // half
+        setting = (
+            f"{section}.per_device_train_batch_size={rows}, "
+            f"{section}.gradient_accumulation_steps={accumulation}"
+        )
+        change("rows", setting, "more, smaller products", rows=rows, accumulation=accumulation)
+    if training.engine == "deepspeed":
+        for zero in range(training.zero + 1, 4):
+            cost = "weights are gathered layer by layer" if zero == 3 else "nothing worth mentioning"
+            change("zero", f"accelerate.deepspeed_config.zero_stage={zero}", cost, zero=zero)
+    if training.engine == "ddp":
+        changed = {"engine": "deepspeed", "zero": 2, "weight_bytes": 2}
+        cost = "ZeRO-2: gradients are scattered"
+        change("zero", "accelerate.distributed_type=DEEPSPEED", cost, **changed)
+    if not training.adapter:
+        rank = 16 * model.num_hidden_layers * (model.hidden_size * 9 + model.intermediate_size * 3)
+        cost = "LoRA: only adapters are trained"
+        change("adapter", f"{section}.use_peft=true", cost, adapter=rank, reference=False)
+    if section == "sft":
+        for row in (training.row // 2, training.row // 4):
+            change("length", f"sft.max_length={row}", "longer traces are cut", row=row)
+    return kinds
