@@ -1,7 +1,7 @@
 """Rewards for programs: the share of test cases passed, all of them passed, and the form of the answer.
 
 Public names and arguments are open-r1's (`src/open_r1/rewards.py`); programs run on this host, in
-`r1kit.sandbox`, or on Piston servers. Where they judge differently, and why:
+`r1kit.sandbox`. Where they judge differently, and why:
 
 - **Trouble of ours is None, not 0.0.** Its direct E2B and Morph paths called the client with a wrong
   argument, caught the TypeError and gave every program 0.0 (its pull request #682); so did any failure of the
@@ -19,7 +19,6 @@ Public names and arguments are open-r1's (`src/open_r1/rewards.py`); programs ru
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,17 +26,14 @@ from typing import Any
 from r1kit.data.format import begins_reasoning
 from r1kit.rewards.completions import completion_text
 from r1kit.rewards.format import has_form
-from r1kit.rewards.shared_sandbox import configure, shared_client, shared_sandbox
+from r1kit.rewards.shared_sandbox import configure, shared_sandbox
 from r1kit.sandbox.cases import Problem, read_problem
 from r1kit.sandbox.judge import Job, Judgement, judge
-from r1kit.sandbox.piston import PistonClient
 from r1kit.sandbox.programs import answer_part, blocks, language_name, program
-from r1kit.sandbox.runner import Sandbox
 from r1kit.sandbox.verdicts import Verdict
 
 __all__ = ["binary_code_reward", "code_reward", "configure", "get_code_format_reward", "shared_sandbox"]
 
-_PLACES: dict[str, Callable[[], Sandbox | PistonClient]] = {"local": shared_sandbox, "piston": shared_client}
 _log = logging.getLogger(__name__)
 _logged: set[str] = set()
 
@@ -57,7 +53,7 @@ def code_reward(
         completions: TRL's completions, B strings or B conversations.
         verification_info: B rows `{"language", "test_cases"}`, or their JSON (`sandbox/cases.py`).
         num_parallel: programs at the same time; None means as many as the sandbox has workers.
-        provider_type: "local", or "piston" for the servers in PISTON_ENDPOINTS.
+        provider_type: "local", this host's sandbox; open-r1's cloud services are refused.
         enforce_same_language: refuse rows of more than one language.
         require_reasoning: no program counts before a `</think>`. For chat templates that begin the reasoning
             themselves: a completion cut off inside it shows no sign of it.
@@ -67,7 +63,7 @@ def code_reward(
         B values in [0, 1], None where a row could not be judged.
 
     Raises:
-        ValueError: an unknown provider, not one row for each completion, or several languages where one is
+        ValueError: another provider, not one row for each completion, or several languages where one is
             asked for.
         SandboxError: nothing isolates programs on this machine.
     """
@@ -118,10 +114,8 @@ def judge_completions(
 
     Arguments and errors are those of `code_reward`; `all_cases` is `judge`'s.
     """
-    if provider_type not in _PLACES:
-        near = difflib.get_close_matches(str(provider_type), _PLACES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ": programs run on this host, or on Piston servers"
-        raise ValueError(f"provider_type must be {' or '.join(_PLACES)}, found {provider_type!r}{hint}")
+    if provider_type != "local":
+        raise ValueError(f"provider_type must be local, found {provider_type!r}: programs run on this host")
     if len(verification_info) != len(completions):
         rows = f"{len(verification_info)} rows for {len(completions)} completions"
         raise ValueError(f"verification_info has {rows}")
@@ -141,8 +135,7 @@ def judge_completions(
         else:
             jobs[row] = Job(source, problem.cases, problem.language)
     if jobs:
-        place = _PLACES[provider_type]()
-        judgements = judge(place, list(jobs.values()), all_cases=all_cases, at_once=num_parallel)
+        judgements = judge(shared_sandbox(), list(jobs.values()), all_cases=all_cases, at_once=num_parallel)
         for row, judgement in zip(jobs, judgements, strict=True):
             found[row] = judgement
     return found
