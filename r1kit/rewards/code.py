@@ -28,7 +28,7 @@ from r1kit.rewards.completions import completion_text
 from r1kit.rewards.format import has_form
 from r1kit.rewards.shared_sandbox import configure, shared_sandbox
 from r1kit.sandbox.cases import Problem, read_problem
-from r1kit.sandbox.judge import Job, Judgement, judge
+from r1kit.sandbox.judge import Job, judge
 from r1kit.sandbox.programs import answer_part, blocks, language_name, program
 from r1kit.sandbox.verdicts import Verdict
 
@@ -67,11 +67,10 @@ def code_reward(
             asked for.
         SandboxError: nothing isolates programs on this machine.
     """
-    judgements = judge_completions(
+    return _scores(
         completions, verification_info, num_parallel, provider_type, enforce_same_language, require_reasoning,
         prompts=columns.get("prompts"), all_cases=True,
     )  # fmt: skip
-    return [found.score if isinstance(found, Judgement) else found for found in judgements]
 
 
 def binary_code_reward(
@@ -87,33 +86,24 @@ def binary_code_reward(
 
     Arguments and errors are those of `code_reward`.
     """
-    judgements = judge_completions(
+    return _scores(
         completions, verification_info, num_parallel, provider_type, enforce_same_language, require_reasoning,
         prompts=columns.get("prompts"), all_cases=False,
     )  # fmt: skip
-    return [
-        (None if found.score is None else float(found.verdict is Verdict.OK))
-        if isinstance(found, Judgement)
-        else found
-        for found in judgements
-    ]
 
 
-def judge_completions(
+def _scores(
     completions: list,
     verification_info: Sequence,
-    num_parallel: int | None = None,
-    provider_type: str = "local",
-    enforce_same_language: bool = False,
-    require_reasoning: bool = False,
+    num_parallel: int | None,
+    provider_type: str,
+    enforce_same_language: bool,
+    require_reasoning: bool,
     *,
-    prompts: Sequence | None = None,
-    all_cases: bool = False,
-) -> list[Judgement | float | None]:
-    """What became of each completion: the judgement of its program, 0.0 if it has none, None if unjudgeable.
-
-    Arguments and errors are those of `code_reward`; `all_cases` is `judge`'s.
-    """
+    prompts: Sequence | None,
+    all_cases: bool,
+) -> list[float | None]:
+    """The share of cases that each program passes if `all_cases` are run, else whether it passes them all."""
     if provider_type != "local":
         raise ValueError(f"provider_type must be local, found {provider_type!r}: programs run on this host")
     if len(verification_info) != len(completions):
@@ -123,7 +113,7 @@ def judge_completions(
     languages = sorted({problem.language for problem in problems if problem})
     if enforce_same_language and len(languages) > 1:
         raise ValueError(f"verification_info must be of one language, found {', '.join(languages)}")
-    found: list[Judgement | float | None] = [None] * len(completions)
+    scores: list[float | None] = [None] * len(completions)
     jobs: dict[int, Job] = {}
     for row, (completion, problem) in enumerate(zip(completions, problems, strict=True)):
         if problem is None:
@@ -131,14 +121,16 @@ def judge_completions(
         begun = require_reasoning or (prompts is not None and begins_reasoning(completion_text(prompts[row])))
         source = program(completion_text(completion), problem.language, reasoning=begun)
         if source is None:
-            found[row] = 0.0
+            scores[row] = 0.0
         else:
             jobs[row] = Job(source, problem.cases, problem.language)
     if jobs:
         judgements = judge(shared_sandbox(), list(jobs.values()), all_cases=all_cases, at_once=num_parallel)
         for row, judgement in zip(jobs, judgements, strict=True):
-            found[row] = judgement
-    return found
+            if judgement.verdict is not Verdict.INFRA:
+                passed_all = float(judgement.verdict is Verdict.OK)
+                scores[row] = judgement.score if all_cases else passed_all
+    return scores
 
 
 def get_code_format_reward(language: str = "python") -> Callable[..., list[float]]:

@@ -19,14 +19,14 @@ from r1kit.sandbox.enclosure import Enclosure
 from r1kit.sandbox.frames import Reply, Request
 from r1kit.sandbox.spawn import STATUS
 from r1kit.sandbox.verdicts import Execution, Verdict
-from r1kit.sandbox.watch import execution, watch
+from r1kit.sandbox.watch import execution_of, watch
 
 PAYLOAD, PRODUCT = 3, 4  # as in boot.py
 BOOT = Path(__file__).with_name("boot.py")
 _KILL_SECONDS = 2
 
 
-class Alone:
+class OneShotRunner:
     """Runs requests one after the other, each in a fresh enclosure. boot: the text of BOOT."""
 
     def __init__(self, enclosure: Enclosure, boot: str) -> None:
@@ -109,7 +109,7 @@ class Alone:
             said = report.trouble() or watched.stderr.decode("utf-8", "replace").strip()[-300:]
             detail = f"the program did not start within {seconds:.1f} s: {said or f'exit code {code}'}"
             return Reply(Execution(Verdict.INFRA, seconds=seconds, detail=detail))
-        result = execution(watched, code, request.limits, seconds=seconds, used=used, starved=starved)
+        result = execution_of(watched, code, request.limits, seconds=seconds, used=used, starved=starved)
         made = b""
         if request.kind == "compile" and result.verdict is Verdict.OK:
             made = os.pread(product, os.fstat(product).st_size, 0)

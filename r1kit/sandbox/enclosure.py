@@ -2,8 +2,9 @@
 
 bubblewrap (with or without /proc): namespaces, then the system-call filter. landlock: no namespaces; files,
 network and signals given up by Landlock, and the filter refuses what Landlock leaves open. There a program
-cannot write files at all (no disk of a fixed size without a mount), and it can still learn whether a path
-exists. unsafe: rlimits only, for machines where nothing else works and somebody said so.
+cannot write files at all: the kernel bounds one file (RLIMIT_FSIZE) but not their sum, and a disk of a fixed
+size takes a mount. It can also still learn whether a path exists.
+unsafe: rlimits only, for machines where nothing else works and somebody said so.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Enclosure:
                 inner[bubblewrap.FILTER] = self._filter(children)
             for file in inner.values():
                 os.lseek(file, 0, os.SEEK_SET)
-            outer = bubblewrap.command(self.path, STATUS, filtered=not forks)
+            outer = bubblewrap.bubblewrap_command(self.path, STATUS, filtered=not forks)
             environment = {"PATH": "/usr/bin:/bin"}
             return spawn(
                 outer + command,
@@ -103,10 +104,10 @@ class Enclosure:
             linux.no_new_privileges()
             linux.drop_capabilities()
             if self.tier == LANDLOCK:
-                landlock.restrict(ruleset)
+                landlock.apply_landlock(ruleset)
                 if not forks:
-                    filter_ = seccomp.build(shared_pids=True, shared_files=True, children=children)
-                    linux.install_filter(seccomp.for_pid(filter_, os.getpid()))
+                    filter_ = seccomp.build_filter(shared_pids=True, shared_files=True, children=children)
+                    linux.install_filter(seccomp.filter_for_pid(filter_, os.getpid()))
 
         try:
             return spawn(command, environment, descriptors, folder=folder or "/", prepare=give_up_rights)
@@ -139,7 +140,7 @@ class Enclosure:
         key = ("arguments", scratch_bytes, toolchain, forks)
         if key not in self._files:
             self._files[key] = linux.memory_file(
-                bubblewrap.arguments(
+                bubblewrap.bubblewrap_arguments(
                     self.interpreter.path,
                     self.interpreter.roots,
                     scratch_bytes,
@@ -153,7 +154,7 @@ class Enclosure:
     def _filter(self, children: bool) -> int:
         key = ("filter", children)
         if key not in self._files:
-            self._files[key] = linux.memory_file(seccomp.build(shared_pids=False, children=children))
+            self._files[key] = linux.memory_file(seccomp.build_filter(shared_pids=False, children=children))
         return self._files[key]
 
     def _ruleset(self, toolchain: bool, folder: str | None) -> int:
@@ -167,7 +168,7 @@ class Enclosure:
         own = [*self.interpreter.roots, self.interpreter.path]
         system = ["/usr"] if toolchain else []
         read = [*bubblewrap.SYSTEM, *bubblewrap.READABLE, *own, *system, *bubblewrap.DEVICES]
-        ruleset = landlock.rules(read, write=["/dev/null"], folder=folder)
+        ruleset = landlock.landlock_rules(read, write=["/dev/null"], folder=folder)
         try:
             return fcntl.fcntl(ruleset, fcntl.F_DUPFD_CLOEXEC, _HIGH)
         finally:

@@ -75,18 +75,18 @@ _CHUNK = 200  # a jump reaches 255 instructions
 Instruction = tuple[int, int, int, int]
 
 
-def supported(machine: str | None = None) -> bool:
+def filter_supported(machine: str | None = None) -> bool:
     """True if there is a filter for this processor."""
     return (machine or platform.machine()) in ARCHITECTURES
 
 
-def build(
+def build_filter(
     *, shared_pids: bool, shared_files: bool = False, children: bool = False, machine: str | None = None
 ) -> bytes:
     """The filter as an array of struct sock_filter, 8 bytes each.
 
     shared_pids, shared_files: no namespace of its own for processes, for files; see above. With shared
-    process numbers, put the program's pid in by `for_pid` before installing the filter.
+    process numbers, put the program's pid in by `filter_for_pid` before installing the filter.
     children: new processes are allowed (a compiler needs them), new namespaces are not.
     """
     machine = machine or platform.machine()
@@ -118,7 +118,7 @@ def build(
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
 
 
-def for_pid(program: bytes, pid: int) -> bytes:
+def filter_for_pid(program: bytes, pid: int) -> bytes:
     """The same filter with `pid` as the only process that may be signalled."""
     return program.replace(struct.pack("<I", PID_PLACEHOLDER), struct.pack("<I", pid))
 
