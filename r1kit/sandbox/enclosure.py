@@ -13,7 +13,7 @@ import fcntl
 import os
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from r1kit.sandbox import bubblewrap, landlock, linux, seccomp
@@ -81,9 +81,13 @@ class Enclosure:
         """
         command = [self.interpreter.path, "-I", "-S", "-B", "-X", "utf8", "-c", script, *arguments]
         if self.namespaces:
-            inner = {bubblewrap.ARGUMENTS: self._arguments(limits.scratch_bytes, children, forks)}
+            key = limits.scratch_bytes, children, forks
+            inner = {bubblewrap.ARGUMENTS: self._kept(key, lambda: self._arguments(*key))}
             if not forks:
-                inner[bubblewrap.FILTER] = self._filter(children)
+                inner[bubblewrap.FILTER] = self._kept(
+                    ("filter", children),
+                    lambda: linux.memory_file(seccomp.build_filter(shared_pids=False, children=children)),
+                )
             for file in inner.values():
                 os.lseek(file, 0, os.SEEK_SET)
             outer = bubblewrap.bubblewrap_command(self.path, STATUS, filtered=not forks)
@@ -96,7 +100,11 @@ class Enclosure:
                 status_survives=True,
             )
         environment = {**bubblewrap.ENVIRONMENT, "HOME": "/", "TMPDIR": folder or "/tmp"}
-        ruleset = self._ruleset(children, folder) if self.tier == LANDLOCK else -1
+        ruleset = -1
+        if self.tier == LANDLOCK and folder:
+            ruleset = self._ruleset(children, folder)
+        elif self.tier == LANDLOCK:
+            ruleset = self._kept(("ruleset",), lambda: self._ruleset(children, None))
 
         def give_up_rights() -> None:
             if not forks:
@@ -112,7 +120,7 @@ class Enclosure:
         try:
             return spawn(command, environment, descriptors, folder=folder or "/", prepare=give_up_rights)
         finally:
-            if folder is not None and ruleset >= 0:
+            if folder and ruleset >= 0:
                 os.close(ruleset)
 
     def limits(self, limits: Limits) -> list[str]:
@@ -136,35 +144,25 @@ class Enclosure:
             self._tasks = time.monotonic(), linux.tasks_of_this_user()
         return self._tasks[1] + 3
 
-    def _arguments(self, scratch_bytes: int, toolchain: bool, forks: bool) -> int:
-        key = ("arguments", scratch_bytes, toolchain, forks)
+    def _kept(self, key: tuple, make: Callable[[], int]) -> int:
+        """The file descriptor for `key`, made once."""
         if key not in self._files:
-            self._files[key] = linux.memory_file(
-                bubblewrap.bubblewrap_arguments(
-                    self.interpreter.path,
-                    self.interpreter.roots,
-                    scratch_bytes,
-                    proc=self.tier == BUBBLEWRAP and not forks,
-                    toolchain=toolchain,
-                    forks=forks,
-                )
-            )
+            self._files[key] = make()
         return self._files[key]
 
-    def _filter(self, children: bool) -> int:
-        key = ("filter", children)
-        if key not in self._files:
-            self._files[key] = linux.memory_file(seccomp.build_filter(shared_pids=False, children=children))
-        return self._files[key]
+    def _arguments(self, scratch_bytes: int, toolchain: bool, forks: bool) -> int:
+        return linux.memory_file(
+            bubblewrap.bubblewrap_arguments(
+                self.interpreter.path,
+                self.interpreter.roots,
+                scratch_bytes,
+                proc=self.tier == BUBBLEWRAP and not forks,
+                toolchain=toolchain,
+                forks=forks,
+            )
+        )
 
     def _ruleset(self, toolchain: bool, folder: str | None) -> int:
-        if folder is not None:
-            return self._rules(toolchain, folder)
-        if ("rules",) not in self._files:
-            self._files["rules",] = self._rules(toolchain, None)
-        return self._files["rules",]
-
-    def _rules(self, toolchain: bool, folder: str | None) -> int:
         own = [*self.interpreter.roots, self.interpreter.path]
         system = ["/usr"] if toolchain else []
         read = [*bubblewrap.SYSTEM, *bubblewrap.READABLE, *own, *system, *bubblewrap.DEVICES]
