@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from r1kit.machine.checks import Check
 from r1kit.sandbox import tiers
 
 if TYPE_CHECKING:
+    from r1kit.machine.checks import Check
     from r1kit.settings import Profile
     from r1kit.settings.machine import SandboxSettings
 
@@ -25,6 +25,8 @@ def record(settings: SandboxSettings) -> dict[str, Any]:
 
 def check(profile: Profile) -> Check:
     """Whether programs can be isolated: a must where the profile rewards code, else a warning."""
+    from r1kit.machine.checks import Check  # needs psutil, which a broker is without
+
     found = record(profile.machine.sandbox)
     tier, reason = found["tier"], found["reason"]
     want = tiers.BUBBLEWRAP
