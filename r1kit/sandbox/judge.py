@@ -1,6 +1,6 @@
 """Judging many programs by their test cases, over the workers of a sandbox.
 
-One process per case; comparison outside (`compare.py`); a case that was not run is a failed one. A program's
+One process per case; comparison outside of the sandbox; a case that was not run is a failed one. A program's
 cases run from the smallest to the largest, so that a wrong one ends early, and one after the other, so that
 its verdict does not depend on the number of workers. Equal jobs run once, and verdicts are remembered.
 
