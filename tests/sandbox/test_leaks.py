@@ -154,7 +154,7 @@ def test_a_killed_broker_costs_one_more_try(open_sandbox, tier, fork_server):
     broker = sandbox.broker_pids[0]
     beneath = under(broker)
     with ThreadPoolExecutor(1) as pool:
-        run = pool.submit(sandbox.run, "import time; time.sleep(0.3); print('done')")
+        run = pool.submit(sandbox.run, "import time; time.sleep(2); print('done')")
         until(lambda: under(broker) - beneath)
         started = under(broker)
         os.kill(broker, signal.SIGKILL)
