@@ -13,7 +13,7 @@ Public name and arguments are open-r1's (`src/open_r1/rewards.py`). Where it jud
   in the answer. Prose without a box is unjudgeable (None): reading its last number failed right answers.
 - **No signal.alarm.** math-verify's timeouts work in the main thread only, and elsewhere they raised
   (Math-Verify#50, #55) or silently gave zeros; here it lives in processes of its own (`verifier.py`).
-- **Most answers never reach it**: `equivalence.py` compares the common forms exactly, and lists by name where
+- **Most answers never reach it**: `equivalence` compares the common forms exactly, and lists by name where
   its verdict differs from math-verify's.
 """
 

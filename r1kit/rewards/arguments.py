@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
+
+from r1kit.settings.errors import nearest_name
 
 
 def whole_number(name: str, found: object, least: int, most: int | None = None) -> int:
@@ -51,6 +52,6 @@ def one_of(name: str, found: object, allowed: Iterable[str]) -> str:
     words = list(allowed)
     if found in words:
         return found
-    near = difflib.get_close_matches(str(found).lower(), words, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest_name(str(found), words)
+    hint = f"; did you mean {near!r}?" if near else ""
     raise ValueError(f"{name} is {found!r}: allowed is {', '.join(map(repr, words))}{hint}")

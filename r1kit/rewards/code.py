@@ -1,7 +1,7 @@
 """Rewards for programs: the share of test cases passed, all of them passed, and the form of the answer.
 
 Public names and arguments are open-r1's (`src/open_r1/rewards.py`); programs run on this host, in
-`r1kit.sandbox`, or on Piston servers. Where they judge differently, and why:
+`r1kit.sandbox`. Where they judge differently, and why:
 
 - **Trouble of ours is None, not 0.0.** Its direct E2B and Morph paths called the client with a wrong
   argument, caught the TypeError and gave every program 0.0 (its pull request #682); so did any failure of the
@@ -19,7 +19,6 @@ Public names and arguments are open-r1's (`src/open_r1/rewards.py`); programs ru
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,17 +26,14 @@ from typing import Any
 from r1kit.data.format import begins_reasoning
 from r1kit.rewards.completions import completion_text
 from r1kit.rewards.format import has_form
-from r1kit.rewards.shared_sandbox import configure, shared_client, shared_sandbox
+from r1kit.rewards.shared_sandbox import configure, shared_sandbox
 from r1kit.sandbox.cases import Problem, read_problem
-from r1kit.sandbox.judge import Job, Judgement, judge
-from r1kit.sandbox.piston import PistonClient
+from r1kit.sandbox.judge import Job, judge
 from r1kit.sandbox.programs import answer_part, blocks, language_name, program
-from r1kit.sandbox.runner import Sandbox
 from r1kit.sandbox.verdicts import Verdict
 
 __all__ = ["binary_code_reward", "code_reward", "configure", "get_code_format_reward", "shared_sandbox"]
 
-_PLACES: dict[str, Callable[[], Sandbox | PistonClient]] = {"local": shared_sandbox, "piston": shared_client}
 _log = logging.getLogger(__name__)
 _logged: set[str] = set()
 
@@ -57,7 +53,7 @@ def code_reward(
         completions: TRL's completions, B strings or B conversations.
         verification_info: B rows `{"language", "test_cases"}`, or their JSON (`sandbox/cases.py`).
         num_parallel: programs at the same time; None means as many as the sandbox has workers.
-        provider_type: "local", or "piston" for the servers in PISTON_ENDPOINTS.
+        provider_type: "local", this host's sandbox; open-r1's cloud services are refused.
         enforce_same_language: refuse rows of more than one language.
         require_reasoning: no program counts before a `</think>`. For chat templates that begin the reasoning
             themselves: a completion cut off inside it shows no sign of it.
@@ -67,15 +63,14 @@ def code_reward(
         B values in [0, 1], None where a row could not be judged.
 
     Raises:
-        ValueError: an unknown provider, not one row for each completion, or several languages where one is
+        ValueError: another provider, not one row for each completion, or several languages where one is
             asked for.
         SandboxError: nothing isolates programs on this machine.
     """
-    judgements = judge_completions(
+    return _scores(
         completions, verification_info, num_parallel, provider_type, enforce_same_language, require_reasoning,
         prompts=columns.get("prompts"), all_cases=True,
     )  # fmt: skip
-    return [found.score if isinstance(found, Judgement) else found for found in judgements]
 
 
 def binary_code_reward(
@@ -91,37 +86,26 @@ def binary_code_reward(
 
     Arguments and errors are those of `code_reward`.
     """
-    judgements = judge_completions(
+    return _scores(
         completions, verification_info, num_parallel, provider_type, enforce_same_language, require_reasoning,
         prompts=columns.get("prompts"), all_cases=False,
     )  # fmt: skip
-    return [
-        (None if found.score is None else float(found.verdict is Verdict.OK))
-        if isinstance(found, Judgement)
-        else found
-        for found in judgements
-    ]
 
 
-def judge_completions(
+def _scores(
     completions: list,
     verification_info: Sequence,
-    num_parallel: int | None = None,
-    provider_type: str = "local",
-    enforce_same_language: bool = False,
-    require_reasoning: bool = False,
+    num_parallel: int | None,
+    provider_type: str,
+    enforce_same_language: bool,
+    require_reasoning: bool,
     *,
-    prompts: Sequence | None = None,
-    all_cases: bool = False,
-) -> list[Judgement | float | None]:
-    """What became of each completion: the judgement of its program, 0.0 if it has none, None if unjudgeable.
-
-    Arguments and errors are those of `code_reward`; `all_cases` is `judge`'s.
-    """
-    if provider_type not in _PLACES:
-        near = difflib.get_close_matches(str(provider_type), _PLACES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ": programs run on this host, or on Piston servers"
-        raise ValueError(f"provider_type must be {' or '.join(_PLACES)}, found {provider_type!r}{hint}")
+    prompts: Sequence | None,
+    all_cases: bool,
+) -> list[float | None]:
+    """The share of cases that each program passes if `all_cases` are run, else whether it passes them all."""
+    if provider_type != "local":
+        raise ValueError(f"provider_type must be local, found {provider_type!r}: programs run on this host")
     if len(verification_info) != len(completions):
         rows = f"{len(verification_info)} rows for {len(completions)} completions"
         raise ValueError(f"verification_info has {rows}")
@@ -129,7 +113,7 @@ def judge_completions(
     languages = sorted({problem.language for problem in problems if problem})
     if enforce_same_language and len(languages) > 1:
         raise ValueError(f"verification_info must be of one language, found {', '.join(languages)}")
-    found: list[Judgement | float | None] = [None] * len(completions)
+    scores: list[float | None] = [None] * len(completions)
     jobs: dict[int, Job] = {}
     for row, (completion, problem) in enumerate(zip(completions, problems, strict=True)):
         if problem is None:
@@ -137,15 +121,16 @@ def judge_completions(
         begun = require_reasoning or (prompts is not None and begins_reasoning(completion_text(prompts[row])))
         source = program(completion_text(completion), problem.language, reasoning=begun)
         if source is None:
-            found[row] = 0.0
+            scores[row] = 0.0
         else:
             jobs[row] = Job(source, problem.cases, problem.language)
     if jobs:
-        place = _PLACES[provider_type]()
-        judgements = judge(place, list(jobs.values()), all_cases=all_cases, at_once=num_parallel)
+        judgements = judge(shared_sandbox(), list(jobs.values()), all_cases=all_cases, at_once=num_parallel)
         for row, judgement in zip(jobs, judgements, strict=True):
-            found[row] = judgement
-    return found
+            if judgement.verdict is not Verdict.INFRA:
+                passed_all = float(judgement.verdict is Verdict.OK)
+                scores[row] = judgement.score if all_cases else passed_all
+    return scores
 
 
 def get_code_format_reward(language: str = "python") -> Callable[..., list[float]]:

@@ -6,7 +6,6 @@ The name in the settings, in `metrics.jsonl` (`rewards/<name>_reward/mean`), in 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from r1kit.rewards.language import get_language_consistency_reward
 from r1kit.rewards.length import get_cosine_scaled_reward, get_soft_overlong_punishment, len_reward
 from r1kit.rewards.naive import naive_accuracy_reward, naive_code_reward, naive_steps_reward
 from r1kit.rewards.style import get_repetition_penalty_reward, reasoning_steps_reward
+from r1kit.settings.errors import nearest_name
 from r1kit.settings.rewards import REWARDS, Reward
 
 Function = Callable[..., list[float | None]]
@@ -142,8 +142,8 @@ def typed(specification: Mapping[str, Any] | Reward) -> Any:
         return specification
     name = specification.get("name")
     if name not in REWARDS:
-        near = difflib.get_close_matches(str(name), NAMES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        near = nearest_name(str(name), NAMES)
+        hint = f"; did you mean {near!r}?" if near else ""
         raise ValueError(f"unknown reward {name!r}: known are {', '.join(NAMES)}{hint}")
     return REWARDS[name].model_validate(dict(specification))
 

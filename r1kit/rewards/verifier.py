@@ -24,8 +24,8 @@ _MOST_REMEMBERED = 50_000
 
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()  # guards the lists below, never held while a child works
-_idle: list[Child] = []
-_busy: set[Child] = set()
+_running: set[Child] = set()
+_idle: list[Child] = []  # those of them that are not at work
 _places = threading.BoundedSemaphore(MOST_WORKERS)  # however many threads judge at once
 _verdicts: dict[tuple[str, str], float] = {}
 _unjudgeable: dict[str, None] = {}
@@ -73,9 +73,7 @@ def most_workers() -> int:
 def warm_up(workers: int | None = None) -> None:
     """Start processes now, at most 4 in all, so that no batch waits for them."""
     while len(children()) < min(workers or most_workers(), MOST_WORKERS):
-        child = Child()
-        with _lock:
-            _idle.append(child)
+        _idle.append(_started())
 
 
 def stop() -> None:
@@ -84,7 +82,7 @@ def stop() -> None:
     with _lock:
         ended, _idle[:] = _idle[:], []
     for child in ended:
-        child.end()
+        _end(child)
 
 
 def forget() -> None:
@@ -97,7 +95,7 @@ def forget() -> None:
 def children() -> list[int]:
     """Process numbers of the verifiers that run now."""
     with _lock:
-        return [child.process.pid for child in (*_idle, *_busy)]
+        return [child.process.pid for child in _running]
 
 
 def _judged(pair: tuple[str, str]) -> float | None:
@@ -136,45 +134,50 @@ def _remembered(pair: tuple[str, str], said: bytes) -> float | None:
 def _taken() -> Child:
     """An idle child that lives, or a new one; the caller's alone until `_returned`."""
     _places.acquire()
-    while True:
-        with _lock:
-            child = _idle.pop() if _idle else None
-            if child is not None:
-                _busy.add(child)
-        if child is None:
-            try:
-                child = Child()
-            except BaseException:
-                _places.release()
-                raise
+    try:
+        while True:
             with _lock:
-                _busy.add(child)
-            return child
-        if child.process.poll() is None:
-            return child
-        with _lock:
-            _busy.discard(child)
-        child.end()
+                child = _idle.pop() if _idle else None
+            if child is None:
+                return _started()
+            if child.process.poll() is None:
+                return child
+            _end(child)
+    except BaseException:
+        _places.release()
+        raise
 
 
 def _returned(child: Child, sound: bool) -> None:
-    _places.release()
-    with _lock:
-        _busy.discard(child)
-        if sound:
+    if sound:
+        with _lock:
             _idle.append(child)
-    if not sound:
-        child.end()
+    else:
+        _end(child)
+    _places.release()
+
+
+def _started() -> Child:
+    child = Child()
+    with _lock:
+        _running.add(child)
+    return child
+
+
+def _end(child: Child) -> None:
+    with _lock:
+        _running.discard(child)
+    child.end()
 
 
 def _forked() -> None:
     """In a fork: the children are the parent's, and a lock held by another thread would never be released."""
     global _lock, _places
     _lock, _places = threading.Lock(), threading.BoundedSemaphore(MOST_WORKERS)
-    for child in (*_idle, *_busy):
+    for child in _running:
         child.forget()
+    _running.clear()
     _idle.clear()
-    _busy.clear()
 
 
 atexit.register(stop)

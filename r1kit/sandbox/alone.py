@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -19,14 +19,14 @@ from r1kit.sandbox.enclosure import Enclosure
 from r1kit.sandbox.frames import Reply, Request
 from r1kit.sandbox.spawn import STATUS
 from r1kit.sandbox.verdicts import Execution, Verdict
-from r1kit.sandbox.watch import execution, watch
+from r1kit.sandbox.watch import execution_of, watch
 
 PAYLOAD, PRODUCT = 3, 4  # as in boot.py
 BOOT = Path(__file__).with_name("boot.py")
 _KILL_SECONDS = 2
 
 
-class Alone:
+class OneShotRunner:
     """Runs requests one after the other, each in a fresh enclosure. boot: the text of BOOT."""
 
     def __init__(self, enclosure: Enclosure, boot: str) -> None:
@@ -109,7 +109,7 @@ class Alone:
             said = report.trouble() or watched.stderr.decode("utf-8", "replace").strip()[-300:]
             detail = f"the program did not start within {seconds:.1f} s: {said or f'exit code {code}'}"
             return Reply(Execution(Verdict.INFRA, seconds=seconds, detail=detail))
-        result = execution(watched, code, request.limits, seconds=seconds, used=used, starved=starved)
+        result = execution_of(watched, code, request.limits, seconds=seconds, used=used, starved=starved)
         made = b""
         if request.kind == "compile" and result.verdict is Verdict.OK:
             made = os.pread(product, os.fstat(product).st_size, 0)
@@ -117,7 +117,7 @@ class Alone:
 
 
 class _Report:
-    """What bubblewrap, or a start that failed, wrote to STATUS."""
+    """What bubblewrap (JSON), or a start that failed (an error's text), wrote to STATUS."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor, self._text = descriptor, b""
@@ -125,28 +125,27 @@ class _Report:
 
     def inner(self) -> int | None:
         """The pid of the enclosure's init; None without one."""
-        return self._value("child-pid")
+        return self._value(b"child-pid")
 
     def exit_code(self) -> int | None:
         """The program's exit code, or minus the signal that ended it; None if there was none."""
-        code = self._value("exit-code")
+        code = self._value(b"exit-code")
         return code if code is None or not 128 < code <= 128 + signal.NSIG else 128 - code
 
     def trouble(self) -> str:
         """What kept the program from being started."""
-        return "" if self._lines() else self._text.decode("utf-8", "replace")
+        self._read()
+        return "" if self._text.startswith(b"{") else self._text.decode("utf-8", "replace")
 
-    def _value(self, key: str) -> int | None:
-        return next((line[key] for line in self._lines() if key in line), None)
+    def _value(self, key: bytes) -> int | None:
+        self._read()
+        found = re.search(rb'"%s": *(\d+)[\s,}]' % key, self._text)
+        return int(found[1]) if found else None
 
-    def _lines(self) -> list[dict]:
+    def _read(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while part := os.read(self._descriptor, 65536):
                 self._text += part
-        try:
-            return _json_lines(self._text)
-        except ValueError:
-            return []
 
 
 def _files(inner: int | None) -> int:
@@ -156,15 +155,6 @@ def _files(inner: int | None) -> int:
     except OSError:  # no such disk, or it is not there yet, or no longer
         return 0
     return disk.f_files - disk.f_ffree
-
-
-def _json_lines(text: bytes) -> list[dict]:
-    decoder, found, rest = json.JSONDecoder(), [], text.decode().strip()
-    while rest:
-        value, end = decoder.raw_decode(rest)
-        found.append(value)
-        rest = rest[end:].strip()
-    return found
 
 
 def _end(pid: int, inner: int | None, ended: int) -> None:

@@ -15,9 +15,9 @@ import select
 import socket
 
 from r1kit.sandbox import linux
-from r1kit.sandbox.alone import BOOT, Alone
+from r1kit.sandbox.alone import BOOT, OneShotRunner
 from r1kit.sandbox.enclosure import UNSAFE, Enclosure, Interpreter
-from r1kit.sandbox.forking import SERVER, Forking
+from r1kit.sandbox.forking import SERVER, ForkingRunner
 from r1kit.sandbox.frames import Reply, receive, receive_request, send, send_reply
 from r1kit.sandbox.spawn import STATUS, spawn
 from r1kit.sandbox.verdicts import Execution, Verdict
@@ -61,7 +61,7 @@ def main(descriptor: int, parent: int) -> None:
         linux.reap()
 
 
-def _prepare(connection: socket.socket) -> Alone | Forking:
+def _prepare(connection: socket.socket) -> OneShotRunner | ForkingRunner:
     """Give up what a broker must not have, and find out what it needs."""
     configuration, _ = receive(connection)
     boot, server = BOOT.read_text(), SERVER.read_text()  # perhaps from a home that is closed to others
@@ -72,7 +72,7 @@ def _prepare(connection: socket.socket) -> Alone | Forking:
     interpreter = find_interpreter(configuration["interpreters"], user)
     enclosure = Enclosure(configuration["tier"], interpreter, configuration["bubblewrap"])
     forks = configuration["fork_server"] and enclosure.tier != UNSAFE
-    worker = Forking(enclosure, boot, server) if forks else Alone(enclosure, boot)
+    worker = ForkingRunner(enclosure, boot, server) if forks else OneShotRunner(enclosure, boot)
     send(connection, {"user": user, "interpreter": interpreter.path, "version": interpreter.version})
     return worker
 

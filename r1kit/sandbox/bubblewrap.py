@@ -32,18 +32,18 @@ ENVIRONMENT = {
 }
 
 
-def executable() -> str | None:
+def bubblewrap_path() -> str | None:
     """The path of bubblewrap, if it is installed."""
     return shutil.which("bwrap")
 
 
-def command(program: str, status: int, *, filtered: bool = True) -> list[str]:
+def bubblewrap_command(program: str, status: int, *, filtered: bool = True) -> list[str]:
     """The part that does not go in by `--args`; the command to run follows it."""
     filter_ = ["--seccomp", str(FILTER)] if filtered else []
     return [program, "--args", str(ARGUMENTS), "--json-status-fd", str(status), *filter_]
 
 
-def arguments(
+def bubblewrap_arguments(
     interpreter: str, roots: Sequence[str], scratch_bytes: int, *, proc: bool, toolchain: bool, forks: bool
 ) -> bytes:
     """What goes in by `--args`, each argument ended by NUL.

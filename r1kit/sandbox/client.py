@@ -47,19 +47,10 @@ class Broker:
     def __init__(self, configuration: Configuration) -> None:
         self._connection, theirs = socket.socketpair()
         with theirs:
+            # -S: the broker needs nothing but the standard library and this package.
+            python = [sys.executable, "-I", "-S", "-B", "-c", _START]
             self._process = subprocess.Popen(
-                # -S: the broker needs nothing but the standard library and this package.
-                [
-                    sys.executable,
-                    "-I",
-                    "-S",
-                    "-B",
-                    "-c",
-                    _START,
-                    PACKAGE_FOLDER,
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                ],
+                [*python, PACKAGE_FOLDER, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -2,8 +2,9 @@
 
 bubblewrap (with or without /proc): namespaces, then the system-call filter. landlock: no namespaces; files,
 network and signals given up by Landlock, and the filter refuses what Landlock leaves open. There a program
-cannot write files at all (no disk of a fixed size without a mount), and it can still learn whether a path
-exists. unsafe: rlimits only, for machines where nothing else works and somebody said so.
+cannot write files at all: the kernel bounds one file (RLIMIT_FSIZE) but not their sum, and a disk of a fixed
+size takes a mount. It can also still learn whether a path exists.
+unsafe: rlimits only, for machines where nothing else works and somebody said so.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import fcntl
 import os
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from r1kit.sandbox import bubblewrap, landlock, linux, seccomp
@@ -80,12 +81,16 @@ class Enclosure:
         """
         command = [self.interpreter.path, "-I", "-S", "-B", "-X", "utf8", "-c", script, *arguments]
         if self.namespaces:
-            inner = {bubblewrap.ARGUMENTS: self._arguments(limits.scratch_bytes, children, forks)}
+            key = limits.scratch_bytes, children, forks
+            inner = {bubblewrap.ARGUMENTS: self._kept(key, lambda: self._arguments(*key))}
             if not forks:
-                inner[bubblewrap.FILTER] = self._filter(children)
+                inner[bubblewrap.FILTER] = self._kept(
+                    ("filter", children),
+                    lambda: linux.memory_file(seccomp.build_filter(shared_pids=False, children=children)),
+                )
             for file in inner.values():
                 os.lseek(file, 0, os.SEEK_SET)
-            outer = bubblewrap.command(self.path, STATUS, filtered=not forks)
+            outer = bubblewrap.bubblewrap_command(self.path, STATUS, filtered=not forks)
             environment = {"PATH": "/usr/bin:/bin"}
             return spawn(
                 outer + command,
@@ -95,7 +100,11 @@ class Enclosure:
                 status_survives=True,
             )
         environment = {**bubblewrap.ENVIRONMENT, "HOME": "/", "TMPDIR": folder or "/tmp"}
-        ruleset = self._ruleset(children, folder) if self.tier == LANDLOCK else -1
+        ruleset = -1
+        if self.tier == LANDLOCK and folder:
+            ruleset = self._ruleset(children, folder)
+        elif self.tier == LANDLOCK:
+            ruleset = self._kept(("ruleset",), lambda: self._ruleset(children, None))
 
         def give_up_rights() -> None:
             if not forks:
@@ -103,15 +112,15 @@ class Enclosure:
             linux.no_new_privileges()
             linux.drop_capabilities()
             if self.tier == LANDLOCK:
-                landlock.restrict(ruleset)
+                landlock.apply_landlock(ruleset)
                 if not forks:
-                    filter_ = seccomp.build(shared_pids=True, shared_files=True, children=children)
-                    linux.install_filter(seccomp.for_pid(filter_, os.getpid()))
+                    filter_ = seccomp.build_filter(shared_pids=True, shared_files=True, children=children)
+                    linux.install_filter(seccomp.filter_for_pid(filter_, os.getpid()))
 
         try:
             return spawn(command, environment, descriptors, folder=folder or "/", prepare=give_up_rights)
         finally:
-            if folder is not None and ruleset >= 0:
+            if folder and ruleset >= 0:
                 os.close(ruleset)
 
     def limits(self, limits: Limits) -> list[str]:
@@ -135,39 +144,29 @@ class Enclosure:
             self._tasks = time.monotonic(), linux.tasks_of_this_user()
         return self._tasks[1] + 3
 
-    def _arguments(self, scratch_bytes: int, toolchain: bool, forks: bool) -> int:
-        key = ("arguments", scratch_bytes, toolchain, forks)
+    def _kept(self, key: tuple, make: Callable[[], int]) -> int:
+        """The file descriptor for `key`, made once."""
         if key not in self._files:
-            self._files[key] = linux.memory_file(
-                bubblewrap.arguments(
-                    self.interpreter.path,
-                    self.interpreter.roots,
-                    scratch_bytes,
-                    proc=self.tier == BUBBLEWRAP and not forks,
-                    toolchain=toolchain,
-                    forks=forks,
-                )
-            )
+            self._files[key] = make()
         return self._files[key]
 
-    def _filter(self, children: bool) -> int:
-        key = ("filter", children)
-        if key not in self._files:
-            self._files[key] = linux.memory_file(seccomp.build(shared_pids=False, children=children))
-        return self._files[key]
+    def _arguments(self, scratch_bytes: int, toolchain: bool, forks: bool) -> int:
+        return linux.memory_file(
+            bubblewrap.bubblewrap_arguments(
+                self.interpreter.path,
+                self.interpreter.roots,
+                scratch_bytes,
+                proc=self.tier == BUBBLEWRAP and not forks,
+                toolchain=toolchain,
+                forks=forks,
+            )
+        )
 
     def _ruleset(self, toolchain: bool, folder: str | None) -> int:
-        if folder is not None:
-            return self._rules(toolchain, folder)
-        if ("rules",) not in self._files:
-            self._files["rules",] = self._rules(toolchain, None)
-        return self._files["rules",]
-
-    def _rules(self, toolchain: bool, folder: str | None) -> int:
         own = [*self.interpreter.roots, self.interpreter.path]
         system = ["/usr"] if toolchain else []
         read = [*bubblewrap.SYSTEM, *bubblewrap.READABLE, *own, *system, *bubblewrap.DEVICES]
-        ruleset = landlock.rules(read, write=["/dev/null"], folder=folder)
+        ruleset = landlock.landlock_rules(read, write=["/dev/null"], folder=folder)
         try:
             return fcntl.fcntl(ruleset, fcntl.F_DUPFD_CLOEXEC, _HIGH)
         finally:

@@ -24,12 +24,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from r1kit.sandbox import linux, seccomp
-from r1kit.sandbox.alone import Alone
+from r1kit.sandbox.alone import OneShotRunner
 from r1kit.sandbox.enclosure import Enclosure
 from r1kit.sandbox.frames import Reply, Request
 from r1kit.sandbox.spawn import STATUS
 from r1kit.sandbox.verdicts import MIB, Execution, Limits, Verdict
-from r1kit.sandbox.watch import execution, watch
+from r1kit.sandbox.watch import execution_of, watch
 
 SERVER = Path(__file__).with_name("fork_server.py")
 RUNS_PER_SERVER = 500
@@ -37,7 +37,7 @@ _START_SECONDS, _ANSWER_SECONDS = 30, 5
 _CONTROL = 3
 
 
-class Forking:
+class ForkingRunner:
     """Runs Python programs in children of a fork server, everything else alone.
 
     boot, server: the texts of BOOT and SERVER.
@@ -45,15 +45,15 @@ class Forking:
 
     def __init__(self, enclosure: Enclosure, boot: str, server: str) -> None:
         self.enclosure, self.server = enclosure, server
-        self.alone = Alone(enclosure, boot)
+        self.one_shot = OneShotRunner(enclosure, boot)
         self._control: socket.socket | None = None
         self._runs = 0
 
     def run(self, request: Request, owners: Mapping[int, int]) -> Reply:
-        """Run once; as `Alone.run`."""
+        """Run once; as `OneShotRunner.run`."""
         if request.kind != "python":
-            self.close()  # `Alone` ends everything under this process, a server too
-            return self.alone.run(request, owners)
+            self.close()  # `OneShotRunner` ends everything under this process, a server too
+            return self.one_shot.run(request, owners)
         try:
             return self._run(request, owners)
         except BaseException:
@@ -99,7 +99,7 @@ class Forking:
                 return Reply(Execution(Verdict.INFRA, seconds=seconds, detail=f"did not start: {said}"))
             starved = linux.oom_kills() > starved_before
             return Reply(
-                execution(watched, code, request.limits, seconds=seconds, used=used, starved=starved)
+                execution_of(watched, code, request.limits, seconds=seconds, used=used, starved=starved)
             )
 
     def _start(self) -> socket.socket:
@@ -107,7 +107,7 @@ class Forking:
         null = os.open(os.devnull, os.O_RDWR)
         errors = linux.memory_file(sealed=False)
         # Runs of one server share its process numbers in any tier.
-        filter_ = seccomp.build(shared_pids=True, shared_files=not self.enclosure.namespaces)
+        filter_ = seccomp.build_filter(shared_pids=True, shared_files=not self.enclosure.namespaces)
         arguments = [filter_.hex(), str(seccomp.PID_PLACEHOLDER), str(linux.CAPSET[platform.machine()])]
         arguments += [":".join(self.enclosure.interpreter.packages)]
         try:

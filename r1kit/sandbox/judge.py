@@ -1,6 +1,6 @@
 """Judging many programs by their test cases, over the workers of a sandbox.
 
-One process per case; comparison outside (`compare.py`); a case that was not run is a failed one. A program's
+One process per case; comparison outside of the sandbox; a case that was not run is a failed one. A program's
 cases run from the smallest to the largest, so that a wrong one ends early, and one after the other, so that
 its verdict does not depend on the number of workers. Equal jobs run once, and verdicts are remembered.
 
@@ -13,16 +13,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 
 from r1kit.sandbox.calls import call_order, call_result, call_source
 from r1kit.sandbox.cases import Case
 from r1kit.sandbox.compare import same_output, same_result
-from r1kit.sandbox.cplusplus import execute_cplusplus
-from r1kit.sandbox.piston import PistonClient
 from r1kit.sandbox.runner import Sandbox
 from r1kit.sandbox.verdict_cache import VerdictCache, verdict_key
 from r1kit.sandbox.verdicts import KIB, MIB, Execution, Limits, Verdict
@@ -33,8 +30,6 @@ _SLOW = (Verdict.TIMEOUT, Verdict.CPU)
 _log = logging.getLogger(__name__)
 _remembered = VerdictCache()
 os.register_at_fork(after_in_child=_remembered.forked)
-
-Execute = Callable[[str, str, bytes, Limits], Execution]  # of language, source, standard input, limits
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,7 @@ class Judgement:
 
 
 def judge(
-    sandbox: Sandbox | PistonClient,
+    sandbox: Sandbox,
     jobs: Sequence[Job],
     *,
     all_cases: bool = False,
@@ -107,21 +102,19 @@ def judge(
         at_once: programs at the same time; None means the sandbox's workers.
         cache: verdicts to use and extend; None means those of this process.
     """
-    execute = sandbox.execute if isinstance(sandbox, PistonClient) else partial(_execute, sandbox)
-    limits = limits or getattr(sandbox, "limits", None) or Limits()
+    limits = limits or sandbox.limits
     cache = _remembered if cache is None else cache
     interrupted = threading.Event()
 
     def one(job: Job) -> Judgement:
+        program = _Program(sandbox, job)
         verdicts: list[Verdict | None] = [None] * len(job.cases)
         first, why, seconds, slow = Verdict.OK, "", 0.0, 0
         for number in sorted(range(len(job.cases)), key=lambda n: len(job.cases[n].input)):
             if interrupted.is_set():
                 return Judgement(Verdict.INFRA, tuple(verdicts), seconds, "interrupted")
             case = job.cases[number]
-            own = _limits_for(case, limits)
-            key = verdict_key(type(sandbox).__name__, job.language, job.program, case, own)
-            verdict, detail, took = _case_verdict(execute, job, case, own, key, cache)
+            verdict, detail, took = _case_verdict(program, case, _limits_for(case, limits), cache)
             verdicts[number] = verdict
             seconds += took
             slow += verdict in _SLOW
@@ -134,8 +127,8 @@ def judge(
         return Judgement(first, tuple(verdicts), seconds, why)
 
     different = list(dict.fromkeys(jobs))
-    workers = at_once or getattr(sandbox, "workers", None) or os.cpu_count() or 1
-    with ThreadPoolExecutor(max(1, min(workers, len(different))), thread_name_prefix="judge") as pool:
+    workers = max(1, min(at_once or sandbox.workers, len(different)))
+    with ThreadPoolExecutor(workers, thread_name_prefix="judge") as pool:
         try:
             done = dict(zip(different, pool.map(one, different), strict=True))
         except BaseException:
@@ -150,29 +143,53 @@ def judge(
     return [done[job] for job in jobs]
 
 
+class _Program:
+    """A job's program in the sandbox. C++ is compiled once, inside the sandbox, before its first case.
+
+    A compiler is a large program fed with hostile text (`#include </dev/zero>`, templates that never end), so
+    it has limits of its own (COMPILER_LIMITS). What does not compile within them is the program's fault; a
+    machine without a compiler is not, and says so as `infra`.
+    """
+
+    def __init__(self, sandbox: Sandbox, job: Job) -> None:
+        self.sandbox, self.job = sandbox, job
+        self._compiled = None, Execution(Verdict.INFRA)
+
+    def run(self, stdin: bytes, limits: Limits, *, calls: bool = False) -> Execution:
+        """One run; `calls`: of a function, as standard input asks."""
+        if self.job.language != "cpp":
+            source = call_source(self.job.program) if calls else self.job.program
+            return self.sandbox.run(source, stdin, limits=limits)
+        if self._compiled[1].verdict is Verdict.INFRA:
+            self._compiled = self.sandbox.compile(self.job.program)
+        binary, execution = self._compiled
+        return execution if binary is None else self.sandbox.run_binary(binary, stdin, limits=limits)
+
+
 def _case_verdict(
-    execute: Execute, job: Job, case: Case, limits: Limits, key: bytes, cache: VerdictCache
+    program: _Program, case: Case, limits: Limits, cache: VerdictCache
 ) -> tuple[Verdict, str, float]:
     """(verdict, why, seconds) of one case, remembered or run."""
+    key = verdict_key(program.job.language, program.job.program, case, limits)
     if known := cache.get(key):
         return *known, 0.0
-    execution = _judged(execute, job, case, limits)
+    execution = _judged(program, case, limits)
     if execution.verdict is Verdict.INFRA:
-        execution = _judged(execute, job, case, limits)
+        execution = _judged(program, case, limits)
     cache.put(key, execution.verdict, execution.detail)
     return execution.verdict, execution.detail, execution.seconds
 
 
-def _judged(execute: Execute, job: Job, case: Case, limits: Limits) -> Execution:
+def _judged(program: _Program, case: Case, limits: Limits) -> Execution:
     """Run one case and compare; the verdict of a run that ended well becomes `ok` or `wrong`."""
     if not case.function:
-        execution = execute(job.language, job.program, case.input.encode("utf-8", "surrogatepass"), limits)
+        execution = program.run(case.input.encode("utf-8", "surrogatepass"), limits)
         right, detail = same_output(execution.stdout, case.expected), "another output than expected"
         if not execution.stdout.strip():
             right, detail = False, "no output"
     else:
         mark, order = call_order(case)
-        execution = execute(job.language, call_source(job.program), order, limits)
+        execution = program.run(order, limits, calls=True)
         found, result = call_result(execution.stdout, mark)
         right = found and any(same_result(result, value) for value in case.accepted())
         detail = "another result than expected" if found else "not exactly one result"
@@ -185,10 +202,3 @@ def _limits_for(case: Case, limits: Limits) -> Limits:
     """Room for an expected output that is longer than the limit; its length is all that the limit tells."""
     needed = min(_LARGEST_OUTPUT, 2 * len(case.expected) + KIB)
     return limits if needed <= limits.output_bytes else replace(limits, output_bytes=needed)
-
-
-def _execute(sandbox: Sandbox, language: str, source: str, stdin: bytes, limits: Limits) -> Execution:
-    """One run in the local sandbox."""
-    if language == "cpp":
-        return execute_cplusplus(sandbox, source, stdin, limits)
-    return sandbox.run(source, stdin, limits=limits)

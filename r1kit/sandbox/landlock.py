@@ -21,7 +21,7 @@ _FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | 1 << 15
 _TCP, _SCOPES = 3, 3  # bind and connect; abstract unix sockets and signals
 
 
-def version() -> int:
+def landlock_version() -> int:
     """The kernel's Landlock ABI; 0 if it has none or does not let us use it."""
     try:
         return system_call(_CREATE, 0, 0, _VERSION)
@@ -29,7 +29,7 @@ def version() -> int:
         return 0
 
 
-def rules(read: Iterable[str], write: Iterable[str] = (), folder: str | None = None) -> int:
+def landlock_rules(read: Iterable[str], write: Iterable[str] = (), folder: str | None = None) -> int:
     """A ruleset as a file descriptor: read and execute beneath `read`, write the files of `write`.
 
     In `folder` (a compiler's) files may be made, read, written and removed. A path that is not there is
@@ -38,7 +38,7 @@ def rules(read: Iterable[str], write: Iterable[str] = (), folder: str | None = N
     Raises:
         OSError: the kernel has no Landlock, or refuses.
     """
-    abi = version()
+    abi = landlock_version()
     files = (1 << 13) - 1 | (abi >= 2) << 13 | (abi >= 3) << 14 | (abi >= 5) << 15
     attributes = struct.pack("QQQ", files, _TCP if abi >= 4 else 0, _SCOPES if abi >= 6 else 0)
     attributes = attributes[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
@@ -53,7 +53,7 @@ def rules(read: Iterable[str], write: Iterable[str] = (), folder: str | None = N
     return ruleset
 
 
-def restrict(ruleset: int) -> None:
+def apply_landlock(ruleset: int) -> None:
     """Apply to this thread and all that it starts. It must have no_new_privs set.
 
     Raises:

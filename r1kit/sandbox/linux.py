@@ -1,4 +1,7 @@
-"""What the sandbox asks of Linux beyond Python's `os`, one function each. Standard library only."""
+"""What the sandbox asks of Linux beyond Python's `os`, one function each.
+
+Standard library only, since a broker runs without installed packages (`r1kit.runs.processes` needs psutil).
+"""
 
 from __future__ import annotations
 

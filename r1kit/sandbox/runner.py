@@ -73,11 +73,9 @@ class Sandbox:
         """Run a Python program with `stdin`. Never raises for what the program is or does."""
         limits = limits or self.limits
         payload = _text(source, limits)
-        return (
-            payload
-            if isinstance(payload, Execution)
-            else self._run(Request("python", payload, stdin, limits))[0]
-        )
+        if isinstance(payload, Execution):
+            return payload
+        return self._run(Request("python", payload, stdin, limits))[0]
 
     def run_binary(self, binary: bytes, stdin: bytes = b"", *, limits: Limits | None = None) -> Execution:
         """Run a compiled program, as `compile` returned it."""

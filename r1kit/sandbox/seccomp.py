@@ -22,8 +22,9 @@ ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}  # AUDIT
 NEWEST = 462  # numbers from 424 on are the same everywhere; later calls answer ENOSYS
 PID_PLACEHOLDER = 0x7ABCDEF1  # stands for the program's own pid until the program has one
 
+# Refused always, with shared process numbers, with shared files; and what one argument decides.
 # name=x86_64,aarch64 (asm/unistd_64.h, asm-generic/unistd.h); "-" where an architecture lacks the call
-_NUMBERS = """
+_ALWAYS = """
 ptrace=101,117 process_vm_readv=310,270 process_vm_writev=311,271 process_madvise=440,440
 process_mrelease=448,448 kcmp=312,272 pidfd_open=434,434 pidfd_getfd=438,438 pidfd_send_signal=424,424
 unshare=272,97 setns=308,268 mount=165,40 umount2=166,39 pivot_root=155,41 chroot=161,51 move_mount=429,429
@@ -38,28 +39,20 @@ sethostname=170,161 setdomainname=171,162 vhangup=153,58 uselib=134,- memfd_crea
 memfd_secret=447,447 shmget=29,194 shmat=30,196 msgget=68,186 semget=64,190 mq_open=240,180
 fanotify_init=300,262 fanotify_mark=301,263 inotify_init=253,- inotify_init1=294,26 inotify_add_watch=254,27
 migrate_pages=256,238 move_pages=279,239 mbind=237,235 set_mempolicy=238,237 socket=41,198
-fork=57,- vfork=58,- clone=56,220 clone3=435,435 socketpair=53,199
-kill=62,129 tkill=200,130 tgkill=234,131 rt_sigqueueinfo=129,138 rt_tgsigqueueinfo=297,240
-setpriority=141,140 ioprio_set=251,30 sched_setscheduler=144,119 sched_setparam=142,118
-sched_setattr=314,274 sched_setaffinity=203,122 prlimit64=302,261 fcntl=72,25 ioctl=16,29
+"""
+_SHARED_PIDS = """
+tkill=200,130 setpriority=141,140 ioprio_set=251,30 sched_setscheduler=144,119 sched_setparam=142,118
+sched_setattr=314,274
+"""
+_SHARED_FILES = """
 chmod=90,- fchmod=91,52 fchmodat=268,53 fchmodat2=452,452 chown=92,- lchown=94,- fchown=93,55
 fchownat=260,54 utime=132,- utimes=235,- utimensat=280,88 futimesat=261,- setxattr=188,5 lsetxattr=189,6
 fsetxattr=190,7 removexattr=197,14 lremovexattr=198,15 fremovexattr=199,16 truncate=76,45
 """
-_ALWAYS = """
-ptrace process_vm_readv process_vm_writev process_madvise process_mrelease kcmp pidfd_open pidfd_getfd
-pidfd_send_signal unshare setns mount umount2 pivot_root chroot move_mount open_tree fsopen fsconfig fsmount
-fspick mount_setattr add_key request_key keyctl bpf perf_event_open userfaultfd io_uring_setup io_uring_enter
-io_uring_register kexec_load kexec_file_load init_module finit_module delete_module open_by_handle_at
-name_to_handle_at syslog quotactl quotactl_fd acct swapon swapoff reboot settimeofday clock_settime adjtimex
-clock_adjtime iopl ioperm modify_ldt personality sethostname setdomainname vhangup uselib memfd_create
-memfd_secret shmget shmat msgget semget mq_open fanotify_init fanotify_mark inotify_init inotify_init1
-inotify_add_watch migrate_pages move_pages mbind set_mempolicy socket
-"""
-_SHARED_PIDS = "tkill setpriority ioprio_set sched_setscheduler sched_setparam sched_setattr"
-_SHARED_FILES = """
-chmod fchmod fchmodat fchmodat2 chown lchown fchown fchownat utime utimes utimensat futimesat setxattr
-lsetxattr fsetxattr removexattr lremovexattr fremovexattr truncate
+_BY_ARGUMENT = """
+fork=57,- vfork=58,- clone=56,220 clone3=435,435 socketpair=53,199 kill=62,129 tgkill=234,131
+rt_sigqueueinfo=129,138 rt_tgsigqueueinfo=297,240 sched_setaffinity=203,122 prlimit64=302,261 fcntl=72,25
+ioctl=16,29
 """
 _OWN_PID_ONLY = "kill tgkill rt_sigqueueinfo rt_tgsigqueueinfo"  # the target is the first argument
 _OWN_PID_OR_ZERO = "prlimit64 sched_setaffinity"  # 0 means the caller itself
@@ -75,18 +68,18 @@ _CHUNK = 200  # a jump reaches 255 instructions
 Instruction = tuple[int, int, int, int]
 
 
-def supported(machine: str | None = None) -> bool:
+def filter_supported(machine: str | None = None) -> bool:
     """True if there is a filter for this processor."""
     return (machine or platform.machine()) in ARCHITECTURES
 
 
-def build(
+def build_filter(
     *, shared_pids: bool, shared_files: bool = False, children: bool = False, machine: str | None = None
 ) -> bytes:
     """The filter as an array of struct sock_filter, 8 bytes each.
 
     shared_pids, shared_files: no namespace of its own for processes, for files; see above. With shared
-    process numbers, put the program's pid in by `for_pid` before installing the filter.
+    process numbers, put the program's pid in by `filter_for_pid` before installing the filter.
     children: new processes are allowed (a compiler needs them), new namespaces are not.
     """
     machine = machine or platform.machine()
@@ -97,8 +90,8 @@ def build(
     if machine == "x86_64":  # x32 numbers would pass by all that follows
         code += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _KILL)]
     code += [(_AT_LEAST, 0, 1, NEWEST + 1), _error(errno.ENOSYS)]
-    refused = _ALWAYS.split() + ["fork", "vfork"] * (not children)
-    refused += _SHARED_PIDS.split() * shared_pids + _SHARED_FILES.split() * shared_files
+    refused = _names(_ALWAYS) + ["fork", "vfork"] * (not children)
+    refused += _names(_SHARED_PIDS) * shared_pids + _names(_SHARED_FILES) * shared_files
     code += _refuse([number[name] for name in refused if name in number])
     # glibc then falls back to clone, whose flags a filter can see.
     code += [(_EQUAL, 0, 1, number["clone3"]), _error(errno.ENOSYS)]
@@ -118,13 +111,18 @@ def build(
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
 
 
-def for_pid(program: bytes, pid: int) -> bytes:
+def filter_for_pid(program: bytes, pid: int) -> bytes:
     """The same filter with `pid` as the only process that may be signalled."""
     return program.replace(struct.pack("<I", PID_PLACEHOLDER), struct.pack("<I", pid))
 
 
+def _names(table: str) -> list[str]:
+    return [entry.partition("=")[0] for entry in table.split()]
+
+
 def _numbers(column: int) -> dict[str, int]:
-    pairs = (entry.split("=") for entry in _NUMBERS.split())
+    tables = _ALWAYS + _SHARED_PIDS + _SHARED_FILES + _BY_ARGUMENT
+    pairs = (entry.split("=") for entry in tables.split())
     return {name: int(n) for name, both in pairs if (n := both.split(",")[column]) != "-"}
 
 

@@ -14,10 +14,12 @@ import tempfile
 import threading
 from dataclasses import dataclass
 
-from r1kit.sandbox import bubblewrap, landlock, seccomp
+from r1kit.sandbox.bubblewrap import bubblewrap_path
 from r1kit.sandbox.client import Broker, BrokerError, Configuration
 from r1kit.sandbox.enclosure import BUBBLEWRAP, LANDLOCK, NO_PROC, UNSAFE
 from r1kit.sandbox.frames import Request
+from r1kit.sandbox.landlock import landlock_version
+from r1kit.sandbox.seccomp import filter_supported
 from r1kit.sandbox.verdicts import Limits, Verdict
 
 NAMES = (BUBBLEWRAP, NO_PROC, LANDLOCK)
@@ -121,12 +123,12 @@ def try_tier(name: str, *, fork_server: bool = False) -> Tier:
 def _try(name: str, fork_server: bool) -> Tier:
     if not sys.platform.startswith("linux"):
         return Tier(name, False, f"needs Linux, and this is {sys.platform}")
-    if not seccomp.supported():
+    if not filter_supported():
         return Tier(name, False, f"no system-call filter for {os.uname().machine}")
-    path = bubblewrap.executable() if name in (BUBBLEWRAP, NO_PROC) else ""
+    path = bubblewrap_path() if name in (BUBBLEWRAP, NO_PROC) else ""
     if path is None:
         return Tier(name, False, "bubblewrap is not installed")
-    if name == LANDLOCK and not landlock.version():
+    if name == LANDLOCK and not landlock_version():
         return Tier(name, False, "the kernel has no Landlock, or does not let us use it")
     candidate = Tier(name, False, "", bubblewrap=path)
     try:
@@ -149,7 +151,7 @@ def _try(name: str, fork_server: bool) -> Tier:
         return Tier(name, False, f"the probe ended as {done.verdict}: {done.detail}")
     if done.stdout.strip() != b"[]":
         return Tier(name, False, f"a program could do (or not do) this: {done.stdout.decode().strip()}")
-    how = {LANDLOCK: f"Landlock ABI {landlock.version()}, seccomp"}.get(name, "namespaces, seccomp")
+    how = {LANDLOCK: f"Landlock ABI {landlock_version()}, seccomp"}.get(name, "namespaces, seccomp")
     runs = f"Python {broker.hello['version']} at {broker.hello['interpreter']} as {broker.hello['user']}"
     reason = f"{how}; {runs}{'; fork server' if fork_server else ''}"
     return Tier(name, True, reason, broker.hello["interpreter"], path)

@@ -49,9 +49,9 @@ class VerdictCache:
         self._lock = threading.Lock()
 
 
-def verdict_key(place: str, language: str, program: str, case: Case, limits: Limits) -> bytes:
+def verdict_key(language: str, program: str, case: Case, limits: Limits) -> bytes:
     """Hash of all that decides a verdict."""
-    parts = (place, language, program, case.function, case.input, case.expected, repr(limits))
+    parts = (language, program, case.function, case.input, case.expected, repr(limits))
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")

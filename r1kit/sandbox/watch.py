@@ -87,7 +87,7 @@ def watch(
     return Watched(cause, *(bytes(kept[d][: most[d]]) for d in (stdout, stderr)))
 
 
-def execution(
+def execution_of(
     watched: Watched, code: int | None, limits: Limits, *, seconds: float, used: float, starved: bool
 ) -> Execution:
     """The verdict on a run that started.

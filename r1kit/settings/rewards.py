@@ -100,11 +100,6 @@ class Code(Reward):
     """The share of test cases that the answer's program passes, in the sandbox."""
 
     name: Literal["code"]
-    provider_type: Literal["local", "piston"] = Field(
-        default="local",
-        description="`piston`: a Piston-compatible server, whose address is in PISTON_ENDPOINTS.",
-    )
-
     require_reasoning: bool = Field(
         default=False,
         description="No program counts before `</think>`; true by itself if the template opens `<think>`.",

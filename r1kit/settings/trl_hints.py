@@ -111,9 +111,9 @@ RENAMED: dict[str, tuple[str, str]] = {
             ("max_completion_len", "soft_overlong_punishment", "max_completion_len"),
             ("soft_punish_cache", "soft_overlong_punishment", "soft_punish_cache"),
             ("code_language", "code_format", "language"),
-            ("code_provider", "code", "provider_type"),
         )
     },
+    "code_provider": ("", "Programs run on this machine, as machine.yaml says: sandbox: {tier: auto}."),
     "parallel_code_exec_per_proc": ("", "Programs at once are set in machine.yaml: sandbox: {workers: 8}."),
     "evaluation_strategy": ("eval_strategy", "transformers renamed it to eval_strategy."),
     "num_train_steps": ("max_steps", "transformers calls it max_steps."),

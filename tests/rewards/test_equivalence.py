@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from r1kit.rewards.equivalence import Refused, Undecided, Unread, equal, parts, read
-from r1kit.rewards.equivalence.asking import written
+from r1kit.rewards.equivalence.asking import form_as_latex
 from r1kit.rewards.equivalence.expression import read_terms
 from r1kit.rewards.equivalence.terms import Meaningless, TooLarge, Unknown, rational
 
@@ -135,9 +135,9 @@ def test_six_decimals_are_enough_for_a_value_that_has_no_end():
 
 def test_what_is_sent_to_math_verify_ends_in_no_letter():
     """math-verify takes a last letter for a unit: 5t was 5."""
-    assert written(read("5t")) == r"(5 \cdot t)"
-    assert written(read(r"\{1, \frac{1}{2}\}")) == r"\{1,\frac{1}{2}\}"
-    assert written(read(r"x \ge 3")) == r"[3,\infty)"
+    assert form_as_latex(read("5t")) == r"(5 \cdot t)"
+    assert form_as_latex(read(r"\{1, \frac{1}{2}\}")) == r"\{1,\frac{1}{2}\}"
+    assert form_as_latex(read(r"x \ge 3")) == r"[3,\infty)"
 
 
 def test_unread_text_keeps_its_normal_spelling():

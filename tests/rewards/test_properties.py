@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from r1kit.rewards.accuracy import accuracy_reward, answer_after_reasoning, judge, judge_all
 from r1kit.rewards.equivalence import Undecided, equal, read
-from r1kit.rewards.equivalence.terms import written
+from r1kit.rewards.equivalence.terms import terms_as_latex
 
 PIECES = r"""
     5 6 0 12 1,000 . , ; - + * / ^ _ = < ( ) [ ] { } \{ \} \frac \sqrt \pi \infty \le \cup \pm \in \text{cm}
@@ -161,5 +161,5 @@ def test_the_exact_rules_agree_with_math_verify_on_generated_numbers(wanted):
 )
 def test_what_is_written_for_math_verify_reads_as_the_same_value(above, below, letters, radicand):
     form = read(rf"\frac{{{above}}}{{{below}}}{letters}\sqrt{{{radicand}}}")
-    assert read(written(dict(form.terms))) == form
+    assert read(terms_as_latex(dict(form.terms))) == form
     assert judge(rf"\frac{{{above}}}{{{below}}}", f"{above}/{below}") == 1.0

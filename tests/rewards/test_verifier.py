@@ -131,7 +131,7 @@ def test_a_process_killed_at_work_by_someone_else_costs_nobody_a_reward():
     child = only_child()
     child.suspend()
     thread, found = in_a_thread(verifier.verify, *RIGHT)
-    wait_until(lambda: verifier._busy)
+    wait_until(lambda: not verifier._idle)
     child.kill()
     thread.join()
     assert found == [1.0]

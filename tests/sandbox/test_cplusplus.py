@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from r1kit.sandbox import Execution, Limits, Sandbox, Verdict, cplusplus
+from r1kit.sandbox import Execution, Limits, Sandbox, Verdict, runner
 from r1kit.sandbox.cases import Case
 from r1kit.sandbox.judge import Job, judge
 from r1kit.sandbox.verdict_cache import VerdictCache
@@ -18,13 +18,6 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ 
 
 def judged(sandbox, *programs):
     return judge(sandbox, [Job(p, CASES, "cpp") for p in programs], cache=VerdictCache(), all_cases=True)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_compiled_before():
-    cplusplus.forget()
-    yield
-    cplusplus.forget()
 
 
 @needs_compiler
@@ -41,22 +34,22 @@ def test_a_program_is_compiled_once_and_judged_by_every_case(monkeypatch):
         assert (broken.verdict, broken.score) == (Verdict.ERROR, 0.0)
         assert crash.verdict is Verdict.SIGNAL
         assert len(compiled) == 4
-        judged(sandbox, ADD)
-        assert len(compiled) == 4
 
 
 def test_a_machine_without_a_compiler_judges_nothing_and_says_so(monkeypatch):
-    monkeypatch.setattr(cplusplus, "COMPILER", "no-such-compiler")
+    monkeypatch.setattr(runner.shutil, "which", lambda _: None)
     with Sandbox(workers=1) as sandbox:
         (judgement,) = judged(sandbox, ADD)
     assert (judgement.verdict, judgement.score) == (Verdict.INFRA, None)
-    assert "no no-such-compiler on this machine" in judgement.detail
+    assert "no g++ on this machine" in judgement.detail
 
 
 def test_trouble_while_compiling_is_tried_again_and_not_remembered():
     answers = [(None, Execution(Verdict.INFRA)), (b"binary", Execution(Verdict.OK))]
 
     class Flaky:
+        workers, limits = 1, Limits()
+
         def compile(self, *_, **__):
             return answers.pop(0)
 

@@ -132,12 +132,18 @@ def test_two_runs_at_once_cannot_see_each_other(open_sandbox, tier, fork_server)
 
 
 @pytest.mark.parametrize("fork_server", [False, True])
-def test_a_run_finds_nothing_of_the_one_before(open_sandbox, fork_server):
-    sandbox = open_sandbox(fork_server=fork_server)
-    write = "import sys, math\nopen('left', 'w').write('x')\nmath.pi = 3\nsys.modules['left'] = 1"
-    read = "import os, sys, math\nprint(os.listdir('.'), math.pi, 'left' in sys.modules)"
-    assert sandbox.run(write).verdict is Verdict.OK
-    assert sandbox.run(read).stdout == b"['main.py'] 3.141592653589793 False\n"
+@pytest.mark.parametrize("tier", tiers.NAMES)
+def test_a_run_finds_nothing_of_the_one_before(open_sandbox, tier, fork_server):
+    sandbox = open_sandbox(tier, fork_server=fork_server)
+    mark = "import sys, math\nmath.pi = 3\nsys.modules['left'] = 1\nopen('left', 'w').write('x')"
+    look = "import os, sys, math\nprint(math.pi, 'left' in sys.modules, os.path.exists('left'))"
+    written = sandbox.run(mark)
+    assert sandbox.run(look).stdout == b"3.141592653589793 False False\n"
+    if tier == tiers.LANDLOCK:  # no disk of a fixed size without a mount: a program writes no file there
+        assert (written.verdict, written.detail[:15]) == (Verdict.ERROR, "PermissionError")
+    else:
+        assert written.verdict is Verdict.OK
+        assert sandbox.run("import os; print(os.listdir('.'))").stdout == b"['main.py']\n"
 
 
 @pytest.mark.failures
@@ -148,7 +154,7 @@ def test_a_killed_broker_costs_one_more_try(open_sandbox, tier, fork_server):
     broker = sandbox.broker_pids[0]
     beneath = under(broker)
     with ThreadPoolExecutor(1) as pool:
-        run = pool.submit(sandbox.run, "import time; time.sleep(0.3); print('done')")
+        run = pool.submit(sandbox.run, "import time; time.sleep(2); print('done')")
         until(lambda: under(broker) - beneath)
         started = under(broker)
         os.kill(broker, signal.SIGKILL)

@@ -1,6 +1,7 @@
 """The tiers of isolation are found by trying, and say why they work or do not."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from r1kit.sandbox import Sandbox, Verdict, broker, tiers
+from r1kit.sandbox import Sandbox, Verdict, tiers
 from r1kit.sandbox.client import BrokerError
+from r1kit.sandbox.linux import SPARE_UIDS
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def test_a_tier_in_which_a_program_gets_out_is_not_used(untried, monkeypatch):
     """A kernel with a broken Landlock, a bubblewrap that shares the network: what counts is what happens."""
     leaky = tiers._PROBE.replace("print(json.dumps(wrong))", "print(json.dumps(['read a file of the host']))")
     monkeypatch.setattr(tiers, "_PROBE", leaky)
-    if not tiers.landlock.version():
+    if not tiers.landlock_version():
         pytest.skip("no Landlock here")
     tier = tiers.try_tier("landlock")
     assert not tier.available
@@ -62,7 +64,7 @@ def test_a_tier_in_which_a_program_gets_out_is_not_used(untried, monkeypatch):
 
 
 def test_without_bubblewrap_the_next_tier_serves(untried, monkeypatch):
-    monkeypatch.setattr(tiers.bubblewrap, "executable", lambda: None)
+    monkeypatch.setattr(tiers, "bubblewrap_path", lambda: None)
     found = {tier.name: tier for tier in tiers.probe()}
     assert found["bubblewrap"].reason == "bubblewrap is not installed"
     if found["landlock"].available:
@@ -76,14 +78,14 @@ def test_a_bubblewrap_that_fails_says_what_it_said(untried, monkeypatch):
         fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
         fake.chmod(0o755)
         fake.parent.chmod(0o755)
-        monkeypatch.setattr(tiers.bubblewrap, "executable", lambda: str(fake))
+        monkeypatch.setattr(tiers, "bubblewrap_path", lambda: str(fake))
         tier = tiers.try_tier("bubblewrap")
     assert not tier.available
     assert "No permissions to create new namespace" in tier.reason
 
 
 def test_a_processor_without_a_filter_is_told(untried, monkeypatch):
-    monkeypatch.setattr(tiers.seccomp.platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     assert all("no system-call filter" in tier.reason for tier in tiers.probe())
 
 
@@ -93,7 +95,7 @@ def test_root_uses_a_python_that_a_spare_user_can_reach():
         pytest.skip("for root, with the system's python3")
     with Sandbox(1) as sandbox:
         interpreter, uid = sandbox.tier.interpreter, sandbox.tier.reason.rpartition("uid ")[2]
-        assert int(uid) in broker.linux.SPARE_UIDS
+        assert int(uid) in SPARE_UIDS
         assert os.stat(interpreter).st_mode & 0o005
         assert sandbox.run("import sys; print(sys.executable)").stdout.decode().strip() == interpreter
 

@@ -301,7 +301,7 @@ REWARDS = [
         "both this form and that of format",
     ),
     Bad("grpo", "", "cosine_max_len: 1000", "cosine_max_len", "rewards: [{name: cosine, max_len: ...}]"),
-    Bad("grpo", "", "code_provider: e2b", "code_provider", "{name: code, provider_type: ...}"),
+    Bad("grpo", "", "code_provider: e2b", "code_provider", "sandbox: {tier: auto}"),
     Bad("machine", "", "sandbox: {tier: docker}", "sandbox.tier", "auto, bubblewrap"),
     Bad("machine", "", "sandbox: {memory: 1}", "sandbox.memory", "Unknown key", "memory_mb"),
 ]

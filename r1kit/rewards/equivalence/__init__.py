@@ -1,6 +1,6 @@
 r"""When two answers are equal: exact rules for the common forms, math-verify for the rest.
 
-`reading.read` turns an answer into a form (`forms.py`) with exact values in it (`terms.py`), and
+`reading.read` turns an answer into a form (`Quantity`, `Items`, ...) with exact values in it, and
 `comparison.equal` compares two forms. It is exact where both were read, and asks `ask(gold, answer)`
 (math-verify, in `verifier_process.py`) only about parts that were not. The same rules run in the training
 process, where `ask` raises `Undecided`, and in the verifier's processes.
@@ -35,7 +35,7 @@ The rules, with math-verify 0.9.0's verdict where ours differs and the incident 
   letters are factors. Single letters, the choices of a test, may stand in brackets or before a full
   stop.
 - **Ratios** a:b equal a/b; a:b:c keeps its order (there 1:2:3 and 1:3:2 were both 1/6).
-- **Unknown notation** is refused instead of sent to math-verify, which skips it (`asking.py`).
+- **Unknown notation** is refused instead of sent to math-verify, which skips it.
 - **Large numbers** are equal if written alike; a power with more than about 2000 digits is never
   computed.
 """

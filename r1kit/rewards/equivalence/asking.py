@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from r1kit.rewards.equivalence import terms as exact
 from r1kit.rewards.equivalence.forms import Equation, Quantity, Unread, Words
+from r1kit.rewards.equivalence.terms import terms_as_latex
 from r1kit.rewards.equivalence.text import ROW_END
 
 _KNOWN = """
@@ -43,23 +43,23 @@ def askable(text: str) -> bool:
     return "\\text" not in _LAST_TEXT.sub("", text)
 
 
-def written(form: object) -> str:
+def form_as_latex(form: object) -> str:
     """A form as LaTeX for math-verify."""
     if isinstance(form, Unread):
         return form.text
     if isinstance(form, Words):
         return rf"\text{{{form.text}}}"
     if isinstance(form, Quantity):
-        return exact.written(dict(form.terms)) + ("\\%" if form.unit == "%" else "")
+        return terms_as_latex(dict(form.terms)) + ("\\%" if form.unit == "%" else "")
     if isinstance(form, Equation):
         if form.name:
-            return f"{form.name}={written(form.value)}"
-        return f"{exact.written(dict(form.difference))}=0"
+            return f"{form.name}={form_as_latex(form.value)}"
+        return f"{terms_as_latex(dict(form.difference))}=0"
     if form.kind == "rows":
-        rows = r"\\".join("&".join(map(written, row.items)) for row in form.items)
+        rows = r"\\".join("&".join(map(form_as_latex, row.items)) for row in form.items)
         return rf"\begin{{pmatrix}}{rows}\end{{pmatrix}}"
     if form.kind[0] in "([":
-        return form.kind[0] + ",".join(map(written, form.items)) + form.kind[-1]
+        return form.kind[0] + ",".join(map(form_as_latex, form.items)) + form.kind[-1]
     if form.kind == "set":
-        return r"\{" + ",".join(map(written, form.items)) + r"\}"
-    return {"union": r"\cup ", "ratio": ":"}.get(form.kind, ",").join(map(written, form.items))
+        return r"\{" + ",".join(map(form_as_latex, form.items)) + r"\}"
+    return {"union": r"\cup ", "ratio": ":"}.get(form.kind, ",").join(map(form_as_latex, form.items))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from r1kit.rewards.equivalence import terms as exact
-from r1kit.rewards.equivalence.asking import written
+from r1kit.rewards.equivalence.asking import form_as_latex
 from r1kit.rewards.equivalence.expression import read_terms
 from r1kit.rewards.equivalence.forms import Equation, Items, Quantity, Refused, Unread, Words
 from r1kit.rewards.equivalence.units import unit_name
@@ -66,7 +66,7 @@ def _asked(gold: object, answer: object, ask: Ask) -> bool:
     known, unread = (answer, gold) if isinstance(gold, Unread) else (gold, answer)
     if isinstance(known, Words) or (_EQUATION.search(unread.text) and not isinstance(known, Equation)):
         return False
-    known_text = written(known)
+    known_text = form_as_latex(known)
     return ask(unread.text, known_text) if isinstance(gold, Unread) else ask(known_text, unread.text)
 
 

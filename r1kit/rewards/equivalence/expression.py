@@ -25,7 +25,7 @@ from r1kit.rewards.equivalence.terms import (
     root,
 )
 
-_DEEPEST = 40
+_DEEPEST_EXPRESSION = 40
 _TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|\\[A-Za-z]+|[A-Za-z](?:_(?:\w|\{\w+\}))?|[-+*/^!(){}])")
 _GREEK = "alpha beta gamma delta epsilon theta lambda mu rho sigma tau phi omega pi infty ell"
 _LETTERS = frozenset("\\" + name for name in _GREEK.split())
@@ -56,7 +56,7 @@ def read_terms(text: str) -> Terms:
 
 
 def _sum(tokens: list[str], at: int, depth: int) -> tuple[Terms, int]:
-    if depth > _DEEPEST:
+    if depth > _DEEPEST_EXPRESSION:
         raise Unknown("nested too deeply")
     total: Terms = {}
     sign = 1

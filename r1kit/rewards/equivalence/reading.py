@@ -27,7 +27,7 @@ from r1kit.rewards.equivalence.text import (
 )
 from r1kit.rewards.equivalence.units import unit_of
 
-_DEEPEST = 6  # lists in lists
+_DEEPEST_LIST = 6  # lists in lists
 _MATRIX = re.compile(r"\\begin\{([bp]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}")
 _SET_BUILDER = re.compile(r"[A-Za-z](?:\\in\\mathbb\{?R\}?)?\s*(?:\||:)(.*)")
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
@@ -51,7 +51,7 @@ def read(text: str) -> object:
 
 
 def _read(text: str, depth: int) -> object:
-    if depth > _DEEPEST:
+    if depth > _DEEPEST_LIST:
         return Unread(text)
     text = without_wrapping(text)
     if not text:

@@ -167,7 +167,7 @@ def frozen(terms: Terms) -> tuple:
     return tuple(sorted(terms.items()))
 
 
-def written(terms: Terms) -> str:
+def terms_as_latex(terms: Terms) -> str:
     """Terms as LaTeX for math-verify, which drops a last letter as a unit unless it stands in brackets."""
     text = ""
     for (radicand, atoms), value in terms.items():

@@ -17,7 +17,7 @@ FUNCTIONS = frozenset(
     "sin cos tan cot sec csc log ln exp mod gcd lcm max min det arcsin arccos arctan sqrt inf".split()  # noqa: SIM905
 )
 
-_SPELLINGS = {
+_PLAIN_SPELLINGS = {
     "dfrac": "\\frac", "tfrac": "\\frac", "cfrac": "\\frac", "leq": "\\le", "geq": "\\ge", "leqslant": "\\le",
     "geqslant": "\\ge", "lt": "<", "gt": ">", "neq": "\\ne", "times": "*", "cdot": "*", "div": "/",
     "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[", "rbrack": "]", "langle": "(", "rangle": ")", "mid": "|",
@@ -50,7 +50,7 @@ _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
 _SHORT_WORD = re.compile(r"all|\w?[ou]\w?|\w*[eiou]\w*(?<=\w{3})")
 """Of two or three letters, what is rather a word than a product: "no" and "red", not "ab" and "xyz"."""
 _OPENING, _CLOSING = "([{", ")]}"
-_DEEPEST = 40
+_DEEPEST_BRACES = 40
 
 
 def normalised(text: str) -> str:
@@ -70,7 +70,7 @@ def normalised(text: str) -> str:
         if "\\\\" in text:  # outside a matrix it is a command that was escaped twice
             text = text.replace("\\\\", ROW_END if "\\begin" in text else "\\")
         text = _SPACES.sub(" ", text)
-        text = _COMMAND.sub(lambda found: _SPELLINGS.get(found[1], found[0]), text)
+        text = _COMMAND.sub(lambda found: _PLAIN_SPELLINGS.get(found[1], found[0]), text)
         text = text.replace("\\$", "$").replace("{,}", ",")
     if not _balanced(text):
         return ""
@@ -164,7 +164,7 @@ def _balanced(text: str) -> bool:
             at += 2
             continue
         depth += {"{": 1, "}": -1}.get(text[at], 0)
-        if not 0 <= depth <= _DEEPEST:
+        if not 0 <= depth <= _DEEPEST_BRACES:
             return False
         at += 1
     return depth == 0

@@ -6,7 +6,7 @@ import re
 
 from r1kit.rewards.equivalence.text import FUNCTIONS, PROSE_WORDS
 
-_SPELLINGS = {
+_UNIT_SPELLINGS = {
     "metre": "m meter meters metre metres", "centimetre": "cm centimeter centimeters centimetre centimetres",
     "millimetre": "mm millimeter millimeters millimetre millimetres", "foot": "ft foot feet",
     "kilometre": "km kilometer kilometers kilometre kilometres", "inch": "in inch inches",
@@ -21,7 +21,7 @@ _SPELLINGS = {
     "radian": "rad radian radians", "am": "am a.m.", "pm": "pm p.m.", "mph": "mph", "volt": "v volt volts",
     "unit": "unit units", "square": "square sq", "cubic": "cubic cu", "per": "per",
 }  # fmt: skip
-_UNIT_OF = {word: unit for unit, words in _SPELLINGS.items() for word in words.split()}
+_UNIT_OF = {word: unit for unit, words in _UNIT_SPELLINGS.items() for word in words.split()}
 _MULTIPLES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 _MULTIPLE = re.compile(rf"(.*[\d)}}])\s*(\\text\{{\s*)?({'|'.join(_MULTIPLES)})(?![A-Za-z])\s*(.*)")
 _TEXT_UNIT = re.compile(r"(.*[\d)}a-z])\s*\\text\{([^{}]*)\}(?:\^\{?([23])\}?)?", re.DOTALL)
