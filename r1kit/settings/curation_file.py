@@ -9,7 +9,7 @@ from typing import Any
 from r1kit.settings.curation import CurationSettings
 from r1kit.settings.errors import Problem, SettingsError, display_path
 from r1kit.settings.overrides import apply_own
-from r1kit.settings.validation import Source, validate_as
+from r1kit.settings.validation import Source, validate
 from r1kit.settings.yaml import read_document
 
 SECTION = "curation"
@@ -38,7 +38,7 @@ def load_curation(
     problems += apply_own(source, values, overrides or {})
     settings = None
     if not problems:
-        settings, problems = validate_as(CurationSettings, values, source)
+        settings, problems, _ = validate(CurationSettings, values, source)
     if settings is not None:
         problems = list(_rules(settings, source))
     if problems:

@@ -9,7 +9,7 @@ from typing import Any
 from r1kit.settings.errors import SettingsError
 from r1kit.settings.generation import GenerationSettings
 from r1kit.settings.overrides import apply_own
-from r1kit.settings.validation import Source, validate_as
+from r1kit.settings.validation import Source, validate
 
 SECTION = "generation"
 
@@ -24,7 +24,7 @@ def generation_settings(options: Mapping[str, Any]) -> GenerationSettings:
     source = Source(SECTION, "the options")
     settings, problems = None, apply_own(source, values, options)
     if not problems:
-        settings, problems = validate_as(GenerationSettings, values, source)
+        settings, problems, _ = validate(GenerationSettings, values, source)
     if settings is not None and not re.match(r"https?://[^/]", settings.url):
         allowed = "http://host:port/v1 or https://host/v1"
         problems = [source.problem(("url",), found=settings.url, allowed=allowed)]

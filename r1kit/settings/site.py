@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from r1kit.settings.errors import Problem, SettingsError, display_path, nearest_name
 from r1kit.settings.strict import Positive, Settings
-from r1kit.settings.validation import Source, validate_as
+from r1kit.settings.validation import Source, validate
 from r1kit.settings.yaml import read_document
 
 SITE_ROOT = Path(__file__).resolve().parents[2] / "sites"
@@ -82,7 +82,7 @@ def load_site(name_or_path: str) -> Site:
     source = Source("site", display_path(path), document.lines)
     site, problems = None, document.problems
     if not problems:
-        site, problems = validate_as(Site, document.value or {}, source)
+        site, problems, _ = validate(Site, document.value or {}, source)
     if problems:
         raise SettingsError(problems, f"bad site file {display_path(path)}")
     return site

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from r1kit.settings import SettingsError, checks_environment, examine_profile, load_profile, profile_names
-from r1kit.settings.checks import RULES
+from r1kit.settings import SettingsError, examine_profile, load_profile, profile_names
 from r1kit.settings.profile import CONFIG_ROOT
+from r1kit.settings.rules import RULES, machine
 
 ACCURACY, THINK = {"name": "accuracy"}, {"name": "think_format", "weight": 0.1}
 ENV = "machine.environment"
@@ -225,9 +225,7 @@ def test_every_rule_says_what_goes_wrong_without_it_and_is_in_a_table() -> None:
 def test_installed_releases_outside_trls_window_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM 0.33 was the newest wheel when TRL 1.16 took at most 0.31."""
     real = metadata.version
-    monkeypatch.setattr(
-        checks_environment.metadata, "version", lambda name: "0.33.0" if name == "vllm" else real(name)
-    )
+    monkeypatch.setattr(machine.metadata, "version", lambda name: "0.33.0" if name == "vllm" else real(name))
     rules = [problem.rule for problem in examine_profile("mi350x-8")]
     assert "installed_releases_work_together" in rules
 
