@@ -75,11 +75,11 @@ def test_an_installed_release_of_another_version_is_a_warning_with_the_remedy(
     assert "python requirements/trl_keys.py" in problem.message
 
 
-def test_the_file_comes_with_the_package(tmp_path: Path) -> None:
+def test_the_file_comes_with_the_package() -> None:
     """A wheel without it could load no profile."""
     text = (SCRIPT.parents[1] / "pyproject.toml").read_text()
     assert '"settings/*.json"' in text
-    code = "from r1kit.settings import trl_keys; import sys; print(len(trl_keys.keys('sft')), 'trl' in sys.modules)"
+    code = "import sys, r1kit.settings.trl_keys as t; print(len(t.keys('sft')), 'trl' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(len(json.loads(trl_keys.FILE.read_text())["sft"])), "False"]
 
