@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from r1kit.settings.errors import Problem, SettingsError, describe
-from r1kit.settings.validation import Source
-from r1kit.settings.yaml import KeyPath, read_document
+from r1kit.settings.validation import Source, validate
+from r1kit.settings.yaml import Document, KeyPath, read_document, read_file
 
 FORM = "section.key=value, for example sft.learning_rate=1e-3"
 
@@ -52,12 +55,25 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
     return parsed
 
 
-def apply_own(source: Source, values: dict[str, Any], overrides: Mapping[str, Any]) -> list[Problem]:
-    """Set overrides such as `curation.near.threshold` in the values of a file that belongs to no profile.
+def settings_of(
+    model: type[BaseModel], source: Source, overrides: Mapping[str, Any], path: Path | None = None
+) -> tuple[Any, list[Problem]]:
+    """Read settings that belong to no profile: a file (none: nothing but defaults) with overrides on top.
 
     Returns:
-        problems of the overrides without a place; their values are checked by the validation that follows.
+        the typed settings (None if anything is wrong), and all problems.
     """
+    document = read_file(path) if path else Document({})
+    source.lines, values = document.lines, {} if document.value is None else document.value
+    problems = [*document.problems, *_apply_own(source, values, overrides)]
+    if problems:
+        return None, problems
+    settings, problems, _ = validate(model, values, source)
+    return settings, problems
+
+
+def _apply_own(source: Source, values: dict[str, Any], overrides: Mapping[str, Any]) -> list[Problem]:
+    """Set overrides such as `curation.near.threshold`; problems of those without a place."""
     if not isinstance(values, dict):
         return []  # the validation that follows refuses the file
     values.update(unshared(values))

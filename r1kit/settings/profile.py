@@ -23,7 +23,7 @@ from r1kit.settings.rules import View, check, data, machine, training  # noqa: F
 from r1kit.settings.story_data import DataSettings
 from r1kit.settings.training import TRAINER_SECTIONS, BaseSettings, GrpoSettings, SftSettings
 from r1kit.settings.validation import Source
-from r1kit.settings.yaml import KeyPath, read_document, yaml_dump
+from r1kit.settings.yaml import KeyPath, read_file, yaml_dump
 
 CONFIG_ROOT = Path(__file__).resolve().parents[2] / "configs"
 LENGTHS = {"max_steps", "num_train_epochs"}
@@ -267,11 +267,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Source], list[Problem
                     )
                 )
             continue
-        try:
-            document = read_document(path.read_text(encoding="utf-8"), path)
-        except (OSError, UnicodeDecodeError) as error:
-            problems.append(Problem(name, "", found=str(error), allowed="a readable text file (UTF-8)"))
-            continue
+        document = read_file(path)
         problems += document.problems
         if not document.problems:
             values[section] = document.value

@@ -76,6 +76,11 @@ class View:
         """Whether the profile has this file and it is a mapping."""
         return isinstance(self.values.get(section), dict)
 
+    @property
+    def trainers(self) -> list[str]:
+        """The trainer files that the profile has."""
+        return [section for section in TRAINER_SECTIONS if self.has(section)]
+
     def given(self, name: str) -> bool:
         """Whether the file itself says it, so that no default is in effect."""
         try:

@@ -14,7 +14,6 @@ from r1kit.settings.pipelines import DATA_KINDS, GIVEN, MAY_SET, MODEL_KINDS, PR
 from r1kit.settings.rules import NotKnown, View, advice, rule
 from r1kit.settings.stage_names import MODEL_STAGES, STAGE_OF_SECTION, STAGES
 from r1kit.settings.trace_lengths import trace_lengths
-from r1kit.settings.training import TRAINER_SECTIONS
 
 
 @rule
@@ -352,8 +351,8 @@ def completions_fit_the_context(view: View) -> Iterator[Problem]:
 @rule
 def model_keys_have_an_effect(view: View) -> Iterator[Problem]:
     """LoRA settings without use_peft train all weights, silently."""
-    for section in TRAINER_SECTIONS:
-        if not view.has(section) or view[f"{section}.use_peft"]:
+    for section in view.trainers:
+        if view[f"{section}.use_peft"]:
             continue
         for key in view.values[section]:
             if isinstance(key, str) and key.startswith("lora_") and view.given(f"{section}.{key}"):

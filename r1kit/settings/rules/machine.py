@@ -24,7 +24,6 @@ from r1kit.settings.rules import (
     server_of,
     sync_of,
 )
-from r1kit.settings.training import TRAINER_SECTIONS
 
 
 @rule
@@ -423,8 +422,8 @@ def matrices_stay_whole_for_muon(view: View) -> Iterator[Problem]:
     kind = view["accelerate.distributed_type"]
     zero = options(view, "deepspeed_config")
     if kind == "FSDP" or (kind == "DEEPSPEED" and zero.get("zero_stage", 2) != 0):
-        for section in TRAINER_SECTIONS:
-            muon = view.has(section) and view[f"{section}.optimizer"] == "muon"
+        for section in view.trainers:
+            muon = view[f"{section}.optimizer"] == "muon"
             if muon and not view[f"{section}.alone"]:
                 message = f"accelerate.yaml says {kind}, which cuts the matrices up."
                 yield view.problem(f"{section}.optimizer", message, "adamw, or alone: true", "adamw")
@@ -593,9 +592,7 @@ def the_trainer_counts_the_batches(view: View) -> Iterator[Problem]:
 @advice
 def long_runs_save_on_the_way(view: View) -> Iterator[Problem]:
     """A run of one epoch that saves once an epoch has nothing to resume from for 15 hours."""
-    for section in TRAINER_SECTIONS:
-        if not view.has(section):
-            continue
+    for section in view.trainers:
         strategy, epochs = view[f"{section}.save_strategy"], view[f"{section}.num_train_epochs"]
         by_epoch = strategy == "epoch" and view[f"{section}.max_steps"] <= 0 and epochs <= 2
         if by_epoch and view["data.source"] == "hub":
@@ -622,8 +619,8 @@ def long_runs_save_at_all(view: View) -> Iterator[Problem]:
 @rule
 def checkpoints_can_be_resumed(view: View) -> Iterator[Problem]:
     """Without optimizer states a checkpoint is a model, not a place to go on from."""
-    for section in TRAINER_SECTIONS:
-        if view.has(section) and view[f"{section}.save_only_model"]:
+    for section in view.trainers:
+        if view[f"{section}.save_only_model"]:
             message = "A checkpoint without optimizer states cannot be resumed; the programs save them."
             yield view.problem(f"{section}.save_only_model", message, "false")
 

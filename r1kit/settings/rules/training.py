@@ -16,7 +16,6 @@ from r1kit.settings.errors import Problem
 from r1kit.settings.known_models import KNOWN_MODELS
 from r1kit.settings.rewards import REWARDS, Reward
 from r1kit.settings.rules import View, advice, generation_batch, known_model, mode, processes_of_grpo, rule
-from r1kit.settings.training import TRAINER_SECTIONS
 
 
 @rule
@@ -84,8 +83,8 @@ def checkpoints_lie_between_generations(view: View) -> Iterator[Problem]:
 @rule
 def half_precision_is_off_on_a_cpu(view: View) -> Iterator[Problem]:
     """TRL turns bf16 on where the file does not say; on a CPU that fails or is 50 to 500 times slower."""
-    for section in TRAINER_SECTIONS:
-        if view["machine.device"] != "cpu" or not view.has(section):
+    for section in view.trainers:
+        if view["machine.device"] != "cpu":
             continue
         message = "machine.yaml says device: cpu, where only float32 is fast."
         fp16 = view[f"{section}.fp16"]
@@ -103,8 +102,8 @@ def half_precision_is_off_on_a_cpu(view: View) -> Iterator[Problem]:
 @rule
 def one_half_precision_at_most(view: View) -> Iterator[Problem]:
     """transformers refuses fp16 and bf16 together."""
-    for section in TRAINER_SECTIONS:
-        if view.has(section) and view[f"{section}.fp16"] and view[f"{section}.bf16"]:
+    for section in view.trainers:
+        if view[f"{section}.fp16"] and view[f"{section}.bf16"]:
             yield view.problem(f"{section}.bf16", "fp16 and bf16 are both on.", "one of the two")
 
 
@@ -112,7 +111,7 @@ def one_half_precision_at_most(view: View) -> Iterator[Problem]:
 def trainer_uses_the_device(view: View) -> Iterator[Problem]:
     """The trainer would use another device than the profile says."""
     device = view["machine.device"]
-    for section in TRAINER_SECTIONS:
+    for section in view.trainers:
         key = f"{section}.use_cpu"
         if view.given(key) and device != "auto" and view[key] != (device == "cpu"):
             yield view.problem(key, f"machine.yaml says device: {device}.", str(device == "cpu").lower())
@@ -121,9 +120,7 @@ def trainer_uses_the_device(view: View) -> Iterator[Problem]:
 @rule
 def length_of_training_is_said_once(view: View) -> Iterator[Problem]:
     """max_steps silently wins over num_train_epochs; 0 or less than -1 trains nothing or all epochs."""
-    for section in TRAINER_SECTIONS:
-        if not view.has(section):
-            continue
+    for section in view.trainers:
         steps = view[f"{section}.max_steps"]
         if steps == 0 or steps < -1:
             message = "-1 means: as many steps as num_train_epochs take."
@@ -138,8 +135,8 @@ def length_of_training_is_said_once(view: View) -> Iterator[Problem]:
 @rule
 def warmup_ends_before_training(view: View) -> Iterator[Problem]:
     """The learning rate would never reach the value in the file."""
-    for section in TRAINER_SECTIONS:
-        if view.has(section) and view[f"{section}.warmup_steps"] >= view[f"{section}.max_steps"] > 0:
+    for section in view.trainers:
+        if view[f"{section}.warmup_steps"] >= view[f"{section}.max_steps"] > 0:
             steps = view[f"{section}.max_steps"]
             yield view.problem(
                 f"{section}.warmup_steps", "Warm-up would last to the end.", f"less than max_steps, {steps}"
@@ -149,7 +146,7 @@ def warmup_ends_before_training(view: View) -> Iterator[Problem]:
 @rule
 def muon_is_the_only_optimizer(view: View) -> Iterator[Problem]:
     """`optim` would have no effect."""
-    for section in TRAINER_SECTIONS:
+    for section in view.trainers:
         if view.given(f"{section}.optim") and view[f"{section}.optimizer"] == "muon":
             yield view.problem(
                 f"{section}.optim", "optimizer: muon takes its place.", "no such key beside muon"
@@ -179,12 +176,8 @@ def grpo_batch_is_fixed(view: View) -> Iterator[Problem]:
 @rule
 def best_model_needs_evaluation(view: View) -> Iterator[Problem]:
     """transformers refuses it after the model was loaded."""
-    for section in TRAINER_SECTIONS:
-        if (
-            view.has(section)
-            and view[f"{section}.load_best_model_at_end"]
-            and view[f"{section}.eval_strategy"] == "no"
-        ):
+    for section in view.trainers:
+        if view[f"{section}.load_best_model_at_end"] and view[f"{section}.eval_strategy"] == "no":
             message = "Without evaluations while training (eval_strategy) there is no best model."
             yield view.problem(f"{section}.load_best_model_at_end", message, "false")
 
@@ -327,8 +320,8 @@ def cut_completions_are_masked(view: View) -> Iterator[Problem]:
 @rule
 def least_rate_is_said(view: View) -> Iterator[Problem]:
     """transformers refuses the schedule without its least rate, after the model was loaded."""
-    for section in TRAINER_SECTIONS:
-        if view.has(section) and view[f"{section}.lr_scheduler_type"] == "cosine_with_min_lr":
+    for section in view.trainers:
+        if view[f"{section}.lr_scheduler_type"] == "cosine_with_min_lr":
             keywords = view[f"{section}.lr_scheduler_kwargs"] or {}
             if isinstance(keywords, dict) and not {"min_lr", "min_lr_rate"} & set(keywords):
                 message = "cosine_with_min_lr needs its least rate."
