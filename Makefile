@@ -62,7 +62,7 @@ slurm: ## Install Slurm (Debian packages, 4 MB) for the tests of runs over sever
 matrix: ## Make the files that name releases anew from r1kit/machine/versions.py
 	@$(VENV)/bin/python requirements/matrix.py
 
-lock: ## Make requirements/*.txt anew from requirements/*.in; UPGRADE=--upgrade takes new releases (needs uv)
+lock: ## Make requirements/*.txt and TRL's keys anew from requirements/*.in; UPGRADE=--upgrade takes new releases (needs uv)
 	@bash requirements/lock.sh $(UPGRADE)
 
 clean: ## Remove .venv and caches; runs/ stays

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Resolve requirements/*.in into exact, universal locks (Linux and macOS, Python 3.11 to 3.13). What is locked stays unless
-# an .in file asks for another release; `lock.sh --upgrade` takes the newest of everything.
+# an .in file asks for another release; `lock.sh --upgrade` takes the newest of everything. The locked TRL's keys go to
+# r1kit/settings/trl_keys.json.
 # Where the registry lacks torch's CPU build, give its wheel: FIND_LINKS=/folder/with/wheels make lock
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -41,3 +42,6 @@ shared='^(accelerate|datasets|huggingface-hub|numpy|pandas|pyarrow|safetensors|t
 resolve lighteval -c <(grep -E "$shared" cpu.txt)
 finish lighteval over_cpu
 mv cpu.txt test.txt cluster.txt lighteval.txt "$here"
+# The keys of the locked TRL, transformers and accelerate, from their classes in an environment of their own.
+uv run --quiet --no-project --isolated --with-requirements "$here/cpu.txt" ${FIND_LINKS:+--find-links "$FIND_LINKS"} \
+  python "$here/trl_keys.py"

@@ -19,7 +19,8 @@ from r1kit.runs import metrics
 from r1kit.runs.files import write_text_atomic
 from r1kit.runs.launch import Job, launch
 from r1kit.settings import Problem, SettingsError, nearest_name, yaml_dump, yaml_load
-from r1kit.settings.validation import Source, validate
+from r1kit.settings.models import validate_section
+from r1kit.settings.validation import Source
 from r1kit.training.heldout import PASS
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -110,7 +111,7 @@ def settings_of(
         raise SettingsError([Problem(str(training), "", "no such training", allowed)])
     asked = {"eval_every": every, "eval_samples": samples, "save_steps": settings["grpo"]["max_steps"]}
     grpo = settings["grpo"] | asked | changes
-    problems = validate("grpo", grpo, Source("grpo", f"--arm {name}"))[1]
+    problems = validate_section("grpo", grpo, Source("grpo", f"--arm {name}"))[1]
     if problems:
         raise SettingsError(problems)
     settings |= {"grpo": grpo, "inputs": {k: str((training / v).resolve()) for k, v in inputs.items()}}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import difflib
 import signal as signals
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -170,8 +169,10 @@ def check_parameters(nb: Any, parameters: Mapping[str, Any]) -> None:
     problems = []
     for name in parameters:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            from r1kit.settings.errors import nearest_name
+
+            near = nearest_name(name, known)
+            hint = f"; did you mean {near}?" if near else ""
             problems.append(f"unknown notebook parameter {name!r}; known: {', '.join(known) or 'none'}{hint}")
     if problems:
         raise UnknownParameter("\n".join(problems))

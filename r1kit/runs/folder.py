@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import secrets
@@ -150,9 +149,10 @@ def list_runs() -> list[Run]:
 
 
 def _nearest(run_id: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(run_id, known, n=1, cutoff=0.3)
-    if near:
-        return f"did you mean {near[0]!r}?"
+    from r1kit.settings.errors import nearest_name
+
+    if near := nearest_name(run_id, known, cutoff=0.3):
+        return f"did you mean {near!r}?"
     return f"the newest is {known[0]!r}" if known else "there are no runs yet"
 
 

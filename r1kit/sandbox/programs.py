@@ -18,7 +18,6 @@ One pass over the lines and no regular expression over the whole: linear time on
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 # The tags of r1kit/data/format.py, which lies on the same floor and cannot be imported.
@@ -49,8 +48,10 @@ def language_name(name: str) -> str:
     """
     label = str(name).strip().lower()
     if label not in _LANGUAGE_OF:
-        near = difflib.get_close_matches(label, _LANGUAGE_OF, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        from r1kit.settings.errors import nearest_name
+
+        near = nearest_name(label, _LANGUAGE_OF)
+        hint = f"; did you mean {near!r}?" if near else ""
         raise ValueError(f"unknown language {name!r}: programs are judged in {', '.join(LABELS)}{hint}")
     return _LANGUAGE_OF[label]
 

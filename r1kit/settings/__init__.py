@@ -1,6 +1,7 @@
 """Typed, checked settings: profiles, overrides and notebook parameters. Light to import: no torch, no TRL."""
 
 from r1kit.settings.errors import Problem, SettingsError, nearest_name
+from r1kit.settings.models import resolved_section
 from r1kit.settings.overrides import parse_override, parse_overrides
 from r1kit.settings.profile import (
     Profile,
@@ -8,7 +9,6 @@ from r1kit.settings.profile import (
     load_profile,
     profile_names,
     settings_hash,
-    split_trl,
 )
 from r1kit.settings.yaml import yaml_dump, yaml_load
 
@@ -22,8 +22,8 @@ __all__ = [
     "parse_override",
     "parse_overrides",
     "profile_names",
+    "resolved_section",
     "settings_hash",
-    "split_trl",
     "yaml_dump",
     "yaml_load",
 ]

@@ -1,4 +1,4 @@
-"""accelerate.yaml: accelerate's own file, checked against the keys of the installed accelerate."""
+"""accelerate.yaml: accelerate's own file, checked against accelerate's keys."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ from r1kit.settings.errors import Problem, describe, nearest_name
 from r1kit.settings.validation import Source
 from r1kit.settings.yaml import KeyPath
 
-# Fields of accelerate's BaseConfig, which has them without values.
-GENERAL = ("compute_environment", "distributed_type", "mixed_precision", "use_cpu", "debug")
 # Older names that accelerate still converts.
 CONVERTED = ("fp16", "dynamo_backend")
 PRECISIONS = ("no", "fp16", "bf16", "fp8")
 WHOLE = ("num_processes", "num_machines", "machine_rank", "main_process_port")
 
 
-def validate_accelerate(
-    section: str, data: Any, source: Source
-) -> tuple[dict | None, list[Problem], set[KeyPath]]:
-    """The mapping (None if anything is wrong), the problems, and the paths that are wrong."""
+def validate_accelerate(data: Any, source: Source) -> tuple[dict | None, list[Problem], set[KeyPath]]:
+    """Check accelerate.yaml: its mapping (None if anything is wrong), the problems, the wrong paths."""
     if not isinstance(data, dict):
         found = "an empty file" if data is None else describe(data)
         return (
@@ -28,7 +24,7 @@ def validate_accelerate(
             [Problem(source.file, "", found=found, allowed="a mapping of keys to values: key: value")],
             {()},
         )
-    known = [*GENERAL, *trl_keys.keys("accelerate"), *CONVERTED]
+    known = [*trl_keys.accelerate_keys(), *CONVERTED]
     found: dict[str, Problem] = {}
 
     def wrong(key: str, allowed: str, message: str = "", nearest: str = "") -> None:

@@ -1,19 +1,4 @@
-"""GRPO's family by name: what `algorithm` in grpo.yaml stands for in TRL's keys.
-
-Each paper changes one line of GRPO; what a file does not say stays as it is in TRL:
-
-- `grpo` (DeepSeekMath, arXiv:2402.03300, equation 3): the mean over each completion, then over completions;
-  the advantage is divided by the group's standard deviation.
-- `dr_grpo` (arXiv:2503.20783, section 3.2): the sum over a completion's tokens over one constant length for
-  all, and no standard deviation. A long wrong answer is no longer cheaper by the token than a short one.
-- `dapo` (arXiv:2503.14476, sections 3.1 and 3.3): the mean over all tokens of the batch, and more room
-  upwards: a ratio may reach 1.28 and fall to 0.8. Its dynamic sampling is the key `dynamic_sampling`, its
-  overlong penalty the reward `soft_overlong_punishment`.
-- `gspo` (arXiv:2507.18071, sections 4 and 5.1): one ratio a completion, the geometric mean of its tokens';
-  it moves little, so it is clipped at 3e-4 and 4e-4.
-- `cispo` (MiniMax-M1, arXiv:2506.13585, section 3.1): the ratio is a weight, clipped and without gradient, so
-  no token is left out. 5.0 is the bound of ScaleRL (arXiv:2510.13786).
-"""
+"""GRPO's family by name: what `algorithm` in grpo.yaml stands for in TRL's keys."""
 
 from __future__ import annotations
 
@@ -40,7 +25,23 @@ USUAL: dict[str, dict[str, Any]] = {
 
 
 def expand(algorithm: Any) -> dict[str, Any]:
-    """TRL's keys for an algorithm; none for anything else, which leaves all to the file."""
+    """Return TRL's keys for an algorithm; none for anything else, which leaves all to the file.
+
+    Each paper changes one line of GRPO; what a file does not say stays as it is in TRL:
+
+    - `grpo` (DeepSeekMath, arXiv:2402.03300, equation 3): the mean over each completion, then over
+      completions; the advantage is divided by the group's standard deviation.
+    - `dr_grpo` (arXiv:2503.20783, section 3.2): the sum over a completion's tokens over one constant length
+      for all, and no standard deviation. A long wrong answer is no longer cheaper by the token than a short
+      one.
+    - `dapo` (arXiv:2503.14476, sections 3.1 and 3.3): the mean over all tokens of the batch, and more room
+      upwards: a ratio may reach 1.28 and fall to 0.8. Its dynamic sampling is the key `dynamic_sampling`, its
+      overlong penalty the reward `soft_overlong_punishment`.
+    - `gspo` (arXiv:2507.18071, sections 4 and 5.1): one ratio per completion, the geometric mean of its
+      tokens'; it moves little, so it is clipped at 3e-4 and 4e-4.
+    - `cispo` (MiniMax-M1, arXiv:2506.13585, section 3.1): the ratio is a weight, clipped and without
+      gradient, so no token is left out. 5.0 is the bound of ScaleRL (arXiv:2510.13786).
+    """
     if not isinstance(algorithm, str):
         return {}
     return {**DEFINING.get(algorithm, {}), **USUAL.get(algorithm, {})}

@@ -10,12 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from r1kit.settings.strict import Positive, Settings
+from r1kit.settings.strict import Positive, Seconds, Settings
 
 # An environment variable is text, but nobody writes OMP_NUM_THREADS: "1".
 EnvironmentText = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
 Devices = list[Annotated[int, Field(ge=0)]]
-Seconds = Annotated[float, Field(gt=0)]
 
 
 class LayoutSettings(Settings):

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from r1kit.settings.errors import Problem, SettingsError, describe, display_path, nearest_name
-from r1kit.settings.overrides import over
 from r1kit.settings.pipelines import AnyStage, Pipeline
-from r1kit.settings.profile import Profile, load_profile
+from r1kit.settings.profile import Profile, load_profile, over
 
 
 def pipeline_of(profile: Profile, name: str) -> Pipeline:

@@ -11,9 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from r1kit.settings.strict import Positive, Settings
+from r1kit.settings.strict import Positive, Settings, Share
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Text = Literal["problem", "trace"]
 Texts = Annotated[list[Text], Field(min_length=1)]
 LanguageCode = Literal[

@@ -8,11 +8,8 @@ from typing import Any
 
 from r1kit.settings.curation import CurationSettings
 from r1kit.settings.errors import Problem, SettingsError, display_path
-from r1kit.settings.overrides import apply_own
-from r1kit.settings.validation import Source, validate_as
-from r1kit.settings.yaml import read_document
-
-SECTION = "curation"
+from r1kit.settings.overrides import settings_of
+from r1kit.settings.validation import Source
 
 
 def load_curation(
@@ -24,21 +21,8 @@ def load_curation(
         SettingsError: a file that cannot be read, an unknown key, or a value that is not allowed; all
             problems at once.
     """
-    values: dict[str, Any] = {}
-    source = Source(SECTION, display_path(path) if path else "the default steps")
-    problems: list[Problem] = []
-    if path:
-        try:
-            document = read_document(Path(path).read_text(encoding="utf-8"), path)
-        except (OSError, UnicodeDecodeError) as error:
-            problems = [Problem(source.file, "", found=str(error), allowed="a readable text file (UTF-8)")]
-        else:
-            problems, source.lines = document.problems, document.lines
-            values = document.value if document.value is not None else {}
-    problems += apply_own(source, values, overrides or {})
-    settings = None
-    if not problems:
-        settings, problems = validate_as(CurationSettings, values, source)
+    source = Source("curation", display_path(path) if path else "the default steps")
+    settings, problems = settings_of(CurationSettings, source, overrides or {}, Path(path) if path else None)
     if settings is not None:
         problems = list(_rules(settings, source))
     if problems:

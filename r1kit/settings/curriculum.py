@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from r1kit.settings.strict import Positive, Settings
-
-Share = Annotated[float, Field(ge=0, le=1)]
+from r1kit.settings.strict import Positive, Settings, Share
 
 
 class LengthStage(Settings):

@@ -8,9 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from r1kit.settings.strict import Positive, Settings
-
-Seconds = Annotated[float, Field(gt=0)]
+from r1kit.settings.strict import Positive, Seconds, Settings
 
 
 class SamplingSettings(Settings):

@@ -8,10 +8,8 @@ from typing import Any
 
 from r1kit.settings.errors import SettingsError
 from r1kit.settings.generation import GenerationSettings
-from r1kit.settings.overrides import apply_own
-from r1kit.settings.validation import Source, validate_as
-
-SECTION = "generation"
+from r1kit.settings.overrides import settings_of
+from r1kit.settings.validation import Source
 
 
 def generation_settings(options: Mapping[str, Any]) -> GenerationSettings:
@@ -20,11 +18,8 @@ def generation_settings(options: Mapping[str, Any]) -> GenerationSettings:
     Raises:
         SettingsError: with all problems at once.
     """
-    values: dict[str, Any] = {}
-    source = Source(SECTION, "the options")
-    settings, problems = None, apply_own(source, values, options)
-    if not problems:
-        settings, problems = validate_as(GenerationSettings, values, source)
+    source = Source("generation", "the options")
+    settings, problems = settings_of(GenerationSettings, source, options)
     if settings is not None and not re.match(r"https?://[^/]", settings.url):
         allowed = "http://host:port/v1 or https://host/v1"
         problems = [source.problem(("url",), found=settings.url, allowed=allowed)]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field
 
-from r1kit.settings.strict import Positive, Settings
-
-Share = Annotated[float, Field(ge=0, le=1)]
+from r1kit.settings.strict import Positive, Settings, Share
 
 
 class GuardSettings(Settings):

@@ -9,26 +9,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from r1kit.settings.accelerate_file import validate_accelerate
 from r1kit.settings.algorithms import make_room
 from r1kit.settings.benchmarks import BenchmarkSettings
-from r1kit.settings.checks import check
 from r1kit.settings.cluster import grpo_processes
-from r1kit.settings.errors import Problem, SettingsError, display_path, nearest_name
+from r1kit.settings.errors import Problem, SettingsError, describe, display_path, nearest_name
 from r1kit.settings.evaluation import EvaluationSettings
 from r1kit.settings.hub_data import HubDataSettings
 from r1kit.settings.machine import MachineSettings
-from r1kit.settings.models import FILES, OPTIONAL_FILES, TRAINER_SECTIONS
-from r1kit.settings.overrides import apply_overrides
-from r1kit.settings.pipelines import PipelineSettings
+from r1kit.settings.models import FILES, OPTIONAL_FILES, SECTIONS, model_for, validate_section
+from r1kit.settings.overrides import key_path, set_override, unshared
+from r1kit.settings.pipelines import PipelineSettings, place_of
+from r1kit.settings.rules import View, check, data, machine, training  # noqa: F401 - they register rules
 from r1kit.settings.story_data import DataSettings
-from r1kit.settings.training import BaseSettings, GrpoSettings, SftSettings
-from r1kit.settings.validation import Source, validate
-from r1kit.settings.view import View
-from r1kit.settings.yaml import KeyPath, read_document, yaml_dump
+from r1kit.settings.training import TRAINER_SECTIONS, BaseSettings, GrpoSettings, SftSettings
+from r1kit.settings.validation import Source
+from r1kit.settings.yaml import KeyPath, read_file, yaml_dump
 
 CONFIG_ROOT = Path(__file__).resolve().parents[2] / "configs"
-SECTIONS = (*FILES, "accelerate")
+LENGTHS = {"max_steps", "num_train_epochs"}
+"""Two ways to say how long a training is; a file has one of them."""
+MISSING = {
+    "base": "This profile has no base.yaml: it starts from a given model.",
+    "pipeline": "This profile has no pipeline.yaml.",
+}
+"""What to say about an override of a file that a profile may leave out."""
 
 
 @dataclass(frozen=True)
@@ -125,16 +129,16 @@ def examine_profile(
 def _judge(folder: Path, overrides: Mapping[str, Any]) -> tuple[Profile | None, list[Problem]]:
     """The profile (None if a file is not valid by itself) and everything that is wrong with it."""
     values, sources, problems = _read(folder)
-    problems += apply_overrides(values, sources, overrides)
+    problems += _apply_overrides(values, sources, overrides)
     if ("algorithm",) in (source.overridden if (source := sources.get("grpo")) else ()):
         make_room(values["grpo"], {path[0] for path in source.overridden})
     typed: dict[str, Any] = {}
     wrong: dict[str, set[KeyPath]] = {}
     for section, value in values.items():
-        judge = validate_accelerate if section == "accelerate" else validate
-        typed[section], found, wrong[section] = judge(section, value, sources[section])
+        typed[section], found, wrong[section] = validate_section(section, value, sources[section])
         problems += found
-    problems += check(View(values, sources, wrong, folder))
+    models = {section: model_for(section, value) for section, value in values.items() if section in FILES}
+    problems += check(View(values, sources, wrong, models))
     if any(problem.severity == "error" for problem in problems):
         return None, problems
     for section in OPTIONAL_FILES:
@@ -145,30 +149,75 @@ def _judge(folder: Path, overrides: Mapping[str, Any]) -> tuple[Profile | None, 
     return profile, problems
 
 
-def split_trl(section: str, mapping: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Any]:
-    """A trainer section of resolved.yaml taken apart.
-
-    Returns:
-        keyword arguments of the trainer's configuration class (SFTConfig, GRPOConfig, or for `base`
-        TrainingArguments), keyword arguments of ModelConfig, and our own keys as their typed model.
-
-    Raises:
-        SettingsError: if the mapping is not valid.
-    """
-    if section not in TRAINER_SECTIONS:
-        raise ValueError(f"split_trl takes one of {', '.join(TRAINER_SECTIONS)}, not {section!r}")
-    settings, problems, _ = validate(section, dict(mapping), Source(section, f"{section} of resolved.yaml"))
-    if problems:
-        raise SettingsError(problems)
-    return settings.trl, settings.model, settings
-
-
 def settings_hash(profile: Profile | Mapping[str, Any], sections: Iterable[str] | None = None) -> str:
     """16 hex digits over the named sections (default: all), equal for equal values in any order of keys."""
     values = {**profile.dump(), "accelerate": profile.accelerate} if isinstance(profile, Profile) else profile
     chosen = {name: values.get(name) for name in (sections if sections is not None else values)}
     text = json.dumps(chosen, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Put overrides over others; `upper` wins, also if it counts in steps where `lower` counts in epochs."""
+    said = {_other_length(key) for key in upper} - set(upper)
+    return {key: value for key, value in lower.items() if key not in said} | dict(upper)
+
+
+def _apply_overrides(
+    values: dict[str, Any], sources: dict[str, Source], overrides: Mapping[str, Any]
+) -> list[Problem]:
+    """Set each override in `values`, note it in `sources`, and return problems of those without a place.
+
+    Whether key and value are allowed is left to the validation that follows.
+    """
+    problems = []
+    for section in {name.partition(".")[0] for name in overrides} & set(values):
+        values[section] = unshared(values[section])
+    for name, value in overrides.items():
+        section, *keys = name.split(".")
+        if section not in SECTIONS or not keys:
+            known, nearest = ", ".join(f"{s}.…" for s in SECTIONS), nearest_name(section, SECTIONS)
+            place, message = f"override {name}", "Unknown section."
+            problems.append(Problem(place, name, describe(value), known, nearest, message))
+        elif section not in values:
+            # A file that a profile must have is reported as missing.
+            if message := MISSING.get(section):
+                problems.append(Problem(f"override {name}", name, found=describe(value), message=message))
+        elif isinstance(values[section], dict):
+            path = place_of(values[section], keys) if section == "pipeline" else key_path(keys)
+            if isinstance(path, Problem):
+                problems.append(path)
+                continue
+            wrong = set_override(sources[section], values[section], name, path, value)
+            if section == "pipeline" and not wrong:  # a stage's `set` has one length as well
+                _drop(values[section], (*path[:-1], _other_length(path[-1])))
+            problems += wrong
+    for section, source in sources.items():
+        if isinstance(values.get(section), dict):
+            _replace_length(values[section], source)
+    return problems
+
+
+def _other_length(key: Any) -> str:
+    """`sft.num_train_epochs` for `sft.max_steps` and the other way round; "" for another key."""
+    section, _, word = str(key).rpartition(".")
+    return f"{section}.{next(iter(LENGTHS - {word}))}" if word in LENGTHS else ""
+
+
+def _drop(container: Any, path: KeyPath) -> None:
+    *way, last = path
+    for part in way:
+        container = container[part]
+    if isinstance(container, dict):
+        container.pop(last, None)
+
+
+def _replace_length(values: dict[str, Any], source: Source) -> None:
+    """Drop the file's length, in steps or in epochs, if the other one was overridden."""
+    said = LENGTHS & {path[0] for path in source.overridden if len(path) == 1}
+    if len(said) == 1:
+        for other in LENGTHS - said:
+            values.pop(other, None)
 
 
 def _find_folder(name_or_path: str | Path, config_root: str | Path | None) -> Path:
@@ -218,11 +267,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Source], list[Problem
                     )
                 )
             continue
-        try:
-            document = read_document(path.read_text(encoding="utf-8"), path)
-        except (OSError, UnicodeDecodeError) as error:
-            problems.append(Problem(name, "", found=str(error), allowed="a readable text file (UTF-8)"))
-            continue
+        document = read_file(path)
         problems += document.problems
         if not document.problems:
             values[section] = document.value

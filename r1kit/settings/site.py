@@ -13,9 +13,9 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from r1kit.settings.errors import Problem, SettingsError, display_path, nearest_name
+from r1kit.settings.overrides import settings_of
 from r1kit.settings.strict import Positive, Settings
-from r1kit.settings.validation import Source, validate_as
-from r1kit.settings.yaml import read_document
+from r1kit.settings.validation import Source
 
 SITE_ROOT = Path(__file__).resolve().parents[2] / "sites"
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)]
@@ -62,27 +62,21 @@ def load_site(name_or_path: str) -> Site:
     path = Path(name_or_path).expanduser()
     if "/" not in name_or_path and not path.suffix:
         path = SITE_ROOT / f"{name_or_path}.yaml"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
+    if not path.is_file():
         known = sorted(file.stem for file in SITE_ROOT.glob("*.yaml"))
         raise SettingsError(
             [
                 Problem(
                     name_or_path,
                     "site",
-                    found=(error.strerror or str(error)).lower(),
+                    found="a folder" if path.is_dir() else "no such file or directory",
                     allowed=", ".join([*known, "or the path of a site file"]),
                     nearest=nearest_name(path.stem, known),
                     message=f"Sites are files in {display_path(SITE_ROOT)}.",
                 )
             ]
-        ) from error
-    document = read_document(text, path)
-    source = Source("site", display_path(path), document.lines)
-    site, problems = None, document.problems
-    if not problems:
-        site, problems = validate_as(Site, document.value or {}, source)
+        )
+    site, problems = settings_of(Site, Source("site", display_path(path)), {}, path)
     if problems:
         raise SettingsError(problems, f"bad site file {display_path(path)}")
     return site

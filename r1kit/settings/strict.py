@@ -7,6 +7,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(gt=0)]
 Level = Annotated[int, Field(ge=1, le=5, description="Number of operations in a story problem.")]
 Levels = Annotated[list[Level], Field(min_length=1)]
 

@@ -1,27 +1,41 @@
-"""base.yaml, sft.yaml, grpo.yaml: our own keys, which stand beside those of TRL and transformers.
+"""base.yaml, sft.yaml, grpo.yaml: our own keys, and how they stand beside those of TRL and transformers.
 
-What TRL and transformers already name is not repeated here: see `trl_keys`.
+These files are flat: `learning_rate` is a key of TRL's SFTConfig, `row_packing` one of ours. What TRL and
+transformers already name is not repeated here; trl_keys.json lists it.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import functools
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr
 
-from r1kit.settings.algorithms import AlgorithmName
+from r1kit.settings import trl_keys
+from r1kit.settings.algorithms import AlgorithmName, expand
 from r1kit.settings.curriculum import CurriculumSettings, DynamicSamplingSettings
 from r1kit.settings.guards import GuardSettings
 from r1kit.settings.rewards import AnyReward
 from r1kit.settings.strict import Positive, Settings
 
+TRAINER_SECTIONS = ("base", "sft", "grpo")
+"""Files whose keys go to a trainer: to TrainingArguments, SFTConfig and GRPOConfig."""
 
-class TrainerFile(Settings):
-    """A flat file: a few keys of ours beside those of a trainer configuration and ModelConfig.
 
-    `.trl` holds the trainer's keys and `.model` ModelConfig's, both only as far as the file gives them.
+class TrainerSettings(Settings):
+    """A file's own keys as fields, and the keys of its trainer as two dicts.
+
+    `from_flat` sorts the keys of a file (or of its section in resolved.yaml) into three places:
+
+    - the fields declared here and in the subclass: `settings.sft.row_packing`;
+    - `trl`, keywords of the trainer's configuration class: `settings.sft.trl["learning_rate"]`;
+    - `model`, keywords of TRL's ModelConfig: `settings.sft.model["model_name_or_path"]`.
+
+    The two dicts hold only what the file gives; `flat` puts all three together again.
     """
 
+    section: ClassVar[Literal["base", "sft", "grpo"]]
     optimizer: Literal["adamw", "muon"] = Field(
         default="adamw", description="`muon`: Muon for 2-D weights, AdamW for embeddings and norms."
     )
@@ -35,18 +49,42 @@ class TrainerFile(Settings):
     _trl: dict[str, Any] = PrivateAttr(default_factory=dict)
     _model: dict[str, Any] = PrivateAttr(default_factory=dict)
 
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> Self:
+        """Sort the keys of a file. TRL's keys are taken as they are: `profile.validate_section` checks them.
+
+        Raises:
+            pydantic.ValidationError: one of our own keys has a wrong value, or a key belongs to nobody.
+        """
+        theirs = cls.trainer_keys()
+        settings = cls.model_validate({key: value for key, value in values.items() if key not in theirs})
+        given = {key: value for key, value in values.items() if key in theirs}
+        given = {**expand(getattr(settings, "algorithm", None)), **given}
+        trainer = trl_keys.keys(cls.section)
+        # A key that both name (trust_remote_code in some releases) goes to the trainer.
+        settings._trl.update({key: value for key, value in given.items() if key in trainer})
+        settings._model.update({key: value for key, value in given.items() if key not in trainer})
+        return settings
+
+    @classmethod
+    @functools.cache
+    def trainer_keys(cls) -> dict[str, Any]:
+        """List the keys that the file takes for the trainer and for ModelConfig, with their types."""
+        theirs = trl_keys.trainer_keys(cls.section)
+        return {key: kind for key, kind in theirs.items() if key not in cls.model_fields}
+
     @property
     def trl(self) -> dict[str, Any]:
-        """Keys of the trainer configuration given in the file."""
+        """Keywords of the trainer's configuration class, as far as the file gives them."""
         return dict(self._trl)
 
     @property
     def model(self) -> dict[str, Any]:
-        """Keys of TRL's ModelConfig given in the file."""
+        """Keywords of TRL's ModelConfig, as far as the file gives them."""
         return dict(self._model)
 
     def flat(self) -> dict[str, Any]:
-        """The mapping as it would stand in the file, our defaults filled in."""
+        """Return the mapping as it would stand in the file, our defaults filled in."""
         return {**self._model, **self._trl, **self.model_dump(mode="json")}
 
 
@@ -62,8 +100,13 @@ class Architecture(Settings):
     tie_word_embeddings: bool
 
 
-class BaseSettings(TrainerFile):
-    """base.yaml: a base model made from random weights; a profile that starts from a given model has none."""
+class BaseSettings(TrainerSettings):
+    """base.yaml: a base model made from random weights; a profile that starts from a given model has none.
+
+    Plus every key of transformers' TrainingArguments and of ModelConfig; see trl_keys.json.
+    """
+
+    section = "base"
 
     architecture: Architecture = Field(description="Shape of the model.")
     max_length: int | None = Field(
@@ -71,8 +114,13 @@ class BaseSettings(TrainerFile):
     )
 
 
-class SftSettings(TrainerFile):
-    """sft.yaml: distillation, the student imitates the teacher's traces."""
+class SftSettings(TrainerSettings):
+    """sft.yaml: distillation, the student imitates the teacher's traces.
+
+    Plus every key of SFTConfig (`learning_rate`, `max_length`, ...) and of ModelConfig; see trl_keys.json.
+    """
+
+    section = "sft"
 
     row_packing: bool = Field(
         default=False,
@@ -104,8 +152,13 @@ class Programs(Settings):
     max_completion_length: Positive = Field(description="Longest completion in tokens.")
 
 
-class GrpoSettings(TrainerFile):
-    """grpo.yaml: reinforcement learning with verifiable rewards."""
+class GrpoSettings(TrainerSettings):
+    """grpo.yaml: reinforcement learning with verifiable rewards.
+
+    Plus every key of GRPOConfig (`num_generations`, `beta`, ...) and of ModelConfig; see trl_keys.json.
+    """
+
+    section = "grpo"
 
     rewards: Annotated[list[AnyReward], Field(min_length=1)] = Field(
         description="What is rewarded, in this order."

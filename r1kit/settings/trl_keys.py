@@ -1,53 +1,39 @@
-"""The keys and types that the installed TRL, transformers and accelerate accept, read from their source.
+"""The keys of TRL, transformers and accelerate that a profile's files take.
 
-Importing TRL's configuration classes costs seconds and loads torch; parsing their source costs some
-milliseconds and cannot disagree with what is installed. A test holds the keys to the real classes.
+trl_keys.json holds their names, types and defaults, and the releases they are from; requirements/trl_keys.py
+writes it from the real classes. Below is what the classes do not say: bounds, keys that must not be in a
+file, former names.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
-import importlib.util
-import re
-import sys
+import json
+import types
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from r1kit.settings.errors import Problem, SettingsError
-from r1kit.settings.trl_hints import CHOICES, WIDER
+from pydantic import Field
 
-CLASSES = {
-    "base": ("transformers/training_args.py", "TrainingArguments"),
-    "sft": ("trl/trainer/sft_config.py", "SFTConfig"),
-    "grpo": ("trl/trainer/grpo_config.py", "GRPOConfig"),
-    "model": ("trl/trainer/model_config.py", "ModelConfig"),
-    "accelerate": ("accelerate/commands/config/config_args.py", "ClusterConfig"),
-}
-# Bases that a file imports from the top of another package.
-REEXPORTED = {"TrainingArguments": "transformers/training_args.py"}
-ENUM_FILES = (
-    "transformers/trainer_utils.py",
-    "transformers/training_args.py",
-    "transformers/debug_utils.py",
-)
-NAMES = {
+FILE = Path(__file__).with_suffix(".json")
+REGENERATE = "python requirements/trl_keys.py"
+CLASSES = {"base": "TrainingArguments", "sft": "SFTConfig", "grpo": "GRPOConfig", "model": "ModelConfig"}
+_PLAIN = {
     "str": str,
     "int": int,
     "float": float,
     "bool": bool,
     "dict": dict,
-    "list": list,
-    "Any": Any,
-    "None": None,
-    "Literal": Literal,
+    "null": types.NoneType,
+    "any": Any,
 }
 
 
 @dataclass(frozen=True)
 class Key:
-    """One field of a configuration class: its type for pydantic, its default (`...` if not a literal)."""
+    """One field of a configuration class: its type, its default (`...` if it has no plain one)."""
 
     name: str
     type: Any
@@ -56,150 +42,219 @@ class Key:
 
 @functools.cache
 def keys(config: str) -> dict[str, Key]:
-    """The fields of a class of `CLASSES`, inherited ones first. SettingsError if the package is missing."""
-    file, name = CLASSES[config]
-    return _class_keys(file, name)
+    """List the fields of a class of `CLASSES`, in the order of the class."""
+    return {
+        name: Key(name, _bounded(name, _type(field["type"])), field.get("default", ...))
+        for name, field in _content()[config].items()
+    }
+
+
+@functools.cache
+def trainer_keys(section: str) -> dict[str, Any]:
+    """List the keys of a trainer and of ModelConfig that the section's file takes, with their types."""
+    both = {**keys("model"), **keys(section)}
+    return {name: key.type for name, key in both.items() if name not in REFUSED}
 
 
 def default(section: str, key: str) -> Any:
-    """The default that the installed class gives `key`; `...` if there is no key or no literal default."""
+    """Return the default that the classes give `key`; `...` if there is no key or no plain default."""
     for config in (section, "model"):
         if key in keys(config):
             return keys(config)[key].default
     return ...
 
 
-def distributed_types() -> tuple[str, ...]:
-    """The `distributed_type` values of accelerate."""
-    node = _class(_text("accelerate/utils/dataclasses.py"), "DistributedType")
-    assigned = [item.value for item in node.body if isinstance(item, ast.Assign)]
-    return tuple(value.value for value in assigned if isinstance(value, ast.Constant))
+def accelerate_keys() -> list[str]:
+    """List the keys of accelerate's own configuration file."""
+    return _content()["accelerate"]
 
 
-@functools.cache
-def _class_keys(file: str, name: str) -> dict[str, Key]:
-    text = _text(file)
-    node = _class(text, name)
-    found: dict[str, Key] = {}
-    for base in node.bases:
-        if isinstance(base, ast.Name) and (where := _file_of(base.id, text, file)):
-            found |= _class_keys(where, base.id)
-    for item in node.body:
-        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
-            continue
-        if "ClassVar" in ast.dump(item.annotation):
-            continue
-        key = item.target.id
-        choices = CHOICES.get((name, key)) or CHOICES.get(key) or _choices(item.value)
-        found[key] = Key(
-            key, _as_type(item.annotation, choices, WIDER.get(key, ())), _literal_default(item.value)
-        )
-    return found
+def distributed_types() -> list[str]:
+    """List the values of `distributed_type` in accelerate's file."""
+    return _content()["distributed_types"]
 
 
-def _class(text: str, name: str) -> ast.ClassDef:
-    """The class up to its first method: parsing only that much of a file saves most of the time."""
-    match = re.search(
-        rf"^class {name}\b.*?(?=^\S|^    (?:async )?def |^    @|\Z)", text, re.DOTALL | re.MULTILINE
-    )
-    if match is None:
-        raise LookupError(f"no class {name} in the installed source; r1kit does not know this release")
-    return ast.parse(match.group(0)).body[0]
-
-
-def _file_of(name: str, text: str, file: str) -> str | None:
-    """The file that defines a base class: this one, one imported relatively, or a re-exported one."""
-    if re.search(rf"^class {name}\b", text, re.MULTILINE):
-        return file
-    match = re.search(rf"^from (\.+)([\w.]+) import (?:\(.*?\b)?.*?\b{name}\b", text, re.MULTILINE)
-    if match:
-        return str(Path(file).parents[len(match.group(1)) - 1] / (match.group(2).replace(".", "/") + ".py"))
-    return REEXPORTED.get(name)
-
-
-def _as_type(annotation: ast.expr, choices: tuple[str, ...], wider: tuple[type, ...]) -> Any:
-    """The annotation as a type: enums and `choices` take the place of `str`; what is unknown is Any."""
-    enums = _all_enums()
-    members: list[Any] = []
-    for node in _members(annotation):
-        if isinstance(node, ast.Name) and node.id in enums:
-            choices = choices or enums[node.id]
-            continue
+def other_releases() -> dict[str, tuple[str, str]]:
+    """Find installed releases that trl_keys.json is not from: name -> (installed, in the file)."""
+    found = {}
+    for name, release in _content()["releases"].items():
         try:
-            members.append(_evaluate(ast.unparse(node)))
-        except (NameError, TypeError, AttributeError):
-            return Any
-    if choices:
-        members = [Literal[choices], *(member for member in members if member is not str)]
-    return Union[tuple([*members, *wider])]  # noqa: UP007 - built from a list
-
-
-@functools.cache
-def _evaluate(annotation: str) -> Any:
-    space = NAMES | {name: Literal[values] for name, values in _all_enums().items()}
-    return eval(annotation, {"__builtins__": {}}, space)
-
-
-def _members(node: ast.expr) -> list[ast.expr]:
-    """`A | B | None` and `Optional[A]`, `Union[A, B]` flattened."""
-    if isinstance(node, ast.BinOp):
-        return [*_members(node.left), *_members(node.right)]
-    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
-        if node.value.id == "Optional":
-            return [*_members(node.slice), ast.copy_location(ast.Constant(None), node)]
-        if node.value.id == "Union" and isinstance(node.slice, ast.Tuple):
-            return [member for element in node.slice.elts for member in _members(element)]
-    return [node]
-
-
-def _choices(value: ast.expr | None) -> tuple[str, ...]:
-    """`field(metadata={"choices": [...]})`, if they are literals."""
-    metadata = _keyword(value, "metadata")
-    if isinstance(metadata, ast.Dict):
-        for key, element in zip(metadata.keys, metadata.values, strict=True):
-            if isinstance(key, ast.Constant) and key.value == "choices" and isinstance(element, ast.List):
-                return tuple(ast.literal_eval(element))
-    return ()
-
-
-def _literal_default(value: ast.expr | None) -> Any:
-    node = _keyword(value, "default") if isinstance(value, ast.Call) else value
-    try:
-        return ast.literal_eval(node) if node is not None else ...
-    except ValueError:
-        return ...
-
-
-def _keyword(call: ast.expr | None, name: str) -> ast.expr | None:
-    keywords = call.keywords if isinstance(call, ast.Call) else []
-    return next((keyword.value for keyword in keywords if keyword.arg == name), None)
-
-
-@functools.cache
-def _all_enums() -> dict[str, tuple[str, ...]]:
-    return {name: values for file in ENUM_FILES for name, values in _enums(file).items()}
-
-
-@functools.cache
-def _enums(file: str) -> dict[str, tuple[str, ...]]:
-    """Enum classes of a file with their text values."""
-    text, found = _text(file), {}
-    for name in re.findall(r"^class (\w+)\([^)]*Enum[^)]*\)", text, re.MULTILINE):
-        assigned = [n.value for n in _class(text, name).body if isinstance(n, ast.Assign)]
-        values = [value.value for value in assigned if isinstance(value, ast.Constant)]
-        if values and all(isinstance(value, str) for value in values):
-            found[name] = tuple(values)
+            installed = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if installed != release:
+            found[name] = (installed, release)
     return found
 
 
 @functools.cache
-def _text(file: str) -> str:
-    package, _, rest = file.partition("/")
-    spec = importlib.util.find_spec(package)  # finds the package without importing it
-    if spec is None or spec.origin is None:
-        message = "Settings are checked against the installed packages; run `make setup` first."
-        problem = Problem(
-            package, "", found="not installed", allowed=f"{package} in {sys.prefix}", message=message
+def _content() -> dict[str, Any]:
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def _type(alternatives: list[Any]) -> Any:
+    return Union[tuple(_alternative(item) for item in alternatives)]  # noqa: UP007 - built from a list
+
+
+def _alternative(item: str | list[Any]) -> Any:
+    if isinstance(item, str):
+        return _PLAIN[item]
+    kind, *rest = item
+    if kind == "one of":
+        return Literal[tuple(rest)]
+    return list[_type(rest)] if kind == "list" else dict[str, _type(rest)]
+
+
+def _bounded(name: str, kind: Any) -> Any:
+    bounds = BOUNDS.get(name)
+    if not bounds:
+        return kind
+    union = get_origin(kind) in (Union, types.UnionType)
+    kinds = [
+        Annotated[member, Field(**bounds)] if member in (int, float) else member
+        for member in (get_args(kind) if union else (kind,))
+        if not (member is types.NoneType and name in NEVER_EMPTY)
+    ]
+    return Union[tuple(kinds)]  # noqa: UP007 - built from a list
+
+
+# Keys whose annotation takes None although the trainer then fails.
+NEVER_EMPTY = ("num_generations",)
+
+# Bounds that the trainers assume: (operator of pydantic's Field, value).
+BOUNDS: dict[str, dict[str, float]] = {
+    "learning_rate": {"gt": 0},
+    "weight_decay": {"ge": 0},
+    "warmup_steps": {"ge": 0},
+    "max_grad_norm": {"ge": 0},
+    "adam_beta1": {"ge": 0, "lt": 1},
+    "adam_beta2": {"ge": 0, "lt": 1},
+    "adam_epsilon": {"gt": 0},
+    "num_train_epochs": {"gt": 0},
+    "per_device_train_batch_size": {"ge": 1},
+    "per_device_eval_batch_size": {"ge": 1},
+    "gradient_accumulation_steps": {"ge": 1},
+    "generation_batch_size": {"ge": 1},
+    "steps_per_generation": {"ge": 1},
+    "num_generations": {"ge": 2},
+    "num_iterations": {"ge": 1},
+    "max_completion_length": {"ge": 1},
+    "max_length": {"ge": 1},
+    "logging_steps": {"gt": 0},
+    "save_steps": {"gt": 0},
+    "save_total_limit": {"ge": 1},
+    "seed": {"ge": 0},
+    "temperature": {"gt": 0},
+    "top_p": {"gt": 0, "le": 1},
+    "top_k": {"ge": 0},
+    "min_p": {"ge": 0, "le": 1},
+    "repetition_penalty": {"gt": 0},
+    "beta": {"ge": 0},
+    "epsilon": {"ge": 0},
+    "epsilon_high": {"ge": 0},
+    "lora_r": {"ge": 1},
+    "lora_dropout": {"ge": 0, "lt": 1},
+    "vllm_gpu_memory_utilization": {"gt": 0, "le": 1},
+    "vllm_tensor_parallel_size": {"ge": 1},
+}
+
+# Keys that TRL knows and that must not stand in a file: key -> why.
+REFUSED: dict[str, str] = {
+    "output_dir": "The run folder decides where a stage writes: runs/<run_id>/<stage>/checkpoints.",
+    "logging_dir": "Metrics go to metrics.jsonl in the run folder.",
+    "resume_from_checkpoint": "`r1kit run --resume RUN_ID` finds the newest complete checkpoint itself.",
+    "reward_weights": "Write each weight beside its reward: rewards: [{name: accuracy, weight: 1.0}].",
+    "deepspeed": "DeepSpeed is set in accelerate.yaml (distributed_type: DEEPSPEED).",
+    "fsdp": "FSDP is set in accelerate.yaml (distributed_type: FSDP).",
+    "fsdp_config": "FSDP is set in accelerate.yaml (fsdp_config).",
+    "parallelism_config": "Parallelism is set in accelerate.yaml (parallelism_config).",
+    "local_rank": "`accelerate launch` sets it for each process.",
+    "hub_token": "A secret does not belong in a file: set the environment variable HF_TOKEN.",
+    "do_train": "The stage decides what runs; the trainer never reads this key.",
+    "do_predict": "The stage decides what runs; the trainer never reads this key.",
+}
+
+# Names from older TRL / transformers, open-r1 or other kits: key -> (the name today or "", what to know).
+RENAMED: dict[str, tuple[str, str]] = {
+    "max_seq_length": ("max_length", "TRL renamed it to max_length."),
+    "max_prompt_length": ("", "TRL removed it; the bound on prompts is max_prompt_length in data.yaml."),
+    "vllm_server_url": (
+        "vllm_server_base_url",
+        "TRL calls it vllm_server_base_url, an address without /v1, beside vllm_mode: server.",
+    ),
+    "vllm_device": (
+        "vllm_mode",
+        "TRL removed it; vLLM runs beside (server) or inside (colocate) the trainer.",
+    ),
+    "vllm_max_model_len": ("vllm_max_model_length", "TRL calls it vllm_max_model_length."),
+    "vllm_dtype": ("dtype", "TRL removed it; vLLM takes the model's dtype."),
+    "vllm_guided_decoding_regex": ("vllm_structured_outputs_regex", "TRL renamed it."),
+    "torch_dtype": ("dtype", "transformers renamed it to dtype."),
+    "reward_funcs": ("rewards", "Here rewards are a list: rewards: [{name: accuracy, weight: 1.0}]."),
+    **{
+        key: (
+            "",
+            f"It is a parameter of its reward: rewards: [{{name: {reward}, {parameter}: ...}}].",
         )
-        raise SettingsError([problem])
-    return (Path(spec.origin).parent / rest).read_text(encoding="utf-8")
+        for key, reward, parameter in (
+            ("cosine_min_value_wrong", "cosine", "min_value_wrong"),
+            ("cosine_max_value_wrong", "cosine", "max_value_wrong"),
+            ("cosine_min_value_correct", "cosine", "min_value_correct"),
+            ("cosine_max_value_correct", "cosine", "max_value_correct"),
+            ("cosine_max_len", "cosine", "max_len"),
+            ("repetition_n_grams", "repetition_penalty", "ngram_size"),
+            ("repetition_max_penalty", "repetition_penalty", "max_penalty"),
+            ("max_completion_len", "soft_overlong_punishment", "max_completion_len"),
+            ("soft_punish_cache", "soft_overlong_punishment", "soft_punish_cache"),
+            ("code_language", "code_format", "language"),
+        )
+    },
+    "code_provider": ("", "Programs run on this machine, as machine.yaml says: sandbox: {tier: auto}."),
+    "parallel_code_exec_per_proc": ("", "Programs at once are set in machine.yaml: sandbox: {workers: 8}."),
+    "evaluation_strategy": ("eval_strategy", "transformers renamed it to eval_strategy."),
+    "num_train_steps": ("max_steps", "transformers calls it max_steps."),
+    "num_epochs": ("num_train_epochs", "transformers calls it num_train_epochs."),
+    "epochs": ("num_train_epochs", "transformers calls it num_train_epochs."),
+    "batch_size": ("per_device_train_batch_size", "transformers calls it per_device_train_batch_size."),
+    "per_gpu_train_batch_size": ("per_device_train_batch_size", "transformers renamed it."),
+    "lr": ("learning_rate", "transformers calls it learning_rate."),
+    "lr_scheduler": ("lr_scheduler_type", "transformers calls it lr_scheduler_type."),
+    "warmup_ratio": (
+        "warmup_steps",
+        "transformers 5 removed it; warmup_steps below 1 is a share of all steps.",
+    ),
+    "use_flash_attention_2": ("attn_implementation", "Write attn_implementation: flash_attention_2."),
+    "no_cuda": ("use_cpu", "transformers renamed it to use_cpu."),
+    "fp32": ("dtype", "Write dtype: float32 and bf16: false."),
+    "group_by_length": ("train_sampling_strategy", "Write train_sampling_strategy: group_by_length."),
+    "use_liger": ("use_liger_kernel", "TRL renamed it."),
+    "use_liger_loss": ("", "TRL removed it."),
+    "kl_coef": ("beta", "TRL calls it beta."),
+    "kl_coeff": ("beta", "TRL calls it beta."),
+    "group_size": ("num_generations", "TRL calls it num_generations."),
+    "num_generations_per_prompt": ("num_generations", "TRL calls it num_generations."),
+    "max_new_tokens": ("max_completion_length", "TRL calls it max_completion_length."),
+    "model": ("model_name_or_path", "TRL calls it model_name_or_path."),
+    "model_name": ("model_name_or_path", "TRL calls it model_name_or_path."),
+    "clip_range": ("epsilon", "TRL calls it epsilon."),
+    "overwrite_output_dir": ("", "transformers removed it; a run never overwrites another run's folder."),
+    "dataset_name": ("", "Data is set in data.yaml: traces_from for SFT, prompts_from for GRPO."),
+    "dataset_config": ("", "Data is set in data.yaml: traces_from: [{dataset: ..., config: all}]."),
+    "dataset_mixture": (
+        "",
+        "Data is set in data.yaml: several entries of traces_from, each with its weight.",
+    ),
+    "dataset_prompt_column": ("", "It is prompt_column of an entry of prompts_from in data.yaml."),
+    "system_prompt": ("", "The chat template decides it: chat_template_path in sft.yaml."),
+    "chat_template": ("", "Write chat_template_path in sft.yaml: a .jinja file or a model of the hub."),
+    "benchmarks": ("", "Benchmarks are set in evaluation.yaml."),
+    "callbacks": ("", "The programs bring their own callbacks."),
+    "push_to_hub_model_id": ("hub_model_id", "transformers renamed it to hub_model_id."),
+    "save_safetensors": ("", "transformers removed it; weights are always safetensors."),
+}
+
+# What else there is to say about a value: (key, value as written) -> sentence.
+VALUE_HINTS: dict[str, str] = {
+    "rewards": "Write a list of mappings: rewards: [{name: accuracy, weight: 1.0}, {name: format}].",
+    "lora_target_modules": "For every linear layer write lora_target_modules: [all-linear].",
+}

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from r1kit.settings.trl_hints import VALUE_HINTS
+from r1kit.settings.trl_keys import VALUE_HINTS
 from r1kit.settings.yaml import KeyPath
 
 WORDS = {

@@ -78,6 +78,15 @@ def read_document(text: str, file: str | Path = "<text>") -> Document:
         loader.dispose()
 
 
+def read_file(path: Path) -> Document:
+    """Parse a settings file. Never raises: that it cannot be read is one of `.problems` too."""
+    try:
+        return read_document(path.read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        allowed = "a readable text file (UTF-8)"
+        return Document(None, problems=[Problem(display_path(path), "", found=str(error), allowed=allowed)])
+
+
 def _walk(node: pyyaml.Node, path: KeyPath, document: Document, file: str, seen: set[int]) -> None:
     """Note the line of every key; one written twice is a problem, since YAML would silently keep the last."""
     if id(node) in seen:  # an alias that points to its own parent

@@ -46,10 +46,10 @@ class Job:
 
     def section(self, name: str) -> tuple[dict[str, Any], dict[str, Any], Any]:
         """A settings file in three parts: the trainer's keys, ModelConfig's keys, our own (typed)."""
-        from r1kit.settings import split_trl
+        from r1kit.settings import resolved_section
 
-        trainer, model, own = split_trl(name, self.settings[name])
-        return dict(trainer), dict(model), own
+        own = resolved_section(name, self.settings[name])
+        return own.trl, own.model, own
 
 
 def read_job(path: str | Path) -> Job:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from r1kit.settings import SettingsError, load_profile, profile_names, split_trl
+from r1kit.settings import SettingsError, load_profile, profile_names
 
 pytestmark = pytest.mark.slow
 BATCHES = list(
@@ -18,7 +18,7 @@ BATCHES = list(
         (None, 8, 12, 18),  # generation_batch_size
         (2, 3, 4),  # num_generations
     )
-)
+)[::7]
 
 
 def verdict_of_trl(arguments: dict, folder: Path) -> bool:
@@ -67,11 +67,11 @@ def test_shipped_profiles_build_the_real_configurations(name: str, tmp_path: Pat
     from trl import GRPOConfig, ModelConfig, SFTConfig
 
     classes = {"base": TrainingArguments, "sft": SFTConfig, "grpo": GRPOConfig}
-    for section, mapping in load_profile(name).dump().items():
-        if section in classes:
-            trainer, model, _ = split_trl(section, mapping)
-            classes[section](output_dir=str(tmp_path), use_cpu=True, report_to="none", **trainer)
-            ModelConfig(**model)
+    profile = load_profile(name)
+    for section, configuration in classes.items():
+        if settings := getattr(profile, section):
+            configuration(output_dir=str(tmp_path), use_cpu=True, report_to="none", **settings.trl)
+            ModelConfig(**settings.model)
 
 
 @pytest.mark.parametrize("name", profile_names())

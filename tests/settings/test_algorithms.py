@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from r1kit.settings import SettingsError, load_profile, split_trl
-from r1kit.settings.algorithms import DEFINING
+from r1kit.settings import SettingsError, load_profile, resolved_section
+from r1kit.settings.algorithms import DEFINING, expand
 from r1kit.settings.training import GrpoSettings
 
 KEYS = ("loss_type", "importance_sampling_level", "scale_rewards", "epsilon", "epsilon_high")
@@ -36,9 +36,7 @@ def test_a_name_stands_for_trls_keys(name, keys):
 
 
 def test_every_name_is_explained_and_none_changes_nothing():
-    from r1kit.settings import algorithms
-
-    assert all(f"`{name}`" in algorithms.__doc__ for name in DEFINING)
+    assert all(f"`{name}`" in expand.__doc__ for name in DEFINING)
     assert trl().keys() == trl(algorithm=None).keys()
     assert GrpoSettings.model_fields["algorithm"].default is None
 
@@ -59,9 +57,9 @@ def test_an_override_takes_the_place_of_the_files_algorithm():
 
 def test_what_a_program_reads_says_the_same():
     profile = load_profile("cpu-tiny", {"grpo.algorithm": "gspo", "grpo.epsilon": 1e-3})
-    keys, _, own = split_trl("grpo", profile.dump()["grpo"])
-    assert keys == profile.grpo.trl
-    assert own.algorithm == "gspo"
+    read = resolved_section("grpo", profile.dump()["grpo"])
+    assert read.trl == profile.grpo.trl
+    assert read.algorithm == "gspo"
 
 
 def length(*stages: tuple[int, int]) -> dict:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from r1kit.settings import SettingsError, load_profile, yaml_load
+from r1kit.settings import SettingsError, examine_profile, load_profile, yaml_load
 
 SERVER = {"max_model_len": 256}
 SERVED = {"machine.server": SERVER, "grpo.use_vllm": True, "grpo.vllm_mode": "server"}
@@ -224,3 +224,8 @@ def test_sleep_mode_is_told_to_cost_a_transfer(profile_folder: Path):
     assert "loads all weights again" in str(
         next(w for w in profile.warnings if w.key == "vllm_enable_sleep_mode")
     )
+
+
+def test_a_server_that_others_reach_is_a_warning() -> None:
+    (problem,) = examine_profile("cpu-cluster", {"machine.server.host": "0.0.0.0"})
+    assert (problem.rule, problem.severity) == ("a_server_outside_loopback_is_known", "warning")

@@ -14,8 +14,8 @@ from r1kit.settings import (
     parse_override,
     parse_overrides,
     profile_names,
+    resolved_section,
     settings_hash,
-    split_trl,
     yaml_dump,
     yaml_load,
 )
@@ -120,18 +120,25 @@ def test_what_is_dumped_reads_back_as_the_same_settings(profile_folder: Path, tm
 
 def test_a_trainer_section_comes_apart_into_trainer_model_and_own_keys(profile_folder: Path) -> None:
     resolved = yaml_load(yaml_dump(load_profile(profile_folder).dump()))
-    trainer, model, own = split_trl("sft", resolved["sft"])
-    assert trainer["max_length"] == 256
-    assert model == {"model_name_or_path": "01_data"}
+    own = resolved_section("sft", resolved["sft"])
+    assert own.trl["max_length"] == 256
+    assert own.model == {"model_name_or_path": "01_data"}
     assert own.optimizer == "muon"
     assert own.row_packing
-    assert not set(trainer) & {"optimizer", "row_packing", "model_name_or_path"}
-    _, _, own = split_trl("base", resolved["base"])
-    assert own.architecture.num_hidden_layers == 3
-    with pytest.raises(SettingsError, match="max_length"):
-        split_trl("sft", {**resolved["sft"], "max_seq_length": 3})
-    with pytest.raises(ValueError, match="base, sft, grpo"):
-        split_trl("data", {})
+    assert not set(own.trl) & {"optimizer", "row_packing", "model_name_or_path"}
+    assert resolved_section("base", resolved["base"]).architecture.num_hidden_layers == 3
+
+
+def test_sections_of_resolved_yaml_read_back_as_the_same_settings(profile_folder: Path) -> None:
+    profile = load_profile(profile_folder, {"grpo.algorithm": "dapo"})
+    resolved = yaml_load(yaml_dump(profile.dump()))
+    for section, values in resolved.items():
+        assert resolved_section(section, values) == getattr(profile, section)
+    for wrong in ({"max_seq_length": 3}, {"row_packing": "yes"}):
+        with pytest.raises(SettingsError) as error:
+            resolved_section("sft", {**resolved["sft"], **wrong})
+        assert [problem.key for problem in error.value.problems] == list(wrong)
+        assert "resolved.yaml" in error.value.problems[0].file
 
 
 def test_the_hash_follows_values_and_not_their_order(profile_folder: Path) -> None:

@@ -1,24 +1,59 @@
-"""What a rule sees of a profile: every value that is itself valid, defaults filled in, and its place."""
+"""Rules across settings: what each file allows alone, but trainer, model or lesson do not allow together.
+
+Each rule is a small function that takes a View and yields Problems; its docstring says what goes wrong
+without it. No stage starts while a rule is violated; advice is printed and stops nothing. The rules are in
+`training`, `machine` and `data` beside this file, which `r1kit.settings.profile` imports.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
 from r1kit.settings import trl_keys
 from r1kit.settings.algorithms import expand
+from r1kit.settings.cluster import LayoutSettings, ServerSettings, WeightSyncSettings, grpo_processes
 from r1kit.settings.errors import Problem, describe
-from r1kit.settings.known_models import KNOWN_MODELS, LONGER
-from r1kit.settings.models import TRAINER_SECTIONS, model_for
+from r1kit.settings.known_models import KNOWN_MODELS, LONGER, ModelShape
 from r1kit.settings.stage_names import STAGE_OF_SECTION
+from r1kit.settings.training import TRAINER_SECTIONS
 from r1kit.settings.validation import Source
 from r1kit.settings.yaml import KeyPath
 
+Rule = Callable[["View"], Iterator[Problem]]
+Severity = Literal["error", "warning"]
+RULES: dict[str, tuple[Rule, Severity]] = {}
 ACCELERATE_DEFAULTS = {"num_processes": 1, "num_machines": 1, "mixed_precision": "no", "use_cpu": False}
+
+
+def rule(function: Rule) -> Rule:
+    """Register a rule: what violates it cannot work, or silently does something else."""
+    RULES[function.__name__] = (function, "error")
+    return function
+
+
+def advice(function: Rule) -> Rule:
+    """Register a rule whose violation runs, but is likely not what anybody wants: a warning."""
+    RULES[function.__name__] = (function, "warning")
+    return function
+
+
+def check(view: View) -> list[Problem]:
+    """Apply all rules and list their problems. A rule that needs a missing or wrong value is silent."""
+    problems = []
+    for name, (function, severity) in RULES.items():
+        try:
+            for problem in function(view):
+                problems.append(replace(problem, rule=name, severity=severity))
+        except NotKnown:
+            continue
+    return problems
 
 
 class NotKnown(KeyError):
@@ -33,13 +68,18 @@ class View:
         values: Mapping[str, Any],
         sources: Mapping[str, Source],
         wrong: Mapping[str, set[KeyPath]],
-        folder: Path,
+        models: Mapping[str, type[BaseModel]],
     ):
-        self.values, self.sources, self.wrong, self.folder = values, sources, wrong, folder
+        self.values, self.sources, self.wrong, self.models = values, sources, wrong, models
 
     def has(self, section: str) -> bool:
         """Whether the profile has this file and it is a mapping."""
         return isinstance(self.values.get(section), dict)
+
+    @property
+    def trainers(self) -> list[str]:
+        """The trainer files that the profile has."""
+        return [section for section in TRAINER_SECTIONS if self.has(section)]
 
     def given(self, name: str) -> bool:
         """Whether the file itself says it, so that no default is in effect."""
@@ -81,7 +121,7 @@ class View:
     def _default(self, section: str, key: str) -> Any:
         if section == "accelerate":
             return ACCELERATE_DEFAULTS.get(key, ...)
-        field = model_for(section, self.values[section]).model_fields.get(key)
+        field = self.models[section].model_fields.get(key)
         if field is not None:
             default = field.get_default(call_default_factory=True)
             return ... if default is PydanticUndefined else default
@@ -130,3 +170,54 @@ class View:
         except (OSError, ValueError, KeyError) as error:
             raise NotKnown(model) from error
         return length, f"max_position_embeddings in {config}"
+
+
+def part(view: View, name: str, model: Any) -> Any:
+    """A part of machine.yaml with its defaults; None if there is none. Raises NotKnown if it is wrong."""
+    value = view[f"machine.{name}"]
+    if value is None or not isinstance(value, dict):
+        return None
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise NotKnown(name) from error
+
+
+def layout_of(view: View) -> LayoutSettings | None:
+    """machine.yaml's layout."""
+    return part(view, "layout", LayoutSettings)
+
+
+def server_of(view: View) -> ServerSettings | None:
+    """machine.yaml's server."""
+    return part(view, "server", ServerSettings)
+
+
+def sync_of(view: View) -> WeightSyncSettings:
+    """machine.yaml's weight_sync, or its defaults."""
+    return part(view, "weight_sync", WeightSyncSettings) or WeightSyncSettings()
+
+
+def processes_of_grpo(view: View) -> int:
+    """Training processes of GRPO."""
+    return grpo_processes(layout_of(view), view["accelerate.num_processes"])
+
+
+def mode(view: View) -> str:
+    """How GRPO generates: `server`, `colocate`, or "" for the trainer itself."""
+    return view["grpo.vllm_mode"] if view["grpo.use_vllm"] else ""
+
+
+def generation_batch(view: View) -> tuple[int, int]:
+    """Completions of one generation block and the micro-steps that use it (GRPOConfig.__post_init__)."""
+    step = view["grpo.per_device_train_batch_size"] * processes_of_grpo(view)
+    size, steps = view["grpo.generation_batch_size"], view["grpo.steps_per_generation"]
+    if size is not None:
+        return size, max(1, size // step)
+    steps = steps if steps is not None else view["grpo.gradient_accumulation_steps"]
+    return step * steps, steps
+
+
+def known_model(view: View, section: str) -> ModelShape | None:
+    """The shape of the hub model that a section names, None for others."""
+    return KNOWN_MODELS.get(str(view[f"{section}.model_name_or_path"]))
