@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from r1kit.data import card as cards
-from r1kit.data import prepare as preparation
 from r1kit.data.tokens import token_counter
 from r1kit.machine.plan.inputs import given
 from r1kit.runs.files import write_text_atomic
@@ -16,6 +16,9 @@ from r1kit.settings import Problem, Profile, SettingsError
 from r1kit.settings.errors import display_path
 from r1kit.settings.hub_data import HubDataSettings
 from r1kit.settings.stage_names import STAGE_OF_SECTION
+
+if TYPE_CHECKING:
+    from r1kit.data.prepare import Progress
 
 STORE = "R1KIT_DATA"
 
@@ -36,7 +39,7 @@ def prepared_folder() -> Path:
 
 
 def prepare_profile(
-    settings: Profile, workers: int = 1, progress: preparation.Progress = lambda name, done, rows: None
+    settings: Profile, workers: int = 1, progress: Progress = lambda name, done, rows: None
 ) -> Prepared:
     """The data of a profile, prepared now unless it is there; writes the card's text anew.
 
@@ -44,6 +47,8 @@ def prepare_profile(
         SettingsError: the profile's data are stories.
         NotThere, DatasetChanged, NotASet: a dataset cannot be read as it should; each is one message.
     """
+    from r1kit.data import prepare as preparation  # loads Arrow, which stories do without
+
     if not isinstance(settings.data, HubDataSettings):
         file = display_path(settings.folder / "data.yaml")
         message = "The stories are made by the stage 01_data, in seconds; nothing is prepared."
