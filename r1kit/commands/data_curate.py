@@ -68,7 +68,7 @@ def curate(
         workers or min(cores(), 1 + source.rows // WORTH_A_PROCESS),
         lambda done, _: progress(done),
     )
-    print(json.dumps(asdict(report), indent=1, ensure_ascii=False) if as_json else table(report, out))
+    print(json.dumps(asdict(report), indent=1, ensure_ascii=False) if as_json else curation_table(report, out))
 
 
 def problems(name: str, mirror: str = "") -> Iterable[str]:
@@ -83,7 +83,7 @@ def problems(name: str, mirror: str = "") -> Iterable[str]:
     return map(problem_text, open_rows(name))
 
 
-def table(report: Report, out: str) -> str:
+def curation_table(report: Report, out: str) -> str:
     """The report for people."""
     found = [f"{report.kept:,} of {report.rows:,} rows kept in {out}/kept.parquet ({report.seconds:g} s)"]
     for step in report.steps:
