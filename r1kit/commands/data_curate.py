@@ -68,7 +68,9 @@ def curate(
         workers or min(cores(), 1 + source.rows // WORTH_A_PROCESS),
         lambda done, _: progress(done),
     )
-    print(json.dumps(asdict(report), indent=1, ensure_ascii=False) if as_json else curation_table(report, out))
+    print(
+        json.dumps(asdict(report), indent=1, ensure_ascii=False) if as_json else curation_table(report, out)
+    )
 
 
 def problems(name: str, mirror: str = "") -> Iterable[str]:

@@ -30,13 +30,13 @@ def prepare(
     """
     from r1kit.data.card import TEXT
     from r1kit.machine.resources import cores
-    from r1kit.pipeline.real_data import prepare_profile
+    from r1kit.pipeline.real_data import estimate, prepare_profile
     from r1kit.settings import load_profile, parse_overrides
 
     settings = load_profile(profile, parse_overrides(set_ or []))
     made = prepare_profile(settings, workers or cores(), _Progress())
     if as_json:
-        card = {"folder": str(made.folder), **asdict(made.card), "training": made.training}
+        card = {"folder": str(made.folder), **asdict(made.card), "training": estimate(settings, made.card)}
         print(json.dumps(card, indent=1))
         return
     print((made.folder / TEXT).read_text(encoding="utf-8"))

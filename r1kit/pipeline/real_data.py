@@ -25,17 +25,36 @@ STORE = "R1KIT_DATA"
 
 @dataclass(frozen=True)
 class Prepared:
-    """Prepared data: its folder, its card, what the plan says of an SFT on it, and whether it is new."""
+    """Prepared data: its folder, its card, and whether it was made just now."""
 
     folder: Path
     card: cards.Card
-    training: dict[str, str]
     fresh: bool
 
 
 def prepared_folder() -> Path:
     """Where prepared data lies: `$R1KIT_DATA`, or `prepared/` in the runs folder. Runs share it."""
     return Path(os.environ.get(STORE) or runs_folder() / "prepared").expanduser().resolve()
+
+
+def estimate(settings: Profile, card: cards.Card) -> dict[str, str]:
+    """Say what `r1kit plan` makes of the prepared traces: tokens, epochs, steps, hours; or why it cannot."""
+    from r1kit.machine.plan import make_plan
+
+    lengths = card.trace_lengths()
+    if lengths is None:
+        return {"no estimate": "there are no traces"}
+    try:
+        made = make_plan(settings, lengths=lengths, documents=card.sets["traces"])
+    except SettingsError as error:
+        return {"no estimate": str(error).splitlines()[-1].strip()}
+    sft = made.sft
+    return {
+        "traces": f"{card.sets['traces']:,} of {lengths.mean:,.0f} tokens on average",
+        "tokens": f"{sft.tokens:,} in {sft.epochs:.3g} epochs",
+        "steps": f"{sft.steps:,} of {sft.step_seconds:.3g} s",
+        "time": f"{sft.hours:.3g} hours on {made.device.name}, an estimate (r1kit plan)",
+    }
 
 
 def prepare_profile(
@@ -58,30 +77,9 @@ def prepare_profile(
     folder = prepared_folder() / f"{settings.name}-{planned.digest}"
     fresh = preparation.finished(folder) is None
     card = preparation.prepare(planned, folder, workers, progress)
-    training = estimate(settings, card)
-    text = cards.render(card, given(settings, "sft", "max_length"), training)
+    text = cards.render(card, given(settings, "sft", "max_length"), estimate(settings, card))
     write_text_atomic(folder / cards.TEXT, text)
-    return Prepared(folder, card, training, fresh)
-
-
-def estimate(settings: Profile, card: cards.Card) -> dict[str, str]:
-    """Say what `r1kit plan` makes of the prepared traces: tokens, epochs, steps, hours; or why it cannot."""
-    from r1kit.machine.plan import make_plan
-
-    lengths = card.trace_lengths()
-    if lengths is None:
-        return {"no estimate": "there are no traces"}
-    try:
-        made = make_plan(settings, lengths=lengths, documents=card.sets["traces"])
-    except SettingsError as error:
-        return {"no estimate": str(error).splitlines()[-1].strip()}
-    sft = made.sft
-    return {
-        "traces": f"{card.sets['traces']:,} of {lengths.mean:,.0f} tokens on average",
-        "tokens": f"{sft.tokens:,} in {sft.epochs:.3g} epochs",
-        "steps": f"{sft.steps:,} of {sft.step_seconds:.3g} s",
-        "time": f"{sft.hours:.3g} hours on {made.device.name}, an estimate (r1kit plan)",
-    }
+    return Prepared(folder, card, fresh)
 
 
 def base_model(settings: Profile) -> str:
