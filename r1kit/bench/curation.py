@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from r1kit.bench.data import BYTES, NAME, WHOLE, cpu_seconds, peak_megabytes, write_set
-from r1kit.data import curation, shards
+from r1kit.data import curation, synthetic_mirror
 from r1kit.data.row_files import open_rows
 from r1kit.settings.curation import CurationSettings
 from r1kit.settings.trace_lengths import SPREAD
@@ -39,7 +39,9 @@ def bench(rows: int = ROWS, workers: int = 2) -> dict[str, Any]:
         workers at their largest), steps (name -> planted, removed), whole_core_hours in proportion.
     """
     settings = CurationSettings(language={}, repetition={}, decontamination={})
-    asked = [f"{shards.problem(random.Random(seed))[0]} Say why." for seed in range(EVALUATION_PROBLEMS)]
+    asked = [
+        f"{synthetic_mirror.problem(random.Random(seed))[0]} Say why." for seed in range(EVALUATION_PROBLEMS)
+    ]
     with tempfile.TemporaryDirectory() as scratch:
         folder, planted = Path(scratch), dict.fromkeys(PLANTED, 0)
         write_set(folder / "traces.parquet", NAME, traces(rows, asked, planted))
@@ -85,7 +87,7 @@ def traces(
             problem = question = f"{' '.join(rng.choices(vocabulary, k=30))} {number}?"
             said = original = rng.choices(vocabulary, k=length)
         text = f"<think>\n{' '.join(said)}\n</think>\n\nIt is $\\boxed{{{len(said)}}}$."
-        yield {"messages": shards.turns(problem, text), "num_tokens": len(said), "source": "bench"}
+        yield {"messages": synthetic_mirror.turns(problem, text), "num_tokens": len(said), "source": "bench"}
 
 
 def english() -> list[str]:

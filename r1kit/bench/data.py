@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from r1kit.data import prepare as preparation
-from r1kit.data import shards
+from r1kit.data import synthetic_mirror
 from r1kit.data.row_files import in_batches, write_parquet
-from r1kit.data.sources.registry import SOURCES
-from r1kit.data.sources.schema import arrow_schema
+from r1kit.data.sources import SOURCES
 from r1kit.data.tokens import token_counter
 from r1kit.settings.hub_data import HubDataSettings
 from r1kit.settings.trace_lengths import SPREAD
@@ -44,7 +43,7 @@ def bench(rows: int = ROWS, workers: int = 2) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_set(folder / "mirror" / NAME / "all" / "train-0.parquet", NAME, traces(rows))
-        asked = shards.dapo(random.Random(0), 100)
+        asked = synthetic_mirror.dapo(random.Random(0), 100)
         write_set(folder / "mirror" / PROMPTS / "en" / "train-0.parquet", PROMPTS, asked)
         data = HubDataSettings(
             source="hub",
@@ -78,14 +77,18 @@ def bench(rows: int = ROWS, workers: int = 2) -> dict[str, Any]:
 def traces(rows: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Rows of Mixture-of-Thoughts' schema and mean length, each another text."""
     rng = random.Random(seed)
-    pool = shards.trace(rng, 0, POOL).partition("</think>")[0].removeprefix("<think>\n")
+    pool = synthetic_mirror.trace(rng, 0, POOL).partition("</think>")[0].removeprefix("<think>\n")
     centre = math.log(BYTES) - SPREAD**2 / 2
     for number in range(rows):
         length = min(POOL // 2, int(rng.lognormvariate(centre, SPREAD)))
         start = rng.randrange(len(pool) - length)
         said = f"<think>\n{pool[start : start + length]}\n</think>\n\nIt is $\\boxed{{{number}}}$."
-        question = f"{shards.problem(rng)[0]} ({number})"
-        yield {"messages": shards.turns(question, said), "num_tokens": length // 4, "source": "bench"}
+        question = f"{synthetic_mirror.problem(rng)[0]} ({number})"
+        yield {
+            "messages": synthetic_mirror.turns(question, said),
+            "num_tokens": length // 4,
+            "source": "bench",
+        }
 
 
 def table(found: dict[str, Any]) -> str:
@@ -104,7 +107,7 @@ def table(found: dict[str, Any]) -> str:
 
 def write_set(path: Path, name: str, rows: Iterable[dict[str, Any]]) -> None:
     """Write rows in the schema of the dataset `name`."""
-    schema = arrow_schema(SOURCES[name].columns)
+    schema = SOURCES[name].schema
     write_parquet(path, schema, in_batches(rows, schema))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from r1kit.commands.options import JsonOption
 from r1kit.settings import Problem, SettingsError, parse_overrides
 
 if TYPE_CHECKING:
-    from r1kit.data.curation_report import Report, StepReport
+    from r1kit.data.curation import Report, StepReport
 
 SHOWN = 100  # characters of an example
 WORTH_A_PROCESS = 2000  # rows; starting one takes about as long as a thousand traces
@@ -67,7 +68,9 @@ def curate(
         workers or min(cores(), 1 + source.rows // WORTH_A_PROCESS),
         lambda done, _: progress(done),
     )
-    print(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) if as_json else table(report, out))
+    print(
+        json.dumps(asdict(report), indent=1, ensure_ascii=False) if as_json else curation_table(report, out)
+    )
 
 
 def problems(name: str, mirror: str = "") -> Iterable[str]:
@@ -82,7 +85,7 @@ def problems(name: str, mirror: str = "") -> Iterable[str]:
     return map(problem_text, open_rows(name))
 
 
-def table(report: Report, out: str) -> str:
+def curation_table(report: Report, out: str) -> str:
     """The report for people."""
     found = [f"{report.kept:,} of {report.rows:,} rows kept in {out}/kept.parquet ({report.seconds:g} s)"]
     for step in report.steps:

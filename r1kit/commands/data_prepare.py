@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -27,18 +28,18 @@ def prepare(
     Datasets come from the hub, or from the mirror folder that data.yaml or $R1KIT_MIRROR names. What was
     prepared before is found again; a preparation that was killed goes on.
     """
-    from r1kit.data import card as cards
+    from r1kit.data.card import TEXT
     from r1kit.machine.resources import cores
-    from r1kit.pipeline.real_data import prepare_profile
+    from r1kit.pipeline.real_data import estimate, prepare_profile
     from r1kit.settings import load_profile, parse_overrides
 
     settings = load_profile(profile, parse_overrides(set_ or []))
     made = prepare_profile(settings, workers or cores(), _Progress())
-    training = cards.estimate(settings, made.card)
     if as_json:
-        print(json.dumps({"folder": str(made.folder), **cards.as_json(made.card, training)}, indent=1))
+        card = {"folder": str(made.folder), **asdict(made.card), "training": estimate(settings, made.card)}
+        print(json.dumps(card, indent=1))
         return
-    print((made.folder / cards.TEXT).read_text(encoding="utf-8"))
+    print((made.folder / TEXT).read_text(encoding="utf-8"))
     print(f"the data is in {made.folder}" + ("" if made.fresh else ", prepared before"))
 
 
@@ -48,9 +49,9 @@ def shards(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Write small datasets of our own making in the real ones' schemas: real data's whole way offline."""
-    from r1kit.data.shards import write_shards
+    from r1kit.data.synthetic_mirror import write_mirror
 
-    files = write_shards(folder, seed, rows)
+    files = write_mirror(folder, seed, rows)
     size = sum(file.stat().st_size for file in files)
     print(f"{len(files)} files of {rows} rows, {size / 1e3:,.0f} kB, in {folder}")
     use = f"R1KIT_MIRROR={folder} r1kit data prepare --profile gpu-small --set data.excerpt=true"

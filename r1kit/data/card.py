@@ -8,7 +8,7 @@ out when the card is shown.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -117,36 +117,6 @@ def render(card: Card, max_length: int | None = None, training: Mapping[str, Any
     if training:
         lines += ["## SFT, planned", "", *(f"- {name}: {value}" for name, value in training.items()), ""]
     return "\n".join(lines)
-
-
-def estimate(profile: Any, card: Card) -> dict[str, str]:
-    """What `r1kit plan` makes of the prepared traces: tokens, epochs, steps, hours; or why it cannot say.
-
-    Args:
-        profile: a `r1kit.settings.Profile`.
-    """
-    from r1kit.machine.plan import make_plan
-    from r1kit.settings import SettingsError
-
-    lengths = card.trace_lengths()
-    if lengths is None:
-        return {"no estimate": "there are no traces"}
-    try:
-        made = make_plan(profile, lengths=lengths, documents=card.sets["traces"])
-    except SettingsError as error:
-        return {"no estimate": str(error).splitlines()[-1].strip()}
-    sft = made.sft
-    return {
-        "traces": f"{card.sets['traces']:,} of {lengths.mean:,.0f} tokens on average",
-        "tokens": f"{sft.tokens:,} in {sft.epochs:.3g} epochs",
-        "steps": f"{sft.steps:,} of {sft.step_seconds:.3g} s",
-        "time": f"{sft.hours:.3g} hours on {made.device.name}, an estimate (r1kit plan)",
-    }
-
-
-def as_json(card: Card, training: Mapping[str, Any]) -> dict[str, Any]:
-    """Card and estimate for programs."""
-    return {**asdict(card), "training": dict(training)}
 
 
 def _counts(sets: Mapping[str, int]) -> str:

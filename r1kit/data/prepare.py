@@ -1,9 +1,21 @@
 """Real data made ready for a training: what `data.yaml` names, as sets with the embedded world's columns.
 
-Datasets are read step by step, converted on all cores, and written in parts; a part that is there is whole
-and is not made again, so a preparation that was killed goes on and ends with the same rows. The finished sets
-are `save_to_disk` folders, as the trainings read them, beside a data card, which is written last: a folder
-with a card is done. Its name carries a hash of everything that decides its content.
+Datasets are read step by step, converted on all cores, and written in shards of 10,000 rows; a shard that is
+there is whole and is not made again, so a preparation that was killed resumes and ends with the same rows.
+The shards are the files of the finished sets, which trainings open with `datasets.load_from_disk`. The data
+card is written last: a folder with a card is done. Its name carries a hash of all that decides its content.
+
+Rows are taken by a weight, a cap, and a seed. open-r1 takes `int(rows * weight)` rows of the shuffled
+dataset, so a weight above 1 takes no more than all. Here 2.5 takes each row twice and half of them a third
+time. Rows keep the dataset's order: trainers draw them in random order themselves, and an order that follows
+from the source alone makes resuming possible.
+
+A problem is held out by a hash of its words and the seed, as in the embedded world: it is on one side in all
+datasets that hold it.
+
+Why not `Dataset.map(num_proc=N)`: a kill costs up to 1/N of a dataset instead of a shard, Parquet is copied
+into its cache first and the result copied out again (three times the disk), streams have no resumable map,
+and rows that are held out or dropped would have to travel in the same table.
 """
 
 from __future__ import annotations
@@ -11,45 +23,79 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from r1kit.data.card import CARD, Card, SourceCard
-from r1kit.data.convert import COPIES, MEASURE, Conversion, Tally, rate_key
-from r1kit.data.mixtures import Drawn, draw, drawn_batches
-from r1kit.data.parallel import each_batch
-from r1kit.data.prepared_parts import join_parts, part_path, tally_of, write_part
-from r1kit.data.row_files import open_rows
-from r1kit.data.sources import Opened, open_source, source_of
-from r1kit.data.sources.registry import Entry, columns_read
-from r1kit.data.texts import problem_text
+from r1kit.data.parallel import map_in_order
+from r1kit.data.row_files import in_steps, open_rows, whole_file
+from r1kit.data.sources import (
+    FLAG,
+    INTEGER,
+    STRING,
+    TURNS,
+    Entry,
+    Opened,
+    columns_read,
+    open_source,
+    reader_of,
+    source_of,
+)
+from r1kit.data.texts import problem_text, words
 from r1kit.data.tokens import TokenCounter
 from r1kit.runs.files import folder_lock, read_json, write_json_atomic
 from r1kit.settings.hub_data import HubDataSettings, HubPrompts
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    import numpy as np
 
 FORM = 1
 """Raised when the same settings and datasets make other rows."""
-STEP, PART_STEPS = 500, 20
-"""Rows that a worker gets at once (10 MB of traces), and steps of a part, which a kill may cost."""
-PART = STEP * PART_STEPS
+STEP_ROWS, SHARD_ROWS = 500, 10_000
+"""Rows of the source that a worker gets at once (10 MB of traces), and that become one shard."""
+TRACES, PROMPTS, HELDOUT = "traces", "prompts", "heldout"
+SETS = {
+    TRACES: pa.schema(
+        {"messages": TURNS, "problem": STRING, "solution": STRING, "verified": FLAG, "source": STRING}
+    ),
+    PROMPTS: pa.schema(
+        {"prompt": TURNS, "problem": STRING, "solution": STRING, "verification_info": STRING,
+         "source": STRING}
+    ),
+    HELDOUT: pa.schema(
+        {"problem": STRING, "solution": STRING, "verification_info": STRING, "level": INTEGER,
+         "source": STRING}
+    ),
+}  # fmt: skip
+"""Columns of the prepared sets. `level` is 0: real problems have none, and the lessons' tables read it."""
+TALLIES = "tallies"
 OPTIONAL = ("finish_reason", "problem", "solution", "verified", "verification_info")
 """Columns that readers take where they are."""
+HELD_OUT = "held out"
+EXAMPLE_CHARACTERS = 160
+"""Of a row left out that the card shows."""
 
 Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is going to be made: datasets opened and drawn from, whose tokens are counted, the hash of it."""
+    """What is going to be made.
+
+    Attributes:
+        opened: (set, dataset, how often each of its rows is taken: see `copies_of_rows`).
+        digest: a hash of all that decides the content.
+    """
 
     data: HubDataSettings
-    opened: tuple[tuple[str, Opened, Drawn], ...]
+    opened: tuple[tuple[str, Opened, np.ndarray | None], ...]
     tokens: TokenCounter
     folder: Path
     digest: str
@@ -65,18 +111,43 @@ def plan(data: HubDataSettings, tokens: TokenCounter, folder: str | Path = ".") 
     Raises:
         NotThere, DatasetChanged, NotASet: see `open_source`.
     """
-    entries = [("traces", entry) for entry in data.traces_from]
-    entries += [("prompts", entry) for entry in data.prompts_from]
-    opened = []
-    for name, entry in entries:
-        source = open_source(entry, data, folder)
-        opened.append((name, source, draw(source, data.seed)))
+    entries = [(TRACES, entry) for entry in data.traces_from]
+    entries += [(PROMPTS, entry) for entry in data.prompts_from]
+    opened = [(name, open_source(entry, data, folder)) for name, entry in entries]
     decides = data.model_dump(mode="json", exclude={"mirror", "stream", "excerpt", "prompts"})
-    facts = [decides, [source.identity for _, source, _ in opened], FORM]
-    facts += [hashlib.sha256(tokens.json.encode()).hexdigest(), tokens.asking, tokens.answering]
-    facts += [_rates_identity(entry, folder) for _, entry in entries]
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    return Plan(data, tuple(opened), tokens, Path(folder), digest)
+    facts = [decides, [source.identity for _, source in opened], FORM]
+    facts += [_sha256(tokens.json), tokens.asking, tokens.answering]
+    for _, entry in entries:
+        rates = _measured_rates(entry, Path(folder))
+        facts.append(_sha256(json.dumps(rates, sort_keys=True)) if rates else "")
+    digest = _sha256(json.dumps(facts, sort_keys=True))[:12]
+    drawn = tuple((name, source, copies_of_rows(source, data.seed)) for name, source in opened)
+    return Plan(data, drawn, tokens, Path(folder), digest)
+
+
+def copies_of_rows(opened: Opened, seed: int) -> np.ndarray | None:
+    """Draw how often each row is taken by the entry's `weight` and `most`.
+
+    Returns:
+        int array [rows up to the last one taken]; None takes every row once.
+
+    Raises:
+        ValueError: a weight for a stream that does not say how many rows it has.
+    """
+    import numpy as np
+
+    entry, rows = opened.entry, opened.data.rows
+    if rows is None:
+        if entry.weight != 1:
+            message = f"{opened.name}: a weight needs the number of rows, which this stream does not say"
+            raise ValueError(f"{message}; write most: instead, or stream: false")
+        return None if entry.most is None else np.ones(entry.most, dtype=np.int64)
+    wanted = int(rows * entry.weight)
+    wanted = min(wanted, entry.most or wanted)
+    copies = np.full(rows, wanted // max(1, rows), dtype=np.int64)
+    rng = np.random.default_rng([seed, zlib.crc32(opened.name.encode())])
+    copies[rng.permutation(rows)[: wanted - int(copies.sum())]] += 1
+    return np.trim_zeros(copies, "b")
 
 
 def prepare(
@@ -95,120 +166,258 @@ def prepare(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
-        if card := finished(out):
-            shutil.rmtree(out / "parts", ignore_errors=True)
-            return card
-        sources = []
-        for position, (name, opened, drawn) in enumerate(planned.opened):
-            prefix = f"{name}-{position:02d}"
-            _make_parts(planned, opened, drawn, out / "parts", prefix, workers, progress)
-            sources.append(_source_card(name, opened, out / "parts", prefix))
-        sets = {name: join_parts(out, name) for name in ("traces", "prompts", "heldout")}
-        card = Card(
-            digest=planned.digest,
-            sets=sets,
-            sources=sources,
-            tokenizer=planned.tokens.model,
-            counted=planned.tokens.counted,
-            why=planned.tokens.why,
-            seed=planned.data.seed,
-            heldout_share=planned.data.heldout_share,
-            planned_prompts=planned.data.prompts,
-            settings=planned.data.model_dump(mode="json"),
-        )
-        write_json_atomic(out / CARD, asdict(card))
-        shutil.rmtree(out / "parts", ignore_errors=True)
+        card = finished(out)
+        if card is None:
+            sources = []
+            for position, (name, opened, copies) in enumerate(planned.opened):
+                prefix = f"{name}-{position:02d}"
+                _write_shards(planned, prefix, opened, copies, out, workers, progress)
+                sources.append(_source_card(name, opened, _tally(out, prefix)))
+            card = Card(
+                digest=planned.digest,
+                sets={name: _complete_set(out, name, planned.digest) for name in SETS},
+                sources=sources,
+                tokenizer=planned.tokens.model,
+                counted=planned.tokens.counted,
+                why=planned.tokens.why,
+                seed=planned.data.seed,
+                heldout_share=planned.data.heldout_share,
+                planned_prompts=planned.data.prompts,
+                settings=planned.data.model_dump(mode="json"),
+            )
+            write_json_atomic(out / CARD, asdict(card))
+        shutil.rmtree(out / TALLIES, ignore_errors=True)
     return card
 
 
 def finished(out: str | Path) -> Card | None:
-    """The card of a prepared folder; None where the preparation is not done."""
+    """Return the card of a prepared folder; None where the preparation is not done."""
     found = read_json(Path(out) / CARD)
     return Card.from_dict(found) if isinstance(found, dict) else None
 
 
-def _make_parts(
-    planned: Plan, opened: Opened, drawn: Drawn, folder: Path, prefix: str, workers: int, progress: Progress
+@dataclass
+class Tally:
+    """What became of rows, additive over steps; `lengths` are tokens of rows whose tokens were counted."""
+
+    drawn: int = 0
+    written: int = 0
+    heldout: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+    lengths: list[int] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        """Take another tally's counts in; the first example of each reason stays."""
+        self.drawn += other.drawn
+        self.written += other.written
+        self.heldout += other.heldout
+        self.dropped = dict(Counter(self.dropped) + Counter(other.dropped))
+        self.examples = other.examples | self.examples
+        self.lengths += other.lengths
+
+
+@dataclass(frozen=True)
+class Step:
+    """Rows `start` to `end` of a dataset: those that are taken, their numbers, and how often each is."""
+
+    start: int
+    end: int
+    rows: pa.RecordBatch
+    numbers: list[int]
+    copies: list[int]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a step became: rows of a set, and rows of the held-out set."""
+
+    step: tuple[int, int]
+    rows: pa.RecordBatch
+    heldout: list[dict[str, Any]]
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """All that decides what becomes of a row of one dataset; workers call it with a step.
+
+    Attributes:
+        set_name: `traces` or `prompts`.
+        name: the dataset's, for the column `source`.
+        columns: the names of its columns.
+        rates: measured pass rates by `rate_key`, in place of the dataset's own column.
+        every: tokens are counted of every n-th row.
+    """
+
+    set_name: str
+    name: str
+    entry: Entry
+    columns: list[str]
+    data: HubDataSettings
+    tokens: TokenCounter
+    rates: Mapping[str, float] | None
+    every: int
+
+    def __call__(self, step: Step) -> Converted:
+        """Convert a step."""
+        read = reader_of(self.entry, self.columns)
+        kept: list[dict[str, Any]] = []
+        heldout: list[dict[str, Any]] = []
+        tally = Tally()
+        for row, number, copies in zip(step.rows.to_pylist(), step.numbers, step.copies, strict=True):
+            tally.drawn += copies
+            for found in read(row):
+                reason = found if isinstance(found, str) else self._refusal(row, found)
+                if reason == HELD_OUT:
+                    tally.heldout += copies
+                    if self.set_name == PROMPTS:
+                        ours = found | {"level": 0, "source": self.name}
+                        heldout.append({column: ours.get(column) for column in SETS[HELDOUT].names})
+                elif reason:
+                    tally.dropped[reason] = tally.dropped.get(reason, 0) + copies
+                    tally.examples.setdefault(reason, _first_text(row))
+                else:
+                    if number % self.every == 0:
+                        tally.lengths.append(self._length(found))
+                    tally.written += copies
+                    kept += [found | {"source": self.name}] * copies
+        rows = pa.RecordBatch.from_pylist(kept, schema=SETS[self.set_name])
+        return Converted((step.start, step.end), rows, heldout, tally)
+
+    def _refusal(self, row: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+        if self.set_name == PROMPTS and self._length(ours) > self.data.max_prompt_length:
+            return "prompt longer than max_prompt_length"
+        if is_heldout(problem_key(ours["problem"]), self.data.seed, self.data.heldout_share):
+            return HELD_OUT
+        if self.set_name == PROMPTS and self.entry.pass_rate and has_rates(self.entry, self.columns):
+            own = self.rates is None
+            rate = (
+                row.get(source_of(self.entry).pass_rate) if own else self.rates.get(rate_key(ours["problem"]))
+            )
+            least, most = self.entry.pass_rate
+            if rate is None:
+                return "no pass rate"
+            if not least <= rate <= most:
+                return "pass rate outside the band"
+        return ""
+
+    def _length(self, ours: Mapping[str, Any]) -> int:
+        if self.set_name == PROMPTS:
+            return self.tokens.asked(ours["prompt"][-1]["content"])
+        return self.tokens.told(ours["messages"])
+
+
+def problem_key(text: str) -> str:
+    """Hash a problem's words: case, spaces, punctuation and LaTeX's typography don't count."""
+    return _sha256(" ".join(words(text)))[:32]
+
+
+def rate_key(text: str) -> str:
+    """Give a problem's text single spaces: 2 + 3 and 2 - 3 have one `problem_key`, but not one pass rate."""
+    return " ".join(text.split())
+
+
+def is_heldout(key: str, seed: int, share: float) -> bool:
+    """Decide whether the problem with this key is held out: a share of all keys is, others with each seed."""
+    digest = hashlib.sha256(f"{seed} {key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def _write_shards(
+    planned: Plan,
+    prefix: str,
+    opened: Opened,
+    copies: np.ndarray | None,
+    out: Path,
+    workers: int,
+    progress: Progress,
 ) -> None:
-    conversion = _conversion(planned, opened)
-    order: deque[tuple[int, int]] = deque()
-    columns = _columns(opened, conversion)
-    every = _every(drawn.total, planned.data.measured_rows)
-
-    def steps() -> Iterator[pa.RecordBatch]:
-        for start, batch, copies in drawn_batches(opened, drawn, STEP):
-            part = start // PART
-            if copies.any() and not part_path(folder, prefix, part).is_file():
-                order.append((part, start + batch.num_rows))
-                yield _marked(batch.select(columns), copies, start, every)
-            else:
-                progress(opened.name, start + batch.num_rows, opened.rows)
-
-    small = opened.rows is not None and opened.rows <= 4 * STEP
-    held: list[tuple[pa.RecordBatch, pa.RecordBatch, Tally]] = []
-    current = -1
-    for result in each_batch(conversion, steps(), 1 if small else workers):
-        part, done = order.popleft()
-        if part != current and held:
-            write_part(folder, prefix, current, held)
-            held = []
-        current = part
-        held.append(result)
-        progress(opened.name, done, opened.rows)
-    if held:
-        write_part(folder, prefix, current, held)
-
-
-def _conversion(planned: Plan, opened: Opened) -> Conversion:
-    entry, data = opened.entry, planned.data
-    column = source_of(entry).pass_rate
-    return Conversion(
-        entry=entry,
-        name=opened.name,
-        columns=tuple(opened.schema.names),
-        tokens=planned.tokens,
-        seed=data.seed,
-        heldout_share=data.heldout_share,
-        max_prompt_length=data.max_prompt_length,
-        rates=_rates(entry, planned.folder),
-        rate_column=column if column in opened.schema.names else "",
+    """Write the shards of a dataset that are not there yet."""
+    entry, rows, set_name = opened.entry, opened.data.rows, prefix.partition("-")[0]
+    total = 0 if copies is None else int(copies.sum())
+    every = max(1, total // planned.data.measured_rows) if planned.data.measured_rows else 1
+    rates = _measured_rates(entry, planned.folder)
+    convert = Conversion(
+        set_name, opened.name, entry, opened.columns, planned.data, planned.tokens, rates, every
     )
+    wanted = {*columns_read(entry, opened.columns), *OPTIONAL, source_of(entry).pass_rate}
+    columns = [name for name in opened.columns if name in wanted]
+
+    def path(start: int) -> Path:
+        return out / set_name / f"{prefix}-{start // SHARD_ROWS:05d}.arrow"
+
+    def steps() -> Iterator[Step]:
+        for step in _steps(opened, copies, columns):
+            if step.numbers and not path(step.start).is_file():
+                yield step
+            else:
+                progress(opened.name, step.end, rows)
+
+    few = rows is not None and rows <= 4 * STEP_ROWS  # a pool takes longer to start
+    results = map_in_order(convert, steps(), 1 if few else workers)
+    for shard, found in groupby(results, key=lambda one: path(one.step[0])):
+        _write_shard(shard, found, out, lambda done: progress(opened.name, done, rows))
 
 
-def _columns(opened: Opened, conversion: Conversion) -> list[str]:
-    there = opened.schema.names
-    wanted = [*columns_read(opened.entry, there), *OPTIONAL, conversion.rate_column]
-    return [name for name in there if name in wanted]
-
-
-def _every(total: int | None, measured: int | None) -> int:
-    """Tokens are counted of every n-th row."""
-    return 1 if not total or measured is None else max(1, total // measured)
-
-
-def _marked(batch: pa.RecordBatch, copies: Any, start: int, every: int) -> pa.RecordBatch:
-    """The rows that are taken, with how often, and whether their tokens are counted."""
+def _steps(opened: Opened, copies: np.ndarray | None, columns: list[str]) -> Iterator[Step]:
+    """Yield a dataset in steps that follow from the row number alone, whatever its files look like."""
     import numpy as np
-    import pyarrow as pa
 
-    measured = (np.arange(start, start + batch.num_rows) % every) == 0
-    batch = batch.append_column(COPIES, pa.array(copies)).append_column(MEASURE, pa.array(measured))
-    return batch if copies.all() else batch.filter(pa.array(copies > 0))
+    start = 0
+    for batch in in_steps(opened.data.batches(), STEP_ROWS):
+        if copies is not None and start >= len(copies):
+            return
+        end, batch = start + batch.num_rows, batch.select(columns)
+        if copies is None:
+            times = np.ones(batch.num_rows, dtype=np.int64)
+        else:
+            times = np.pad(copies[start:end], (0, max(0, end - len(copies))))
+        taken = times > 0
+        rows = batch if taken.all() else batch.filter(pa.array(taken))
+        yield Step(start, end, rows, (start + np.flatnonzero(taken)).tolist(), times[taken].tolist())
+        start = end
 
 
-def _source_card(name: str, opened: Opened, folder: Path, prefix: str) -> SourceCard:
-    tally = tally_of(folder, prefix)
-    entry = opened.entry
-    banded = isinstance(entry, HubPrompts) and entry.pass_rate and not _has_rates(opened)
-    notes = [*opened.notes, *(["the band pass_rate was not applied: no rates are known"] if banded else [])]
+def _write_shard(
+    path: Path, results: Iterable[Converted], out: Path, progress: Callable[[int], None]
+) -> None:
+    """Write what the steps of a shard became; its rows last, so that a shard that has them is whole."""
+    tally, heldout = Tally(), []
+    schema = SETS[path.parent.name]
+    with whole_file(path) as file:
+        with pa.ipc.new_stream(file, schema) as stream:
+            for found in results:
+                stream.write_batch(found.rows)
+                heldout += found.heldout
+                tally.add(found.tally)
+                progress(found.step[1])
+        note = out / TALLIES / f"{path.stem}.json"
+        note.parent.mkdir(exist_ok=True)
+        write_json_atomic(note, {"tally": asdict(tally), "heldout": heldout})
+
+
+def _tally(out: Path, prefix: str) -> Tally:
+    """Add up what became of the rows of a dataset."""
+    tally = Tally()
+    for note in sorted((out / TALLIES).glob(f"{prefix}-*.json")):
+        tally.add(Tally(**read_json(note)["tally"]))
+    return tally
+
+
+def _source_card(name: str, opened: Opened, tally: Tally) -> SourceCard:
+    entry, source = opened.entry, source_of(opened.entry)
+    notes = list(opened.notes)
+    if isinstance(entry, HubPrompts) and entry.pass_rate and not has_rates(entry, opened.columns):
+        notes.append("the band pass_rate was not applied: no rates are known")
     return SourceCard(
         set=name,
         name=opened.name,
         place=opened.place,
         revision=opened.revision,
-        pinned=bool(entry.revision or source_of(entry).revision) or opened.place in ("local", "mirror"),
-        rows=opened.rows,
-        drawn=tally.rows,
+        pinned=bool(entry.revision or source.revision) or opened.place in ("local", "mirror"),
+        rows=opened.data.rows,
+        drawn=tally.drawn,
         written=tally.written,
         heldout=tally.heldout,
         dropped=dict(sorted(tally.dropped.items())),
@@ -218,18 +427,56 @@ def _source_card(name: str, opened: Opened, folder: Path, prefix: str) -> Source
     )
 
 
-def _rates(entry: Entry, folder: Path) -> dict[str, float] | None:
+def _complete_set(out: Path, name: str, digest: str) -> int:
+    """Make a set's shards a dataset that `load_from_disk` opens, and return its rows.
+
+    The shards become its files without being read: copied through `save_to_disk` every row would pass
+    through memory, 2.5 GB for 120,000 traces (2026-11-24).
+    """
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    folder, schema = out / name, SETS[name]
+    Dataset(schema.empty_table()).save_to_disk(str(folder))  # describes the columns; writes no rows
+    for left in folder.glob(".*.tmp"):  # of a preparation that was killed
+        left.unlink()
+    if not any(folder.glob("*.arrow")):
+        rows = _distinct_heldout(out) if name == HELDOUT else []
+        with whole_file(folder / f"{name}.arrow") as file, pa.ipc.new_stream(file, schema) as stream:
+            stream.write_table(pa.Table.from_pylist(rows, schema=schema))
+    state = read_json(folder / "state.json")
+    state["_data_files"] = [{"filename": shard.name} for shard in sorted(folder.glob("*.arrow"))]
+    state["_fingerprint"] = f"{digest}-{name}"  # the caches of `map` go by it
+    write_json_atomic(folder / "state.json", state)
+    return len(Dataset.load_from_disk(str(folder)))
+
+
+def _distinct_heldout(out: Path) -> list[dict[str, Any]]:
+    """Return the held-out rows, each problem once, however many datasets hold it."""
+    found: dict[str, dict[str, Any]] = {}
+    for note in sorted((out / TALLIES).glob("*.json")):
+        for row in read_json(note)["heldout"]:
+            found.setdefault(problem_key(row["problem"]), row)
+    return list(found.values())
+
+
+def _measured_rates(entry: Entry, folder: Path) -> dict[str, float] | None:
+    """Read the file of an entry's `pass_rates`; None without one."""
     if not (isinstance(entry, HubPrompts) and entry.pass_rates):
         return None
     rows = open_rows(Path(folder, Path(entry.pass_rates).expanduser()))
     return {rate_key(problem_text(row)): row["pass_rate"] for row in rows if row.get("pass_rate") is not None}
 
 
-def _has_rates(opened: Opened) -> bool:
-    return bool(opened.entry.pass_rates) or source_of(opened.entry).pass_rate in opened.schema.names
+def has_rates(entry: HubPrompts, columns: Iterable[str]) -> bool:
+    """Tell whether pass rates are known: measured ones, or in a column of the dataset's own."""
+    return bool(entry.pass_rates) or source_of(entry).pass_rate in columns
 
 
-def _rates_identity(entry: Entry, folder: str | Path) -> str:
-    rates = _rates(entry, Path(folder))
-    text = json.dumps(rates, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest() if rates else ""
+def _first_text(row: Mapping[str, Any]) -> str:
+    texts = [str(value) for value in row.values() if value]
+    return (texts[0] if texts else "")[:EXAMPLE_CHARACTERS]
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

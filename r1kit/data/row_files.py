@@ -1,7 +1,9 @@
 """Sets of rows on disk, read in batches: JSONL, Parquet, a folder of Parquet files, or `save_to_disk`.
 
-A set of 350,000 traces is larger than memory, so nothing here holds more than one batch. JSONL is read twice:
-no column's type is known before its last row, and a column may be empty for the first thousand.
+A set of 350,000 traces is larger than memory, so only one batch is held at a time. JSONL is read twice: the
+type of a column is not known before its last row, and a column may be empty for the first thousand.
+`datasets.load_dataset` would read these files too, but it copies each into its cache first (7 GB for
+Mixture-of-Thoughts) and takes the types of JSONL from the first rows.
 """
 
 from __future__ import annotations
@@ -9,22 +11,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import pyarrow as pa
 
 Row = TypeVar("Row")
 
 BATCH = 500
-"""Rows of a batch: 500 traces of 60,000 characters are 30 MB."""
+"""Rows per batch: 500 traces of 60,000 characters are 30 MB."""
 
 
 class NotASet(ValueError):
@@ -35,94 +34,74 @@ class NotASet(ValueError):
 
 @dataclass(frozen=True)
 class RowFile:
-    """A set on disk: its columns, how many rows it has, and the rows in batches, in order."""
+    """A set of rows: its columns, their number (None for a stream that does not say), and the rows.
+
+    `batches()` yields all rows from the first in order, at most `BATCH` at a time.
+    """
 
     path: Path
     schema: pa.Schema
-    rows: int
-    read: Callable[[], Iterator[pa.RecordBatch]]
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """All rows from the first, at most `BATCH` at a time."""
-        return self.read()
+    rows: int | None
+    batches: Callable[[], Iterator[pa.RecordBatch]]
 
     def head(self, most: int) -> RowFile:
-        """The first `most` rows as a set of its own."""
-        return RowFile(self.path, self.schema, min(self.rows, most), partial(_head, self.read, most))
+        """Return the first `most` rows as a set of its own."""
+        return replace(self, rows=min(self.rows, most), batches=partial(_head, self.batches, most))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in self.batches():
             yield from batch.to_pylist()
 
 
-def _head(read: Callable[[], Iterator[pa.RecordBatch]], most: int) -> Iterator[pa.RecordBatch]:
-    for batch in read():
-        if most <= 0:
-            return
-        yield batch.slice(0, most)
-        most -= batch.num_rows
+def open_rows(path: str | Path, files: list[Path] | None = None) -> RowFile:
+    """Open the set at `path`.
 
-
-def rows_in_memory(name: str, rows: list[dict[str, Any]]) -> RowFile:
-    """Rows that are on no disk as a set."""
-    import pyarrow as pa
-
-    schema = pa.Table.from_pylist(rows).schema
-    return RowFile(Path(name), schema, len(rows), partial(in_batches, rows, schema))
-
-
-def open_rows(path: str | Path) -> RowFile:
-    """The set at `path`.
+    Args:
+        files: the files in `path` that hold the rows, one after the other; None takes what is there.
 
     Raises:
-        NotASet: nothing is there, it has another form, a line is no JSON object, or a column holds two kinds
-            of values.
+        NotASet: nothing is there, it has another form, a line is not a JSON object, or a column holds values
+            of two kinds.
     """
     path = Path(path)
+    if files and len(files) == 1:
+        return open_rows(files[0])
     if path.is_dir() and (path / "state.json").is_file():
-        return _saved(path)
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        from datasets import Dataset
+
+        return dataset_rows(path, Dataset.load_from_disk(str(path)))
+    if files is None:
+        files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if files and all(file.suffix == ".parquet" for file in files) and files[0].is_file():
         return _parquet(path, files)
     if path.is_file() and path.suffix in (".jsonl", ".ndjson"):
         return _jsonl(path)
+    if len(files) > 1:
+        names = [file.name for file in files]
+        raise NotASet(f"{path}: several files are one set only as Parquet, found {names}")
     found = "there is nothing" if not path.exists() else "it has another form"
     raise NotASet(f"{path} is no set of rows ({found}): .jsonl, .parquet, a folder of them, or save_to_disk")
 
 
-def open_files(path: str | Path, files: list[Path]) -> RowFile:
-    """The set whose rows lie in these files one after the other: Parquet in any number, or one JSONL.
+def dataset_rows(path: str | Path, dataset: Any, rows: int | None = None) -> RowFile:
+    """Read a `datasets.Dataset`, or an `IterableDataset` of `rows` rows (None: unknown)."""
+    arrow = dataset.with_format("arrow")
 
-    Raises:
-        NotASet: as `open_rows`.
-    """
-    if len(files) == 1:
-        return open_rows(files[0])
-    if files and all(file.suffix == ".parquet" for file in files):
-        return _parquet(Path(path), files)
-    raise NotASet(f"{path}: several files are one set only as Parquet, found {[file.name for file in files]}")
+    def read() -> Iterator[pa.RecordBatch]:
+        for table in arrow.iter(BATCH):
+            yield from table.combine_chunks().to_batches()
+
+    # A stream knows its columns only if the dataset's card or its files state them.
+    schema = dataset.features.arrow_schema if dataset.features else next(iter(arrow.iter(1))).schema
+    return RowFile(Path(path), schema, len(dataset) if hasattr(dataset, "__len__") else rows, read)
 
 
-@contextlib.contextmanager
-def parquet_writer(path: str | Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
-    """A function that adds a batch to a new Parquet file, which takes its name when the block ends well."""
-    import pyarrow.parquet as pq
+def rows_in_memory(name: str, rows: list[dict[str, Any]]) -> RowFile:
+    """Treat a list of rows as a set."""
+    import pyarrow as pa
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                yield writer.write_batch
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    schema = pa.Table.from_pylist(rows).schema
+    return RowFile(Path(name), schema, len(rows), partial(in_batches, rows, schema))
 
 
 def write_parquet(path: str | Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
@@ -135,16 +114,57 @@ def write_parquet(path: str | Path, schema: pa.Schema, batches: Iterable[pa.Reco
     return rows
 
 
+@contextlib.contextmanager
+def parquet_writer(path: str | Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """Yield a function that adds a batch to a new Parquet file; the file appears when the block ends well."""
+    import pyarrow.parquet as pq
+
+    with whole_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        yield writer.write_batch
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Yield a file that gets its name, with its content on disk, when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def in_batches(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Rows as batches with these columns; a column that a row lacks is empty there."""
+    """Yield rows as batches with these columns; a column that a row lacks is empty there."""
     import pyarrow as pa
 
     for part in parts(rows, BATCH):
         yield pa.RecordBatch.from_pylist(part, schema=schema)
 
 
+def in_steps(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
+    """Cut batches anew into exactly `size` rows each, the last one shorter."""
+    import pyarrow as pa
+
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        held.append(batch)
+        while sum(part.num_rows for part in held) >= size:
+            table = pa.Table.from_batches(held)
+            yield table.slice(0, size).combine_chunks().to_batches()[0]
+            held = table.slice(size).to_batches()
+    if any(part.num_rows for part in held):
+        yield pa.Table.from_batches(held).combine_chunks().to_batches()[0]
+
+
 def parts(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    """The rows in lists of `size`, the last one shorter."""
+    """Yield the rows in lists of `size`, the last one shorter."""
     part: list[Row] = []
     for row in rows:
         part.append(row)
@@ -155,16 +175,12 @@ def parts(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
         yield part
 
 
-def _saved(path: Path) -> RowFile:
-    from datasets import Dataset
-
-    dataset = Dataset.load_from_disk(str(path)).with_format("arrow")
-
-    def read() -> Iterator[pa.RecordBatch]:
-        for table in dataset.iter(BATCH):
-            yield from table.combine_chunks().to_batches()
-
-    return RowFile(path, dataset.features.arrow_schema, len(dataset), read)
+def _head(batches: Callable[[], Iterator[pa.RecordBatch]], most: int) -> Iterator[pa.RecordBatch]:
+    for batch in batches():
+        if most <= 0:
+            return
+        yield batch.slice(0, most)
+        most -= batch.num_rows
 
 
 def _parquet(path: Path, files: list[Path]) -> RowFile:
@@ -181,7 +197,7 @@ def _parquet(path: Path, files: list[Path]) -> RowFile:
 
     def read() -> Iterator[pa.RecordBatch]:
         for file in files:
-            # Buffered ahead, all that was read of the file would be held until its end.
+            # With pre_buffer=True pyarrow holds every chunk that it has read until the file is closed.
             with pq.ParquetFile(file, pre_buffer=False) as opened:
                 yield from opened.iter_batches(BATCH)
 
@@ -199,14 +215,9 @@ def _jsonl(path: Path) -> RowFile:
             found = pa.Table.from_pylist([columns | row for row in part]).schema
             schema = pa.unify_schemas([schema, found], promote_options="permissive")
         except pa.ArrowException as error:
-            raise NotASet(
-                f"{path}, rows up to {rows}: a column holds two kinds of values ({error})"
-            ) from error
-    return RowFile(path, schema, rows, partial(_read_lines, path, schema))
-
-
-def _read_lines(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    return in_batches(_lines(path), schema)
+            message = f"{path}, rows up to {rows}: a column holds two kinds of values ({error})"
+            raise NotASet(message) from error
+    return RowFile(path, schema, rows, lambda: in_batches(_lines(path), schema))
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -5,8 +5,7 @@ import random
 
 import pytest
 
-from r1kit.data.curation import curate
-from r1kit.data.filters import NoSuchColumn
+from r1kit.data.curation import NoSuchColumn, curate
 from r1kit.data.row_files import open_rows
 from r1kit.settings.curation import (
     CurationSettings,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from r1kit.data.decontamination import EvaluationIndex, contaminated
+from r1kit.data.curation import EvaluationIndex, contaminated
 from r1kit.settings.curation import DecontaminationStep
 from tests.data.rows import problem, row
 

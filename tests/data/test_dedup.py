@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from r1kit.data.dedup import exact_duplicates, fingerprint, near_duplicates, signature
+from r1kit.data.curation import exact_duplicates, fingerprint, near_duplicates, signature
 from r1kit.settings.curation import ExactStep, NearStep
 from tests.data.rows import problem, row
 

@@ -5,9 +5,16 @@ import random
 
 import pytest
 
-from r1kit.data.curation import all_filters
-from r1kit.data.decontamination import EvaluationIndex
-from r1kit.data.filters import NoSuchColumn, foreign, outside_band, repeated_share, repetitive, unverified
+from r1kit.data.curation import (
+    EvaluationIndex,
+    NoSuchColumn,
+    filters_of,
+    foreign,
+    outside_band,
+    repeated_share,
+    repetitive,
+    unverified,
+)
 from r1kit.settings.curation import (
     CurationSettings,
     DecontaminationStep,
@@ -113,7 +120,7 @@ def test_filters_commute():
         repetition=RepetitionStep(),
         decontamination=DecontaminationStep(),
     )
-    filters = all_filters(settings, index)
+    filters = filters_of(settings, index)
     assert list(filters) == ["verified", "pass_rate", "language", "repetition", "decontamination"]
     results = set()
     for order in random.Random(0).sample(list(itertools.permutations(filters)), 20):

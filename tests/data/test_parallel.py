@@ -5,27 +5,26 @@ import sys
 import time
 
 import psutil
-import pyarrow as pa
 import pytest
 
-from r1kit.data.parallel import each_batch
+from r1kit.data.parallel import map_in_order
 
 
-def batches(count, started):
+def pairs(count, started):
     for number in range(count):
         started.append(number)
-        yield pa.RecordBatch.from_pylist([{"n": number}, {"n": -number}])
+        yield [number, -number]
 
 
-def total(rows):
-    if rows[0]["n"] == 7:
+def total(numbers):
+    if numbers[0] == 7:
         raise ValueError("seven")
-    return sum(abs(row["n"]) for row in rows)
+    return sum(map(abs, numbers))
 
 
-def test_one_worker_works_in_this_process_and_reads_no_batch_ahead():
+def test_one_worker_works_in_this_process_and_reads_nothing_ahead():
     started = []
-    results = each_batch(total, batches(5, started))
+    results = map_in_order(total, pairs(5, started))
     assert next(results) == 0
     assert started == [0]
     assert list(results) == [2, 4, 6, 8]
@@ -35,17 +34,16 @@ def test_one_worker_works_in_this_process_and_reads_no_batch_ahead():
 def test_results_come_in_order_reading_stays_close_and_errors_come_through():
     started, seen = [], []
     with pytest.raises(ValueError, match="seven"):
-        seen.extend(each_batch(total, batches(1000, started), workers=2))
+        seen.extend(map_in_order(total, pairs(1000, started), workers=2))
     assert seen == [0, 2, 4, 6, 8, 10, 12]
     assert len(started) <= 7 + 2 * 2 + 1
 
 
 ENDLESS = """
-import pyarrow as pa, time
-from r1kit.data.parallel import each_batch
+import time
+from r1kit.data.parallel import map_in_order
 from multiprocessing import active_children
-batch = pa.RecordBatch.from_pylist([{"n": 1}])
-results = each_batch(len, (batch for _ in range(10**9)), workers=2)
+results = map_in_order(abs, range(10**9), workers=2)
 for _ in range(3): next(results)
 print(*(child.pid for child in active_children()), flush=True)
 time.sleep(600)

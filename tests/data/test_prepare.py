@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from r1kit.data import card as cards
-from r1kit.data import datasets, shards
+from r1kit.data import datasets, synthetic_mirror
 from r1kit.data import prepare as preparation
-from r1kit.data.convert import SETS, is_heldout, problem_key
-from r1kit.data.mixtures import draw, drawn_batches
+from r1kit.data.prepare import SETS, copies_of_rows, is_heldout, problem_key
 from r1kit.data.sources import open_source
 from r1kit.data.tokens import TokenCounter
+from r1kit.pipeline.real_data import estimate
 from r1kit.settings import load_profile
 from r1kit.settings.hub_data import HubDataSettings
 from tests.data.rows import write_jsonl
@@ -31,7 +31,7 @@ BYTES = TokenCounter("nobody", why="no tokenizer here")
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mirror")
-    shards.write_shards(folder)
+    synthetic_mirror.write_mirror(folder)
     return folder
 
 
@@ -52,39 +52,22 @@ def rows(out, name):
 def test_weights_above_one_take_rows_again_and_caps_cap(mirror):
     def copies(seed=1, **entry):
         data = settings(mirror, traces=[MIXTURE | entry])
-        return draw(open_source(data.traces_from[0], data), seed).copies
+        return copies_of_rows(open_source(data.traces_from[0], data), seed)
 
     assert copies().tolist() == [1] * 60
-    assert sorted(copies(weight=2.5)) == [2] * 30 + [3] * 30
+    assert sorted(copies(weight=2.5).tolist()) == [2] * 30 + [3] * 30
     assert copies(weight=0.25).sum() == 15
     assert copies(weight=3, most=100).sum() == 100
     assert copies(weight=0.5).tolist() == copies(weight=0.5).tolist()
     assert copies(weight=0.5).tolist() != copies(seed=2, weight=0.5).tolist()
 
 
-def test_steps_follow_from_the_row_number_however_the_files_are_cut(mirror):
-    data = settings(mirror)
-    opened = open_source(data.traces_from[0], data)
-    whole = list(opened.read())
-
-    def cut():
-        for batch in whole:
-            yield from (batch.slice(start, 11) for start in range(0, batch.num_rows, 11))
-
-    drawn = draw(opened, 1)
-    one = list(drawn_batches(opened, drawn, 25))
-    other = list(drawn_batches(replace(opened, read=cut), drawn, 25))
-    assert [(start, batch.num_rows) for start, batch, _ in one] == [(0, 25), (25, 25), (50, 10)]
-    for (_, a, _), (_, b, _) in zip(one, other, strict=True):
-        assert a.equals(b)
-
-
 def test_the_sets_have_the_columns_that_trainings_read_and_share_no_problem(mirror, tmp_path):
     card = made(mirror, tmp_path)
     sets = {name: rows(tmp_path, name) for name in SETS}
     assert card.sets == {name: len(found) for name, found in sets.items()}
-    for name, columns in SETS.items():
-        assert list(sets[name][0]) == list(columns)
+    for name, schema in SETS.items():
+        assert list(sets[name][0]) == schema.names
     assert sets["heldout"]
     datasets.check_disjoint([*sets["traces"], *sets["prompts"]], sets["heldout"])
     assert all(is_heldout(problem_key(row["problem"]), 1, 0.2) for row in sets["heldout"])
@@ -107,7 +90,7 @@ def test_what_is_prepared_is_found_again_and_changes_with_what_decides_it(mirror
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert preparation.prepare(preparation.plan(settings(mirror), BYTES), tmp_path) == card
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    assert not (tmp_path / "parts").exists()
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == set(SETS)
     others = [
         preparation.plan(settings(mirror, seed=2), BYTES),
         preparation.plan(settings(mirror, traces=[MIXTURE | {"most": 7}]), BYTES),
@@ -148,13 +131,13 @@ def test_a_band_without_rates_is_said_not_applied(mirror, tmp_path):
 def test_several_processes_write_the_same_rows(mirror, tmp_path, monkeypatch):
     seen = []
 
-    def one_by_one(work, batches, workers):
+    def one_by_one(work, items, workers):
         seen.append(workers)
-        return (work(batch.to_pylist()) for batch in batches)
+        return map(work, items)
 
-    monkeypatch.setattr(preparation, "STEP", 7)
-    monkeypatch.setattr(preparation, "PART", 14)
-    monkeypatch.setattr(preparation, "each_batch", one_by_one)
+    monkeypatch.setattr(preparation, "STEP_ROWS", 7)
+    monkeypatch.setattr(preparation, "SHARD_ROWS", 14)
+    monkeypatch.setattr(preparation, "map_in_order", one_by_one)
     preparation.prepare(preparation.plan(settings(mirror), BYTES), tmp_path / "steps", workers=3)
     monkeypatch.undo()
     made(mirror, tmp_path / "whole")
@@ -166,7 +149,7 @@ def test_several_processes_write_the_same_rows(mirror, tmp_path, monkeypatch):
 def test_the_card_tells_lengths_truncation_and_hours(mirror, tmp_path):
     card = made(mirror, tmp_path, measured_rows=None)
     profile = load_profile("gpu-small")
-    text = cards.render(card, 2048, cards.estimate(profile, card))
+    text = cards.render(card, 2048, estimate(profile, card))
     assert "ESTIMATED from bytes (no tokenizer here)" in text
     lengths = card.of_set("traces")[0].lengths
     assert len(lengths) == card.sets["traces"]
@@ -193,7 +176,7 @@ from pathlib import Path
 from r1kit.data import prepare as preparation
 from tests.data.test_prepare import BYTES, settings
 
-preparation.STEP, preparation.PART = 7, 14
+preparation.STEP_ROWS, preparation.SHARD_ROWS = 7, 14
 def progress(name, done, rows):
     if "DAPO" in name and done > 30:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -206,15 +189,21 @@ def test_a_preparation_that_was_killed_goes_on_and_ends_alike(mirror, tmp_path, 
     command = [sys.executable, "-c", KILLED, str(mirror), str(tmp_path / "killed")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run(command, env=environment).returncode == -signal.SIGKILL
-    parts = sorted((tmp_path / "killed" / "parts").glob("traces-*.arrow"))
-    assert len(parts) == 5
+    assert len(list((tmp_path / "killed" / "traces").glob("*.arrow"))) == 5
     assert preparation.finished(tmp_path / "killed") is None
     seen = []
-    monkeypatch.setattr(preparation, "STEP", 7)
-    monkeypatch.setattr(preparation, "PART", 14)
-    monkeypatch.setattr(preparation, "write_part", _noting(seen, preparation.write_part))
+    write = preparation._write_shard
+
+    def noted(path, *others):
+        seen.append(path.name)
+        write(path, *others)
+
+    monkeypatch.setattr(preparation, "STEP_ROWS", 7)
+    monkeypatch.setattr(preparation, "SHARD_ROWS", 14)
+    monkeypatch.setattr(preparation, "_write_shard", noted)
     card = made(mirror, tmp_path / "killed")
-    assert seen == [("prompts-01", part) for part in (2, 3, 4)]  # and none of the traces
+    assert seen == [f"prompts-01-0000{shard}.arrow" for shard in (2, 3, 4)]  # and none of the traces
+    assert not list((tmp_path / "killed").rglob("*.tmp"))
     assert card == made(mirror, tmp_path / "whole")
     for name in SETS:
         assert rows(tmp_path / "killed", name) == rows(tmp_path / "whole", name)
@@ -225,12 +214,3 @@ def test_a_set_without_any_row_is_there_too_when_a_preparation_goes_on(mirror, t
     (tmp_path / cards.CARD).unlink()  # as if killed before the last file
     assert made(mirror, tmp_path, heldout_share=0.0).sets == card.sets
     assert rows(tmp_path, "heldout") == []
-
-
-def _noting(seen, write):
-    def noted(folder, prefix, part, held):
-        if "killed" in str(folder):
-            seen.append((prefix, part))
-        write(folder, prefix, part, held)
-
-    return noted

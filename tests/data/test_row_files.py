@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from r1kit.data import row_files
-from r1kit.data.row_files import NotASet, in_batches, open_rows, rows_in_memory, write_parquet
+from r1kit.data.row_files import NotASet, in_batches, in_steps, open_rows, rows_in_memory, write_parquet
 from tests.data.rows import row, write_jsonl
 
 
@@ -84,6 +84,16 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(rows, tmp_path)
         write_parquet(path, schema, failing())
     assert [file.name for file in path.parent.iterdir()] == ["a.parquet"]
     assert json.loads(json.dumps(list(open_rows(path)))) == rows[:2]
+
+
+def test_steps_follow_from_the_row_number_however_the_batches_are_cut(rows):
+    whole = rows_in_memory("these", rows)
+    cut = [batch.slice(start, 3) for batch in whole.batches() for start in range(0, batch.num_rows, 3)]
+    one, other = (list(in_steps(batches, 5)) for batches in (whole.batches(), cut))
+    assert [step.num_rows for step in one] == [5, 5, 1]
+    assert [row for step in one for row in step.to_pylist()] == rows
+    for a, b in zip(one, other, strict=True):
+        assert a.equals(b)
 
 
 @pytest.mark.parametrize("most", [1, 4, 6, 99])

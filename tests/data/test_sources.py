@@ -10,13 +10,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from r1kit.data import shards
+from r1kit.data import synthetic_mirror
 from r1kit.data.row_files import open_rows
-from r1kit.data.sources import SOURCES, DatasetChanged, open_source, source_of
-from r1kit.data.sources.opening import NotThere, load, mirrored_files
-from r1kit.data.sources.registry import reader_of
-from r1kit.data.sources.rows import last_box
-from r1kit.data.sources.schema import arrow_schema, check_columns, features, written
+from r1kit.data.source_rows import last_box
+from r1kit.data.sources import (
+    SOURCES,
+    DatasetChanged,
+    NotThere,
+    check_columns,
+    load,
+    mirrored_files,
+    open_source,
+    reader_of,
+    source_of,
+    type_name,
+)
 from r1kit.evaluation.benchmarks import BENCHMARKS
 from r1kit.settings.hub_data import HubDataSettings, HubPrompts, HubTraces
 from tests.data.rows import write_jsonl
@@ -28,7 +36,7 @@ DAPO = {"dataset": "open-r1/DAPO-Math-17k-Processed", "config": "en"}
 @pytest.fixture(scope="session")
 def mirror(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mirror")
-    shards.write_shards(folder)
+    synthetic_mirror.write_mirror(folder)
     return folder
 
 
@@ -41,27 +49,30 @@ def settings(mirror=None, **more):
 def read(mirror, entry):
     """(rows of ours, reasons) of a whole dataset of the mirror."""
     opened = open_source(entry, settings(mirror))
-    reader = reader_of(entry, opened.schema.names)
-    found = [one for batch in opened.read() for row in batch.to_pylist() for one in reader(row)]
-    return [one.row for one in found if one.row], [one.reason for one in found if not one.row]
+    reader = reader_of(entry, opened.columns)
+    found = [one for row in opened.data for one in reader(row)]
+    reasons = [one for one in found if isinstance(one, str)]
+    return [one for one in found if not isinstance(one, str)], reasons
 
 
 def test_the_schemas_are_those_that_the_datasets_library_writes():
-    for source in SOURCES.values():
-        again = features(source.columns).arrow_schema
-        assert check_columns(source.name, again, source.columns, source.columns) == []
+    from datasets import Features
+
+    for name, source in SOURCES.items():
+        again = Features.from_arrow_schema(source.schema).arrow_schema
+        assert check_columns(name, again, source.columns, source.columns) == []
         assert {*source.traces, *source.prompts} <= {*source.columns}
 
 
-@pytest.mark.parametrize("part", shards.PARTS, ids=lambda part: "/".join(part))
+@pytest.mark.parametrize("part", synthetic_mirror.PARTS, ids=lambda part: "/".join(part))
 def test_every_shard_has_its_datasets_columns(mirror, part):
     name, config = part
     (file,) = mirrored_files(mirror / name, config, "train")
-    assert pq.read_schema(file).remove_metadata() == arrow_schema(SOURCES[name].columns)
+    assert pq.read_schema(file).remove_metadata() == SOURCES[name].schema
 
 
 def test_shards_are_the_same_every_time(tmp_path, mirror):
-    shards.write_shards(tmp_path)
+    synthetic_mirror.write_mirror(tmp_path)
     name = "open-r1/OpenR1-Math-220k/default/train-00000-of-00001.parquet"
     assert pq.read_table(tmp_path / name).equals(pq.read_table(mirror / name))
 
@@ -141,17 +152,17 @@ def test_an_instruction_is_asked_but_is_no_part_of_the_problem(mirror):
 def test_a_column_that_is_read_and_changed_is_an_error_another_is_a_note():
     columns = SOURCES["open-r1/DAPO-Math-17k-Processed"].columns
     kinds = dict(columns)
-    changed = arrow_schema(kinds | {"solution": "int64"})
+    changed = pa.schema(kinds | {"solution": pa.int64()})
     with pytest.raises(DatasetChanged, match="column solution: int64, expected string"):
         check_columns("dapo", changed, columns, ["prompt", "solution"])
     del kinds["prompt"]
     with pytest.raises(
         DatasetChanged, match=r"column prompt: missing, expected string[\s\S]*its columns: solu"
     ):
-        check_columns("dapo", arrow_schema(kinds), columns, ["prompt", "solution"])
-    kinds = dict(columns) | {"ability": "int64", "fresh": "bool"}
+        check_columns("dapo", pa.schema(kinds), columns, ["prompt", "solution"])
+    kinds = dict(columns) | {"ability": pa.int64(), "fresh": pa.bool_()}
     del kinds["data_source"]
-    notes = check_columns("dapo", arrow_schema(kinds), columns, ["prompt", "solution"])
+    notes = check_columns("dapo", pa.schema(kinds), columns, ["prompt", "solution"])
     assert notes == [
         "column data_source is gone",
         "column ability is int64, was string",
@@ -162,14 +173,14 @@ def test_a_column_that_is_read_and_changed_is_an_error_another_is_a_note():
 def test_a_struct_is_the_same_in_any_order_and_text_in_any_size():
     one = pa.large_list(pa.struct({"content": pa.large_string(), "role": pa.string()}))
     other = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
-    assert written(one) == written(other) == "list<{content: string, role: string}>"
+    assert type_name(one) == type_name(other) == "list<{content: string, role: string}>"
 
 
 def test_missing_rows_are_an_error_unless_the_copy_is_an_excerpt(mirror):
     with pytest.raises(DatasetChanged, match=r"60 rows, expected 93,733 \(mirror\)[\s\S]*excerpt: true"):
         open_source(HubTraces(**MIXTURE), settings(mirror, excerpt=False))
     chosen = HubTraces(**MIXTURE, revision="0123abc")
-    assert open_source(chosen, settings(mirror, excerpt=False)).rows == 60
+    assert open_source(chosen, settings(mirror, excerpt=False)).data.rows == 60
 
 
 def test_a_mirror_is_found_by_its_readme_by_name_and_as_saved_datasets(mirror, tmp_path):
@@ -196,7 +207,7 @@ def test_a_mirror_is_found_by_its_readme_by_name_and_as_saved_datasets(mirror, t
     (tmp_path / "f" / name / "README.md").write_text(heading)
     for letter in "abcdef":
         opened = open_source(HubTraces(**MIXTURE), settings(tmp_path / letter))
-        assert [row for batch in opened.read() for row in batch.to_pylist()] == rows
+        assert list(opened.data) == rows
 
 
 def test_a_part_that_is_not_in_the_mirror_says_how_to_get_it(mirror, monkeypatch):
@@ -216,12 +227,12 @@ def test_files_of_ones_own_need_their_columns(tmp_path):
     opened = open_source(entry, settings(), tmp_path)
     assert opened.name == "own.jsonl"
     (found,) = reader_of(entry)(next(iter(open_rows(tmp_path / "own.jsonl"))))
-    assert found.row == {"messages": said, "problem": "1+1?", "solution": "2", "verified": True}
+    assert found == {"messages": said, "problem": "1+1?", "solution": "2", "verified": True}
     write_jsonl(tmp_path / "asked.jsonl", [{"prompt": "1+1?", "solution": 2}])
     asked = HubPrompts(dataset="./asked.jsonl")
-    there = open_source(asked, settings(), tmp_path).schema.names
+    there = open_source(asked, settings(), tmp_path).columns
     (found,) = reader_of(asked, there)({"prompt": "1+1?", "solution": 2})
-    assert found.row["solution"] == "2"
+    assert found["solution"] == "2"
     with pytest.raises(DatasetChanged, match="column messages: missing"):
         open_source(HubTraces(dataset="./asked.jsonl"), settings(), tmp_path)
     with pytest.raises(NotThere, match="there is no file"):
@@ -233,11 +244,10 @@ def test_the_hubs_own_loader_reads_a_folder_in_the_hubs_form(mirror, stream, tmp
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    schema, rows, batches = load(str(mirror / MIXTURE["dataset"]), "math", "train", stream=stream)
-    assert rows == (None if stream else 60)
-    assert check_columns("m", schema, source_of(HubTraces(**MIXTURE)).columns, ["messages"]) == []
-    found = [row for batch in batches() for row in batch.to_pylist()]
-    assert found == pq.read_table(mirror / MIXTURE["dataset"] / "math").to_pylist()
+    loaded = load(str(mirror / MIXTURE["dataset"]), "math", "train", stream=stream)
+    assert loaded.rows == (None if stream else 60)
+    assert check_columns("m", loaded.schema, source_of(HubTraces(**MIXTURE)).columns, ["messages"]) == []
+    assert list(loaded) == pq.read_table(mirror / MIXTURE["dataset"] / "math").to_pylist()
 
 
 @pytest.mark.parametrize("name", [*SOURCES, *BENCHMARKS])

@@ -8,7 +8,7 @@ import json
 import pandas as pd
 import pytest
 
-from r1kit.data import shards
+from r1kit.data import synthetic_mirror
 from r1kit.data.datasets import load
 from r1kit.views.rollouts import load_rollouts
 from tests.evaluation.shards import write_mirror
@@ -26,7 +26,7 @@ MODEL = {
 @pytest.fixture(scope="session")
 def mirror(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mirror")
-    shards.write_shards(folder)
+    synthetic_mirror.write_mirror(folder)
     return write_mirror(folder)
 
 

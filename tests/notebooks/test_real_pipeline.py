@@ -60,8 +60,7 @@ def asked_of(number):
 def write_parts(folder):
     """The datasets of gpu-small's data.yaml and two benchmarks, as a mirror has them."""
     from r1kit.data.row_files import in_batches, write_parquet
-    from r1kit.data.sources.registry import SOURCES
-    from r1kit.data.sources.schema import arrow_schema
+    from r1kit.data.sources import SOURCES
 
     asked = [f"Which number has box {number}?" for number in range(48)]
     rows = {
@@ -79,7 +78,7 @@ def write_parts(folder):
         ],
     }  # fmt: skip
     for name, made in rows.items():
-        schema = arrow_schema(SOURCES[name.rpartition("/")[0]].columns)
+        schema = SOURCES[name.rpartition("/")[0]].schema
         write_parquet(folder / name / "train-00000-of-00001.parquet", schema, in_batches(made, schema))
     for name in ("HuggingFaceH4/aime_2024/train.jsonl", "HuggingFaceH4/MATH-500/test.jsonl"):
         path = folder / name

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from r1kit.data.row_files import in_batches, write_parquet
-from r1kit.data.sources.registry import SOURCES
-from r1kit.data.sources.schema import arrow_schema
+from r1kit.data.sources import SOURCES
 
 Row = dict[str, Any]
 ROWS = 60
@@ -25,7 +24,7 @@ NAMES = ("Ann", "Bao", "Chloé", "Dmitrij", "Zoë", "小明", "Ömer", "Sión")
 THINGS = ("apples", "Bücher", "naïve numbers", "pièces", "石头", "coins")
 
 
-def write_shards(folder: str | Path, seed: int = 0, rows: int = ROWS) -> list[Path]:
+def write_mirror(folder: str | Path, seed: int = 0, rows: int = ROWS) -> list[Path]:
     """Write every dataset's folder below `folder`, a mirror; returns the files.
 
     Args:
@@ -34,7 +33,7 @@ def write_shards(folder: str | Path, seed: int = 0, rows: int = ROWS) -> list[Pa
     written = []
     for (name, config), make in PARTS.items():
         made = make(random.Random(f"{seed} {name} {config}"), max(20, rows))
-        schema = arrow_schema(SOURCES[name].columns)
+        schema = SOURCES[name].schema
         path = Path(folder) / name / config / "train-00000-of-00001.parquet"
         write_parquet(path, schema, in_batches(made, schema))
         written.append(path)
