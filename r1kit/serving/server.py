@@ -149,8 +149,8 @@ class Server:
             yield
         urls = " ".join(state["urls"])
         self.tell(f"{time.monotonic() - start:4.0f} s  ready at {urls}")
-        if not is_loopback(self.machine.server.host):
-            self.tell(exposure(self.machine))
+        if warning := exposure(self.machine):
+            self.tell(warning)
 
 
 def is_loopback(host: str) -> bool:
@@ -194,9 +194,7 @@ def exposure(machine: MachineSettings) -> str:
         return ""
     guard = "the key guards only /v1" if machine.server.shared_secret else "no key guards it"
     return (
-        f"The server listens on {host}. Its development endpoints (/collective_rpc, /update_weights, "
-        "/pause, ...) are "
-        f"open, and {guard}: whoever reaches the port can replace the weights and run the worker's "
-        "functions. "
-        "Keep it in a private network."
+        f"The server listens on {host}. Its development endpoints (/collective_rpc, /update_weights, /pause, "
+        f"...) are open, and {guard}: whoever reaches the port can replace the weights and run the worker's "
+        "functions. Keep it in a private network."
     )

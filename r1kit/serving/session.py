@@ -32,7 +32,7 @@ class ServerTrouble(RuntimeError):
     @property
     def reason(self) -> str:
         """What the server did, for its keeper: "has not ..."."""
-        return str(self)
+        return str(self).removeprefix("The vLLM server ")
 
 
 class ServerGone(ServerTrouble):
@@ -53,11 +53,6 @@ class ServerSilent(ServerTrouble):
 
     def __init__(self, path: str, bound: float):
         super().__init__(f"The vLLM server accepted {path} and did not answer within {bound:g} s")
-
-    @property
-    def reason(self) -> str:
-        """As ServerTrouble's, without its subject."""
-        return str(self).removeprefix("The vLLM server ")
 
 
 class ServerRefused(ServerTrouble):
@@ -117,7 +112,7 @@ class Session:
         try:
             return self.client.request(method, url, timeout=allowed, **options)
         except httpx.ConnectTimeout as error:
-            raise ServerGone(f"{url} accepts no connection") from error
+            raise ServerGone(f"The vLLM server accepts no connection at {url}") from error
         except httpx.TimeoutException as error:
             raise ServerSilent(path, bound) from error
         except httpx.RequestError as error:

@@ -82,25 +82,17 @@ class Link:
         """
         from r1kit.training import server_client
 
-        transport, start, asked = self.connected, time.monotonic(), False
-        while (seconds := time.monotonic() - start) < self.start_seconds:
-            state = server_state(self.folder)
-            if state.get("state") in ("failed", "stopped"):
-                break
-            if state.get("state") == "ready" and state["pids"] != transport.servers.pids:
-                try:
-                    servers = server_client.connect(self.folder, self.bounds)
-                except ServerTrouble:  # ready for its keeper, and not for us
-                    pass
-                else:
-                    transport.reconnect(servers, device)
-                    return
-            elif state.get("state") == "ready" and not asked:
-                with contextlib.suppress(OSError):  # no room for a file: then the wait ends in vain
-                    ask_restart(self.folder, reason, transport.servers.pids)
-                    asked = True
-            time.sleep(LOOK_SECONDS)
-        raise ServerTrouble(f"The server was lost and did not come back within {seconds:.0f} s")
+        transport, start = self.connected, time.monotonic()
+        with contextlib.suppress(OSError):  # no room for a file: then the wait ends in vain
+            ask_restart(self.folder, reason, transport.servers.pids)
+        try:
+            wait_until_started(self, transport.servers.pids)
+            servers = server_client.connect(self.folder, self.bounds)
+        except ServerTrouble as trouble:
+            seconds = time.monotonic() - start
+            message = f"The server was lost and did not come back within {seconds:.0f} s"
+            raise ServerTrouble(message) from trouble
+        transport.reconnect(servers, device)
 
     def phase(self, name: str, bound: float) -> contextlib.AbstractContextManager:
         """Return the watchdog's phase, if there is a watchdog."""
@@ -183,16 +175,18 @@ def explained(link: Link) -> Iterator[None]:
         raise link.stopped(trouble, started=False) from trouble
 
 
-def wait_until_started(link: Link) -> None:
-    """Wait, for at most `start_seconds`, while the keeper says that it is starting a server.
+def wait_until_started(link: Link, lost: list[int] | None = None) -> None:
+    """Wait while the keeper says that it is starting a server, or that the processes `lost` are the server.
 
     Raises:
-        ServerTrouble: it is still starting then.
+        ServerTrouble: it still says so after `start_seconds`.
     """
     deadline = time.monotonic() + link.start_seconds
-    while (state := server_state(link.folder).get("state")) in ("starting", "restarting"):
+    while (state := server_state(link.folder)).get("state") in ("starting", "restarting") or (
+        state.get("state") == "ready" and state["pids"] == lost
+    ):
         if time.monotonic() > deadline:
-            raise ServerTrouble(f"The server is still {state} after {link.start_seconds:g} s")
+            raise ServerTrouble(f"The server is still {state['state']} after {link.start_seconds:g} s")
         time.sleep(LOOK_SECONDS)
 
 
