@@ -86,7 +86,8 @@ class Link:
         with contextlib.suppress(OSError):  # no room for a file: then the wait ends in vain
             ask_restart(self.folder, reason, transport.servers.pids)
         try:
-            wait_until_started(self, transport.servers.pids)
+            if (state := wait_until_started(self, transport.servers.pids)) != "ready":
+                raise ServerTrouble(f"Its keeper says {state}")
             servers = server_client.connect(self.folder, self.bounds)
         except ServerTrouble as trouble:
             seconds = time.monotonic() - start
@@ -175,8 +176,10 @@ def explained(link: Link) -> Iterator[None]:
         raise link.stopped(trouble, started=False) from trouble
 
 
-def wait_until_started(link: Link, lost: list[int] | None = None) -> None:
+def wait_until_started(link: Link, lost: list[int] | None = None) -> str | None:
     """Wait while the keeper says that it is starting a server, or that the processes `lost` are the server.
+
+    Returns the state that server.json then has; None without one.
 
     Raises:
         ServerTrouble: it still says so after `start_seconds`.
@@ -188,6 +191,7 @@ def wait_until_started(link: Link, lost: list[int] | None = None) -> None:
         if time.monotonic() > deadline:
             raise ServerTrouble(f"The server is still {state['state']} after {link.start_seconds:g} s")
         time.sleep(LOOK_SECONDS)
+    return state.get("state")
 
 
 def check_server(session: Session, url: str, model: str, link: Link) -> None:

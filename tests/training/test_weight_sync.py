@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from r1kit.runs import weight_versions
+from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.runs.fingerprint import model_fingerprint
 from r1kit.runs.weight_versions import BadVersion, read_version
 from r1kit.serving.session import Bounds, ServerRefused, ServerSilent, ServerTrouble
@@ -257,6 +258,20 @@ def test_a_request_is_sent_once_and_ends_within_its_bound(serve):
     with pytest.raises(ServerSilent, match=r"did not answer within 0\.3 s"):
         servers.generate([[1, 2]], n=1, max_tokens=1, temperature=1.0)
     assert json.loads((link.folder / "generations").read_text()) == 1
+
+
+def test_a_restart_is_asked_for_and_over_once_the_keeper_names_other_processes(serve):
+    link = serve()
+    preflight(link, torch.device("cpu"))
+    path = link.folder / "server.json"
+    state = read_json(path)
+    threading.Timer(0.5, write_json_atomic, (path, state | {"pids": [1]})).start()
+    link.reconnect("has not answered", torch.device("cpu"))
+    assert read_json(link.folder / "restart.json")["pids"] == state["pids"]
+    assert link.connected.servers.pids == [1]
+    write_json_atomic(path, state | {"state": "failed"})
+    with pytest.raises(ServerTrouble, match="did not come back"):
+        link.reconnect("has not answered", torch.device("cpu"))
 
 
 def test_two_replicas_share_the_prompts_and_answer_in_order():
