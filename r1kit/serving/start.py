@@ -12,9 +12,8 @@ from typing import Any
 from r1kit.runs.files import write_text_atomic
 from r1kit.runs.folder import runs_folder
 from r1kit.runs.launch import JobFailed, launch
-from r1kit.runs.server_files import STATE
 from r1kit.serving.own_node import check_reachable, node_for_servers
-from r1kit.serving.server import GRACE, Server
+from r1kit.serving.server import GRACE, STATE, Server
 from r1kit.settings import yaml_dump
 from r1kit.settings.machine import MachineSettings
 
@@ -31,7 +30,6 @@ def serve(
     model: str | Path,
     *,
     heading: dict[str, Any] | None = None,
-    detach: bool = False,
     tell: Callable[[str], None] = print,
 ) -> Server:
     """Start the server of `machine` with `model` under the supervisor and return at once.
@@ -40,7 +38,6 @@ def serve(
         folder: gets resolved.yaml, server.json, train.log and the key.
         model: a folder, or a hub id.
         heading: what resolved.yaml says beside `machine` and `inputs`.
-        detach: the server outlives this process; `Server.stop` or `r1kit serve --stop` ends it.
         tell: gets a line whenever there is news of the start.
 
     Raises:
@@ -64,7 +61,6 @@ def serve(
         environment=environment,
         grace=GRACE,
         accelerate=False,
-        detach=detach,
         serving=True,
     )
     return Server(job, machine, tell, node)

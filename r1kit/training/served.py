@@ -23,13 +23,6 @@ RATIO = "sampling/importance_sampling_ratio/mean"
 DIFFERENCE = "sampling/sampling_logp_difference/mean"
 
 
-class Drifted(Stopped):
-    """The server's policy is not the trainer's."""
-
-    def __init__(self, message: str):
-        super().__init__(message, returncode=1)
-
-
 class ServedRollouts:
     """Mixed into a GRPOTrainer made inside `generating_through`; without a server it changes nothing."""
 
@@ -37,7 +30,7 @@ class ServedRollouts:
     """Bound of |mean importance ratio - 1| and of the mean |difference of log-probabilities|; None: off."""
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        """TRL's, with the metrics of the sync that may have come before."""
+        """Generate as TRL does, and log the metrics of the sync that may have come before."""
         served = self.use_vllm and isinstance(self.vllm_generation, ServerGeneration)
         if served:
             self.vllm_generation.step = self.state.global_step
@@ -50,10 +43,10 @@ class ServedRollouts:
         return result
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """TRL's; before a training stops here, the weights it has are saved.
+        """Generate and score as TRL does; save the trained weights before a training stops here.
 
         Raises:
-            Stopped: the server is lost, or its policy is another (`Drifted`).
+            Stopped: the server is lost, or its policy is another (`check_drift`).
         """
         try:
             scored = super()._generate_and_score_completions(inputs)
@@ -66,7 +59,7 @@ class ServedRollouts:
         return scored
 
     def _save_before_stopping(self) -> None:
-        """A checkpoint of the last step's weights, unless one is there or a step is half done."""
+        """Save the last step's weights, unless they are saved already or a step is half done."""
         step = self.state.global_step
         there = checkpoints.is_complete(f"{self.args.output_dir}/checkpoint-{step}")
         between_steps = self.model.training and self._step % self.args.gradient_accumulation_steps == 0
@@ -79,27 +72,31 @@ class ServedRollouts:
 
 
 def check_drift(ratio: float, difference: float, bound: float, step: int) -> None:
-    """Raise Drifted if trainer and server disagree about the sampled tokens by more than `bound`.
+    """Stop the training if trainer and server disagree about the sampled tokens by more than `bound`.
 
     Args:
         ratio: mean of exp(log p_trainer - log p_server), after TRL's truncation or masking.
-        difference: mean of |log p_trainer - log p_server| in nats a token.
+        difference: mean of |log p_trainer - log p_server| in nats per token.
+
+    Raises:
+        Stopped: they do.
     """
     if abs(ratio - 1.0) <= bound and difference <= bound:
         return
-    raise Drifted(
+    raise Stopped(
         f"The rollouts after step {step} were not sampled from the policy that is trained: the mean "
         f"importance ratio is {ratio:.4f} and log-probabilities differ by {difference:.4f} on average; "
         f"allowed are 1 within {bound:g} and {bound:g} (weight_sync.drift in machine.yaml). Weights that did "
         "not arrive, another dtype on one side, top_p, top_k, min_p or repetition_penalty that only the "
         "sampler applies, or sequence-level masking of long completions do that. The step was not trained "
-        "on; start the stage again when the cause is gone."
+        "on; start the stage again when the cause is gone.",
+        returncode=1,
     )
 
 
 @contextlib.contextmanager
 def generating_through(link: Link | None) -> Iterator[None]:
-    """Inside, TRL's GRPOTrainer makes its generation from `link`; None leaves TRL's own. Closes the link.
+    """Let TRL's GRPOTrainer generate through `link` inside the block, and close it; None leaves TRL's own.
 
     TRL 1.16 names the class in its module and takes it from nowhere else.
     """

@@ -11,14 +11,8 @@ from typing import Any
 
 from trl.generation.vllm_client import VLLMClient
 
-from r1kit.training.server_session import (
-    BoundedSession,
-    Bounds,
-    ServerRefused,
-    ServerTrouble,
-    addresses,
-    content,
-)
+from r1kit.serving.server import secret, server_state
+from r1kit.serving.session import Bounds, ServerGone, ServerRefused, Session, content, served_model
 
 
 class ServerClient(VLLMClient):
@@ -30,23 +24,16 @@ class ServerClient(VLLMClient):
         self.group_port = group_port
         self.communicator = None
         self._updating_weights = False
-        self.session = BoundedSession(bounds or Bounds(), api_key)
+        self.session = Session(bounds, api_key)
         self.model = ""
 
     def ask_model(self) -> str:
-        """The served model's id, remembered for the requests to come."""
-        self.model = self._get(f"{self.base_url}/v1/models")["data"][0]["id"]
+        """Return the served model's id, and remember it for the requests to come."""
+        self.model = served_model(self.session, self.base_url)
         return self.model
 
-    def healthy(self) -> bool:
-        """Whether /health answers 200 at once."""
-        try:
-            return self.session.get(f"{self.base_url}/health", timeout=5.0).status_code == 200
-        except ServerTrouble:
-            return False
-
     def worker_call(self, method: str, **kwargs: Any) -> list[dict[str, Any]]:
-        """Call a method of `r1kit.serving.weights.WeightVersions` in every worker; one answer a worker.
+        """Call a method of `r1kit.serving.weights.WeightVersions` in every worker; one answer per worker.
 
         Raises:
             ServerRefused: the method failed, or the server runs without that extension.
@@ -59,24 +46,28 @@ class ServerClient(VLLMClient):
         return results
 
     def reset_prefix_cache_checked(self) -> bool:
-        """Forget the keys and values of the old weights; False if the server would not."""
+        """Have the server forget the keys and values of the old weights; False if it would not."""
         return bool(self._post(f"{self.base_url}/reset_prefix_cache").get("success", True))
 
     def _get(self, url: str, **kwargs: Any) -> dict:
-        return content(self.session.get(url, **kwargs), self.base_url)
+        return content(self.session.get(url, **kwargs))
 
     def _post(self, url: str, **kwargs: Any) -> dict:
-        return content(self.session.post(url, **kwargs), self.base_url)
+        return content(self.session.post(url, **kwargs))
 
 
 class Replicas:
-    """Several servers with the same model as one: prompts are divided among them, weights go to all."""
+    """Several servers with the same model as one: prompts are divided among them, weights go to all.
 
-    def __init__(self, clients: list[ServerClient]):
+    `pids` are their processes, as the keeper names them: a restart has begun once it names others.
+    """
+
+    def __init__(self, clients: list[ServerClient], pids: list[int] | None = None):
         self.clients = clients
+        self.pids = pids or []
 
     def each(self, call: Any) -> list[Any]:
-        """`call(client)` for every server at once, in order; the first failure is raised after all ended."""
+        """Call `call(client)` for every server at once; the first failure is raised after all have ended."""
         if len(self.clients) == 1:
             return [call(self.clients[0])]
         with ThreadPoolExecutor(len(self.clients)) as pool:
@@ -84,7 +75,11 @@ class Replicas:
         return [future.result() for future in futures]
 
     def generate(self, prompts: list[list[int]], **sampling: Any) -> dict[str, list]:
-        """As TRL's client, prompts and completions in order. Returns one row a completion, prompt-major."""
+        """Generate as TRL's client does; the lists have one row per completion, prompt-major.
+
+        Raises:
+            ServerTrouble: a server failed, or gave another number of completions.
+        """
         size = -(-len(prompts) // len(self.clients))
         shares = {
             id(client): prompts[start : start + size]
@@ -99,7 +94,16 @@ class Replicas:
         return joined
 
 
-def connect(folder: Path, bounds: Bounds, group_port: int = 51216) -> Replicas:
-    """Clients of the servers that `folder`/server.json names."""
-    urls, secret = addresses(folder)
-    return Replicas([ServerClient(url, bounds, secret, group_port + i) for i, url in enumerate(urls)])
+def connect(folder: str | Path, bounds: Bounds, group_port: int = 51216) -> Replicas:
+    """Return clients of the servers that `folder`/server.json names, which know the served model.
+
+    Raises:
+        ServerTrouble: it names none, or one does not answer.
+    """
+    state, key = server_state(folder), secret(folder)
+    if not state.get("urls"):
+        raise ServerGone(f"{folder}/server.json names no server")
+    clients = [ServerClient(url, bounds, key, group_port + i) for i, url in enumerate(state["urls"])]
+    for client in clients:
+        client.ask_model()
+    return Replicas(clients, state.get("pids"))

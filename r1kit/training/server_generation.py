@@ -3,28 +3,20 @@
 TRL's rank 0 talks to the server while the other ranks wait in a broadcast. If rank 0 fails, they wait until
 `ddp_timeout`, half an hour. Here rank 0 first tells all ranks how it went, so that they stop together (after
 a checkpoint, see `served`) or recover together: wait for the restarted server, push the weights again, repeat
-the generation. Nothing is generated twice by accident, because no request is repeated below this level.
+the generation. Nothing is generated twice by accident, because no request is repeated below this layer.
 """
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Callable
 from typing import Any
 
 from accelerate.utils import broadcast_object_list, gather_object
 from trl.generation.vllm_generation import VLLMGeneration
 
-from r1kit.runs.server_files import ask_restart, restart_asked, server_state
-from r1kit.training import server_client
-from r1kit.training.server_diagnosis import exit_code, explain
-from r1kit.training.server_link import PAUSE, Link
-from r1kit.training.server_session import ServerLost, ServerSilent, ServerTrouble
-from r1kit.training.watchdog import Stopped
+from r1kit.serving.session import ServerTrouble
+from r1kit.training.server_link import Link
 from r1kit.training.weight_sync import Transport
-
-RECOVERIES = 5  # in a row without a step between them
 
 
 class ServerGeneration(VLLMGeneration):
@@ -38,7 +30,7 @@ class ServerGeneration(VLLMGeneration):
     def __init__(self, *args: Any, link: Link, **kwargs: Any):
         self.link = link
         self.measured: dict[str, float] = {}
-        self.recoveries = self.step = 0
+        self.step = 0
         super().__init__(*args, **kwargs)
 
     def _init_vllm(self) -> None:
@@ -61,12 +53,10 @@ class ServerGeneration(VLLMGeneration):
                 for name, tensor in self._iter_named_params()
             ]
         self.accelerator.wait_for_everyone()  # a rank that still saves must not use up the others' bound
-        while True:
+        measured = None
+        while measured is None:
             measured = self._together(self._send, "sync", self.link.bounds.sync, collective=True)
-            if measured is not None:
-                self.measured = measured
-                return
-            self._recover()
+        self.measured = measured
 
     def _send(self) -> dict[str, float]:
         """Main process: one attempt. Gathering is collective, so the iterator is always emptied."""
@@ -108,20 +98,15 @@ class ServerGeneration(VLLMGeneration):
             self.transport.check()
             return answer["completion_ids"], answer["logprobs"]
 
-        while True:
-            answer = self._together(ask, "generate", self.link.bounds.generation)
-            if answer is not None:
-                break
-            self._recover()
+        while (answer := self._together(ask, "generate", self.link.bounds.generation)) is None:
             self.sync_weights()
         completions, logprobs = answer
-        self.recoveries = 0
         first = self.accelerator.process_index * len(prompts)
         mine = slice(first, first + len(prompts))
         return rows[mine], completions[mine], logprobs[mine], None
 
     def _together(self, work: Callable[[], Any], phase: str, bound: float, collective: bool = False) -> Any:
-        """Do `work` on the main process and hand its result to all; None when a restart may cure its failure.
+        """Do `work` on the main process and return its result on all; None after a restart of the server.
 
         Args:
             phase: what the watchdog calls it, and `bound` how long it may take: the main process's work, and
@@ -129,72 +114,35 @@ class ServerGeneration(VLLMGeneration):
             collective: the other ranks take part by walking through the parameters.
 
         Raises:
-            Stopped: on every rank, when it cannot be cured.
+            Stopped: on every rank, when the server failed and a restart is not allowed or did not help.
         """
-        outcome: list[Any] = [None, None, False, 0]  # result, explanation, curable, exit code
+        result, stop, curable, reason = None, None, False, ""
+        main = self.accelerator.is_main_process
         with self.link.phase(phase, bound):
-            if self.accelerator.is_main_process:
+            if main:
                 try:
-                    outcome[0] = work()
+                    result = work()
                 except (ServerTrouble, OSError) as trouble:
-                    told = explain(self.link.folder, trouble)
-                    outcome[1:] = [told, self._curable(trouble), exit_code(trouble)]
+                    stop = self.link.stopped(trouble)
+                    if curable := self.link.restart and getattr(trouble, "curable", False):
+                        reason = trouble.reason
+                        print(f"{trouble}; waiting for the server to be restarted", flush=True)
             else:
                 if collective:
                     for _ in self._iter_named_params():
                         pass
-                broadcast_object_list(outcome, from_process=0)
-        if self.accelerator.is_main_process:
-            broadcast_object_list(outcome, from_process=0)
-        result, explanation, curable, code = outcome
-        if explanation is None:
+                result, stop, curable = broadcast_object_list([None] * 3, from_process=0)
+        if main:
+            broadcast_object_list([result, stop, curable], from_process=0)
+        if stop is None:
             return result
-        self.recoveries += 1
-        if not curable or self.recoveries > RECOVERIES:
-            raise Stopped(explanation, code)
+        if not curable:
+            raise stop
+        self._together(lambda: self._reconnect(reason), "restart", self.link.start_seconds)
         return None
 
-    def _curable(self, trouble: BaseException) -> bool:
-        """Main process: whether a restart may help; the keeper is asked for one where it cannot see the need.
-
-        A server that is alive and stuck still answers /health, so only who waits for it knows.
-        """
-        if not (getattr(trouble, "curable", False) and self.link.restart):
-            return False
-        print(f"{trouble}; waiting for the server to be restarted", flush=True)
-        if isinstance(trouble, ServerSilent):
-            with contextlib.suppress(OSError):  # no room for a file: the wait below then ends in vain
-                ask_restart(self.link.folder, trouble.reason, [trouble.url])
-        return True
-
-    def _recover(self) -> None:
-        """Wait until the keeper has a healthy server again, within `start_seconds`; then connect to it."""
-
-        def wait() -> bool:
-            start = time.monotonic()
-            while (seconds := time.monotonic() - start) < self.link.start_seconds:
-                state = server_state(self.link.folder).get("state")
-                if state in ("failed", "stopped"):
-                    break
-                if state == "ready" and not restart_asked(self.link.folder) and self._reconnect():
-                    print("the server is back; pushing the weights again", flush=True)
-                    return True
-                time.sleep(PAUSE)
-            raise ServerLost(f"The server was lost and did not come back within {seconds:.0f} s")
-
-        self._together(wait, "restart", self.link.start_seconds)
-
-    def _reconnect(self) -> bool:
-        """Whether all servers named by server.json answer; the clients then point to them."""
-        servers = server_client.connect(self.link.folder, self.link.bounds)
-        if not all(client.healthy() for client in servers.clients):
-            return False
-        for client in servers.clients:
-            client.ask_model()
-        if self.link.transport == "nccl":  # the old group died with its peer
-            self.transport.close()
-        self.transport.servers = servers
-        if self.link.transport == "nccl":
-            self.transport.probe(self.accelerator.device)
-        self.vllm_client = servers.clients[0]
-        return True
+    def _reconnect(self, reason: str) -> None:
+        """Main process: wait for the restarted server."""
+        self.link.reconnect(reason, self.accelerator.device)
+        self.vllm_client = self.transport.servers.clients[0]
+        print("the server is back; pushing the weights again", flush=True)

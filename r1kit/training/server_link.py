@@ -1,8 +1,8 @@
-"""What a trainer knows of its vLLM server, and the questions before a model is loaded: is it there, is it the
-right one, do weights reach it?
+"""Where a trainer's vLLM server is, and the questions before a model is loaded: is it there, is it the right
+one, do weights reach it?
 
 A wrong server is refused within a second or two of the start, with exit code 2: the settings name it. TRL
-asks nothing, and a group that cannot be built hangs without a word (seed: "GRPO + vLLM hanging").
+asks nothing, and a group that cannot be built hangs silently (seed: "GRPO + vLLM hanging").
 """
 
 from __future__ import annotations
@@ -15,30 +15,31 @@ from pathlib import Path
 from typing import Any
 
 from r1kit.runs.fingerprint import model_fingerprint
-from r1kit.runs.server_files import server_state
 from r1kit.runs.weight_versions import NAME, sync_folder
+from r1kit.serving.diagnosis import explain_trouble
+from r1kit.serving.server import ask_restart, secret, server_state
+from r1kit.serving.session import Bounds, ServerGone, ServerRefused, ServerTrouble, Session, content
+from r1kit.settings.cluster import ServerSettings, WeightSyncSettings
 from r1kit.training.job import Job
-from r1kit.training.server_diagnosis import BAD_SETTINGS, exit_code, explain
-from r1kit.training.server_session import (
-    BoundedSession,
-    Bounds,
-    ServerLost,
-    ServerRefused,
-    ServerTrouble,
-    addresses,
-    content,
-)
-from r1kit.training.watchdog import Stopped, Watchdog
+from r1kit.training.watchdog import HUNG, Stopped, Watchdog
 
-PAUSE = 0.2  # seconds between two looks at server.json
+FAILED, BAD_SETTINGS = 1, 2  # exit codes
+LOOK_SECONDS = 0.2  # between two looks at server.json
 
 
 @dataclass
 class Link:
-    """Where the server is, and how patient to be."""
+    """Where the server is, and how patient to be.
+
+    Attributes:
+        folder: the serve job's folder, with server.json, train.log and perhaps api_key.
+        job: the training's folder.
+        start_seconds: how long a start may take, also one after a failure.
+        restart: whether the keeper starts a dead or silent server again.
+        connected: the Transport, once there is one.
+    """
 
     folder: Path
-    """The serve job's folder, with server.json, train.log and perhaps api_key."""
     job: Path
     bounds: Bounds = field(default_factory=Bounds)
     start_seconds: float = 600.0
@@ -47,17 +48,18 @@ class Link:
     sync_folder: str | None = None
     watchdog: Watchdog | None = None
     connected: Any = None
-    """The Transport, once there is one."""
 
     def connect(self, device: Any) -> Any:
-        """The Transport to the servers, made and probed once; see `preflight`."""
+        """Return the Transport to the servers, made and probed at the first call.
+
+        Raises:
+            ServerTrouble, OSError: a server does not answer, or a small tensor did not reach a worker.
+        """
         from r1kit.training import server_client
         from r1kit.training.weight_sync import FileTransport, NcclTransport
 
         if self.connected is None:
             servers = server_client.connect(self.folder, self.bounds)
-            for client in servers.clients:
-                client.ask_model()
             if self.transport == "file":
                 folder = sync_folder(self.sync_folder, self.job / "weights")
                 self.connected = FileTransport(servers, folder)
@@ -67,18 +69,55 @@ class Link:
                 self.connected.probe(device)
         return self.connected
 
+    def reconnect(self, reason: str, device: Any) -> None:
+        """Wait until the keeper has started the server again, and point the Transport to it.
+
+        Only the client knows of a server that is stuck and still answers /health, so it asks for the restart.
+
+        Args:
+            reason: what the server did.
+
+        Raises:
+            ServerTrouble: it is not back within `start_seconds`.
+        """
+        from r1kit.training import server_client
+
+        transport, start = self.connected, time.monotonic()
+        with contextlib.suppress(OSError):  # no room for a file: then the wait ends in vain
+            ask_restart(self.folder, reason, transport.servers.pids)
+        try:
+            if (state := wait_until_started(self, transport.servers.pids)) != "ready":
+                raise ServerTrouble(f"Its keeper says {state}")
+            servers = server_client.connect(self.folder, self.bounds)
+        except ServerTrouble as trouble:
+            seconds = time.monotonic() - start
+            message = f"The server was lost and did not come back within {seconds:.0f} s"
+            raise ServerTrouble(message) from trouble
+        transport.reconnect(servers, device)
+
     def phase(self, name: str, bound: float) -> contextlib.AbstractContextManager:
-        """The watchdog's phase, if there is a watchdog."""
+        """Return the watchdog's phase, if there is a watchdog."""
         return self.watchdog.phase(name, bound) if self.watchdog else contextlib.nullcontext()
+
+    def stopped(self, trouble: BaseException, started: bool = True) -> Stopped:
+        """Return the end of the training that a ServerTrouble or OSError causes, with its diagnosis.
+
+        The exit code is 4 for a server that is gone or silent, 1 for one that refused and for a full disk. A
+        refusal before anything is loaded (`started` False) is 2: the settings name the wrong server.
+        """
+        code = HUNG if isinstance(trouble, ServerTrouble) else FAILED
+        if isinstance(trouble, ServerRefused):
+            code = FAILED if started else BAD_SETTINGS
+        return Stopped(explain_trouble(self.folder, trouble), code)
 
 
 def link_of(job: Job) -> Link | None:
-    """The link that the job's settings describe; None if no server generates.
+    """Return the link that the job's settings describe; None if no server generates.
 
     Raises:
         Stopped: grpo.yaml asks for a server and the job knows none.
     """
-    grpo, machine = job.settings["grpo"], job.settings.get("machine", {})
+    grpo = job.settings["grpo"]
     if not grpo.get("use_vllm") or grpo.get("vllm_mode", "colocate") != "server":
         return None
     if "server" not in job.inputs:
@@ -87,19 +126,17 @@ def link_of(job: Job) -> Link | None:
             "`r1kit serve`, or from the notebook with run.serve(model) before run.launch.",
             BAD_SETTINGS,
         )
-    server, sync = machine.get("server") or {}, machine.get("weight_sync") or {}
-    plain = Link(folder=Path(job.inputs["server"]), job=job.folder)
+    machine = job.settings["machine"]
+    server = ServerSettings.model_validate(machine["server"])
+    sync = WeightSyncSettings.model_validate(machine.get("weight_sync") or {})
     return Link(
-        folder=plain.folder,
+        folder=Path(job.inputs["server"]),
         job=job.folder,
-        bounds=Bounds(
-            generation=server.get("generation_seconds", plain.bounds.generation),
-            sync=server.get("sync_seconds", plain.bounds.sync),
-        ),
-        start_seconds=server.get("start_seconds", plain.start_seconds),
-        restart=server.get("restart", plain.restart),
-        transport=sync.get("transport", plain.transport),
-        sync_folder=sync.get("folder"),
+        bounds=Bounds(server.generation_seconds, server.sync_seconds),
+        start_seconds=server.start_seconds,
+        restart=server.restart,
+        transport=sync.transport,
+        sync_folder=sync.folder,
         watchdog=job.watchdog,
     )
 
@@ -112,8 +149,10 @@ def check_servers(link: Link, model: str) -> None:
     """
     with explained(link):
         wait_until_started(link)
-        urls, key = addresses(link.folder)
-        session = BoundedSession(link.bounds, key)
+        session = Session(link.bounds, secret(link.folder))
+        urls = server_state(link.folder).get("urls")
+        if not urls:
+            raise ServerGone(f"{link.folder}/server.json names no server")
         for url in urls:
             check_server(session, url.rstrip("/"), model, link)
 
@@ -134,29 +173,34 @@ def explained(link: Link) -> Iterator[None]:
     try:
         yield
     except (ServerTrouble, OSError) as trouble:
-        raise Stopped(explain(link.folder, trouble), exit_code(trouble, started=False)) from trouble
+        raise link.stopped(trouble, started=False) from trouble
 
 
-def wait_until_started(link: Link) -> None:
-    """Wait, for at most `start_seconds`, while the keeper says that it is starting a server.
+def wait_until_started(link: Link, lost: list[int] | None = None) -> str | None:
+    """Wait while the keeper says that it is starting a server, or that the processes `lost` are the server.
+
+    Returns the state that server.json then has; None without one.
 
     Raises:
-        ServerLost: it is still starting then.
+        ServerTrouble: it still says so after `start_seconds`.
     """
     deadline = time.monotonic() + link.start_seconds
-    while (state := server_state(link.folder).get("state")) in ("starting", "restarting"):
+    while (state := server_state(link.folder)).get("state") in ("starting", "restarting") or (
+        state.get("state") == "ready" and state["pids"] == lost
+    ):
         if time.monotonic() > deadline:
-            raise ServerLost(f"The server is still {state} after {link.start_seconds:g} s")
-        time.sleep(PAUSE)
+            raise ServerTrouble(f"The server is still {state['state']} after {link.start_seconds:g} s")
+        time.sleep(LOOK_SECONDS)
+    return state.get("state")
 
 
-def check_server(session: BoundedSession, url: str, model: str, link: Link) -> None:
+def check_server(session: Session, url: str, model: str, link: Link) -> None:
     """Refuse a server with another model, or without what the importance ratio and the transport need.
 
     Raises:
         ServerRefused: with what was found and what is needed.
     """
-    info = content(session.get(f"{url}/server_info", params={"config_format": "json"}), url)["vllm_config"]
+    info = content(session.get(f"{url}/server_info", params={"config_format": "json"}))["vllm_config"]
     check_model(str(info["model_config"]["model"]), model, server_state(link.folder), url)
     mode = info["model_config"].get("logprobs_mode")
     if mode != "processed_logprobs":

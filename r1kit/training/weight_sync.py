@@ -12,13 +12,12 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from r1kit.runs.weight_versions import Version, drop_old, new_token, release
+from r1kit.serving.session import ServerGone, ServerTrouble
 from r1kit.training.server_client import Replicas, ServerClient
-from r1kit.training.server_session import ServerTrouble, WrongVersion
 from r1kit.training.weight_change import ChangeNorm
 from r1kit.training.weight_file import Metadata, size_of, write_version
 
@@ -70,21 +69,25 @@ class Transport:
         """The step whose weights all servers hold.
 
         Raises:
-            WrongVersion: one holds others than those sent last.
+            ServerGone: one was restarted and holds its first weights.
+            ServerTrouble: one holds the weights of another trainer.
         """
         assert self.version is not None, "nothing was sent yet"
-        for client, workers in zip(
-            self.servers.clients,
-            self.servers.each(lambda client: client.worker_call("r1kit_version")),
-            strict=True,
-        ):
-            for worker in workers:
-                if (worker["step"], worker["token"]) != (self.version.step, self.version.token):
-                    held = "the weights it was started with" if worker["step"] < 0 else describe(worker)
-                    raise WrongVersion(
-                        f"The server at {client.base_url} holds {held}, the trainer sent "
-                        f"{describe(self.version.as_dict())}: it was restarted, or another trainer uses it"
+        answers = self.servers.each(lambda client: client.worker_call("r1kit_version"))
+        for client, workers in zip(self.servers.clients, answers, strict=True):
+            for held in workers:
+                if (held["step"], held["token"]) == (self.version.step, self.version.token):
+                    continue
+                sent = f"the trainer sent version {self.version.step} ({self.version.token})"
+                if held["step"] < 0:
+                    raise ServerGone(
+                        f"The server at {client.base_url} holds the weights it was started with, {sent}: "
+                        "it was restarted"
                     )
+                raise ServerTrouble(
+                    f"The server at {client.base_url} holds version {held['step']} ({held['token']}), "
+                    f"{sent}: another trainer uses it"
+                )
         return self.version.step
 
     def send(self, step: int, metadata: Metadata, tensors: Iterator[tuple[str, torch.Tensor]]) -> Version:
@@ -94,6 +97,10 @@ class Transport:
     def probe(self, device: torch.device) -> None:
         """Move something small before any model is loaded. Raises ServerTrouble or OSError."""
         raise NotImplementedError
+
+    def reconnect(self, servers: Replicas, device: torch.device) -> None:
+        """Move weights to `servers` from now on, which were started in place of the others."""
+        self.servers = servers
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -167,6 +174,12 @@ class NcclTransport(Transport):
                 ) from error
             move_one_tensor(client, torch.device(device))
 
+    def reconnect(self, servers: Replicas, device: torch.device) -> None:
+        """Build new groups: the old ones died with their peers."""
+        self.close()
+        self.servers = servers
+        self.probe(device)
+
     def close(self) -> None:
         """Leave the groups."""
         for client in self.servers.clients:
@@ -193,8 +206,3 @@ def move_one_tensor(client: ServerClient, device: torch.device) -> None:
                     f"a worker of {client.base_url} received a tensor with the sum {worker['sum']:g} through "
                     f"NCCL, {expected:g} was sent; use weight_sync.transport: file"
                 )
-
-
-def describe(version: dict[str, Any]) -> str:
-    """A version for people."""
-    return f"version {version['step']} ({version['token']})"

@@ -16,7 +16,7 @@ from r1kit.pipeline.opening import new_run
 from r1kit.runs.files import read_json
 from r1kit.runs.metrics import read
 from r1kit.runs.results import read_result
-from r1kit.runs.server_files import STATE
+from r1kit.serving.server import STATE
 from r1kit.settings import yaml_dump, yaml_load
 from tests.failures import small_pipeline
 from tests.failures.cluster import GRPO, ROOT, SERVER, STAND_IN, SYNC

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from r1kit.serving.group import members
+from r1kit.serving.keeper import members
 from r1kit.serving.server import Server
 from r1kit.serving.start import serve
 from r1kit.settings.machine import MachineSettings

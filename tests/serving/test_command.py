@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from r1kit.serving import health, log
 from r1kit.serving.command import server_command, server_environment
+from r1kit.serving.diagnosis import advice, errors, start_phase
+from r1kit.serving.keeper import base_url
 from r1kit.serving.server import exposure
 from r1kit.settings.machine import MachineSettings
 
@@ -78,7 +79,7 @@ def test_only_a_server_that_others_reach_is_warned_about():
     ],
 )
 def test_a_start_is_told_in_words(line: str, words: str):
-    assert log.phase(line) == words
+    assert start_phase(line) == words
 
 
 def test_the_hollow_last_error_is_passed_over():
@@ -86,11 +87,11 @@ def test_the_hollow_last_error_is_passed_over():
         "(EngineCore pid=7) ERROR 11-24 06:43:38 [core.py:900] torch.OutOfMemoryError: HIP out of memory.\n"
         "RuntimeError: Engine core initialization failed. See root cause above.\n"
     )
-    assert log.root_cause(text) == "torch.OutOfMemoryError: HIP out of memory."
-    assert "Lower server.gpu_memory_utilization" in log.advice(text)
+    assert errors(text) == ["torch.OutOfMemoryError: HIP out of memory."]
+    assert "Lower server.gpu_memory_utilization" in advice(text)
 
 
 def test_addresses_are_those_that_a_client_can_use():
-    assert health.base_url("127.0.0.1", 80) == "http://127.0.0.1:80"
-    assert health.base_url("::1", 80) == "http://[::1]:80"
-    assert "0.0.0.0" not in health.base_url("0.0.0.0", 80)
+    assert base_url("127.0.0.1", 80) == "http://127.0.0.1:80"
+    assert base_url("::1", 80) == "http://[::1]:80"
+    assert "0.0.0.0" not in base_url("0.0.0.0", 80)

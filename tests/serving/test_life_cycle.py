@@ -10,15 +10,14 @@ import socket
 import stat
 import subprocess
 import sys
-import urllib.error
 from pathlib import Path
 
 import psutil
 import pytest
 
 from r1kit.runs.launch import JobFailed
-from r1kit.runs.server_files import ask_restart, restart_asked
-from r1kit.serving import health
+from r1kit.serving.server import RESTART, ask_restart
+from r1kit.serving.session import ServerRefused, Session, healthy, served_model
 from tests.serving.conftest import STAND_IN, block_of, processes_of, wait_for
 
 
@@ -30,7 +29,7 @@ def test_a_ready_server_says_where_it_is_and_ends_with_all_it_started(start):
     assert state["state"] == "ready"
     assert state["restarts"] == 0
     assert state["model"].endswith("/model")
-    assert health.served_model(server.urls[0], server.key) == state["model"]
+    assert served_model(Session(key=server.key), server.urls[0]) == state["model"]
     wait_for(lambda: block_of(server).exists())
     block = block_of(server)
     server.stop()
@@ -44,8 +43,8 @@ def test_a_ready_server_says_where_it_is_and_ends_with_all_it_started(start):
 def test_the_key_is_asked_for_and_nobody_else_reads_it(start):
     server = start()
     server.wait_ready()
-    with pytest.raises(urllib.error.HTTPError, match="401"):
-        health.served_model(server.urls[0], "wrong")
+    with pytest.raises(ServerRefused, match="401"):
+        served_model(Session(key="wrong"), server.urls[0])
     assert stat.S_IMODE((server.folder / "api_key").stat().st_mode) == 0o600
     commands = [" ".join(process.cmdline()) for process in processes_of(server)]
     assert not any(server.key in command for command in commands)
@@ -57,7 +56,7 @@ def test_several_replicas_have_addresses_of_their_own(start):
     server.wait_ready()
     assert len(set(server.urls)) == 2
     assert len(server.state["pids"]) == 2
-    assert all(health.healthy(url) for url in server.urls)
+    assert all(healthy(Session(), url) for url in server.urls)
 
 
 @pytest.mark.slow
@@ -107,13 +106,16 @@ def test_a_server_that_only_its_trainer_knows_to_be_stuck_is_started_again_as_of
     server = start(restart=True, restarts=1)
     server.wait_ready()
     url, (first, *_) = server.urls[0], server.state["pids"]
-    ask_restart(server.folder, "accepted /v1/completions and did not answer within 4 s", [url])
-    wait_for(lambda: restart_asked(server.folder) is None)
+    ask_restart(server.folder, "accepted /v1/completions and did not answer within 4 s", [first])
+    wait_for(lambda: not (server.folder / RESTART).exists())
     server.wait_ready()
     assert server.urls == [url]
     assert server.state["restarts"] == 1
     assert not psutil.pid_exists(first)
-    ask_restart(server.folder, "accepted /v1/completions and did not answer within 4 s", [url])
+    ask_restart(server.folder, "has not answered", [first])
+    wait_for(lambda: not (server.folder / RESTART).exists())
+    assert server.state["restarts"] == 1, "what was replaced already is not started again"
+    ask_restart(server.folder, "accepted /v1/completions and did not answer within 4 s", server.state["pids"])
     wait_for(lambda: server.job.poll() is not None)
     assert server.job.poll() == 4
     assert "did not answer within 4 s" in server.state["message"]
@@ -131,18 +133,6 @@ def test_weights_of_a_killed_trainer_are_freed_by_the_keeper(start, tmp_path):
     assert left.is_dir()
     start(sync=str(folder)).wait_ready()
     wait_for(lambda: not left.exists())
-
-
-@pytest.mark.slow
-def test_a_restart_on_request_is_no_failure(start):
-    server = start()
-    server.wait_ready()
-    before, urls = server.state["pids"], server.urls
-    server.restart()
-    server.wait_ready()
-    assert server.state["pids"] != before
-    assert server.urls == urls
-    assert server.state["restarts"] == 0
 
 
 def test_a_server_that_cannot_start_names_the_root_cause_and_what_to_try(start):
@@ -208,7 +198,7 @@ def test_the_command_line_serves_until_it_is_interrupted(tmp_path, profile_with_
     shell = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
     state = json.loads(shell.stdout.readline())
     assert state["state"] == "ready"
-    assert health.healthy(state["urls"][0])
+    assert healthy(Session(), state["urls"][0])
     shell.send_signal(signal.SIGINT)
     assert shell.wait(30) == 130
     assert not psutil.pid_exists(state["pids"][0])

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 
 import pytest
 
 from r1kit.pipeline import slurm as jobs
-from r1kit.runs import nodes
-from r1kit.runs.launch import Job
 from r1kit.serving.own_node import check_reachable
-from r1kit.serving.server import Server
 from r1kit.settings import SettingsError
 from r1kit.settings.machine import MachineSettings
 
 from ..serving.conftest import machine
 from .conftest import processes_of, replace_command
 
-# What a stage does, without the notebook: serve, wait, start anew, stop.
+# What a stage does, without the notebook: serve, wait, ask for a restart, stop.
 STAGE = """
-import json, os, pathlib, sys, urllib.request
+import json, os, pathlib, sys, time, urllib.request
+from r1kit.serving.server import ask_restart
 from r1kit.serving.start import serve
 from r1kit.settings.machine import MachineSettings
 folder = pathlib.Path(sys.argv[1])
@@ -34,7 +31,9 @@ environment = pathlib.Path(f"/proc/{before['keeper']}/environ").read_bytes().dec
 found = {"here": os.environ["SLURMD_NODENAME"], "line": server.line(), "urls": server.urls}
 found["there"] = next(text.partition("=")[2] for text in environment if text.startswith("SLURMD_NODENAME="))
 found["health"] = urllib.request.urlopen(server.urls[0] + "/health", timeout=10).status
-server.restart()
+ask_restart(server.folder, "is silent", before["pids"])
+while server.state["pids"] == before["pids"]:
+    time.sleep(0.1)
 server.wait_ready()
 found["same keeper"] = server.state["keeper"] == before["keeper"]
 found["same processes"] = server.state["pids"] == before["pids"]
@@ -44,8 +43,8 @@ found["state"] = server.state["state"]
 """
 
 
-def reachable(folder: str) -> MachineSettings:
-    made = machine(host="0.0.0.0")
+def reachable(folder: str, **server: object) -> MachineSettings:
+    made = machine(host="0.0.0.0", **server)
     return made.model_copy(update={"weight_sync": made.weight_sync.model_copy(update={"folder": folder})})
 
 
@@ -75,26 +74,17 @@ def test_no_script_is_written_for_a_server_that_could_not_be_reached(tmp_path):
     assert "04_grpo" in jobs.render(Run("a-run", tmp_path), settings, ["04_grpo"], Site())
 
 
-def test_a_restart_on_another_node_is_a_file_and_no_signal_to_a_stranger(tmp_path, monkeypatch):
-    """The keeper's number is of its own node; here it may be anybody's."""
-    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a signal was sent"))
-    states = iter([{"keeper": 1, "pids": [2]}, {"keeper": 1, "pids": [2]}, {"keeper": 1, "pids": [3]}])
-    monkeypatch.setattr(Server, "state", property(lambda self: next(states)))
-    monkeypatch.setattr(Job, "poll", lambda self: None)
-    Server(Job(tmp_path, "keeper"), machine(), node="n2").restart()
-    assert nodes.anew_requested(tmp_path)
-    assert not nodes.anew_requested(tmp_path), "it is asked for once"
-
-
 @pytest.mark.slow
 @pytest.mark.slurm
-def test_a_server_serves_from_its_own_node_starts_anew_and_ends(slurm, site, tmp_path):
+def test_a_server_serves_from_its_own_node_starts_again_and_ends(slurm, site, tmp_path):
     from r1kit.pipeline.opening import new_run
     from r1kit.settings.site import load_site
 
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen2"}')
-    (tmp_path / "machine.json").write_text(reachable(str(tmp_path / "weights")).model_dump_json())
+    (tmp_path / "machine.json").write_text(
+        reachable(str(tmp_path / "weights"), restart=True).model_dump_json()
+    )
     site.write_text(site.read_text() + "server_nodes: 1\n")
     run, settings = new_run("cpu-tiny", {})
     script = jobs.render(run, settings, ["04_grpo"], load_site(str(site)))

@@ -17,14 +17,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from r1kit.runs import weight_versions
+from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.runs.fingerprint import model_fingerprint
 from r1kit.runs.weight_versions import BadVersion, read_version
+from r1kit.serving.session import Bounds, ServerRefused, ServerSilent, ServerTrouble
 from r1kit.serving.weights import WeightVersions
 from r1kit.training import weight_file
-from r1kit.training.served import Drifted, check_drift
+from r1kit.training.served import check_drift
 from r1kit.training.server_client import Replicas, ServerClient, connect
 from r1kit.training.server_link import Link, check_model, check_servers, preflight
-from r1kit.training.server_session import Bounds, ServerRefused, ServerSilent, ServerTrouble, WrongVersion
 from r1kit.training.watchdog import Stopped
 from r1kit.training.weight_change import ChangeNorm
 from r1kit.training.weight_file import NoRoom, write_version
@@ -110,9 +111,9 @@ def test_the_change_norm_is_the_distance_between_two_syncs_and_stays_when_one_is
 def test_a_half_frozen_generator_shows_in_log_probabilities_and_not_in_the_mean_ratio():
     """Incident, 2026-11-24: vLLM's packed output head was stale, mean ratio 0.998, difference 0.012."""
     check_drift(0.9999, 1e-6, 0.01, 5)
-    with pytest.raises(Drifted, match=r"differ by 0\.0120"):
+    with pytest.raises(Stopped, match=r"differ by 0\.0120"):
         check_drift(0.998, 0.012, 0.01, 5)
-    with pytest.raises(Drifted, match=r"0\.8000"):
+    with pytest.raises(Stopped, match=r"0\.8000"):
         check_drift(0.8, 0.0, 0.1, 5)
 
 
@@ -243,7 +244,7 @@ def test_new_weights_change_the_answers_and_another_token_is_noticed(serve, worl
     assert measured["weights/server_version"] == measured["weights/version"] == 4
     assert transport.servers.generate(**prompt)["completion_ids"] != before["completion_ids"]
     transport.servers.clients[0].worker_call("r1kit_stamp", step=4, token="others")
-    with pytest.raises(WrongVersion, match="another trainer uses it"):
+    with pytest.raises(ServerTrouble, match="another trainer uses it"):
         transport.check()
     link.connected.close()
     assert not list(Path(link.sync_folder).iterdir())
@@ -257,6 +258,20 @@ def test_a_request_is_sent_once_and_ends_within_its_bound(serve):
     with pytest.raises(ServerSilent, match=r"did not answer within 0\.3 s"):
         servers.generate([[1, 2]], n=1, max_tokens=1, temperature=1.0)
     assert json.loads((link.folder / "generations").read_text()) == 1
+
+
+def test_a_restart_is_asked_for_and_over_once_the_keeper_names_other_processes(serve):
+    link = serve()
+    preflight(link, torch.device("cpu"))
+    path = link.folder / "server.json"
+    state = read_json(path)
+    threading.Timer(0.5, write_json_atomic, (path, state | {"pids": [1]})).start()
+    link.reconnect("has not answered", torch.device("cpu"))
+    assert read_json(link.folder / "restart.json")["pids"] == state["pids"]
+    assert link.connected.servers.pids == [1]
+    write_json_atomic(path, state | {"state": "failed"})
+    with pytest.raises(ServerTrouble, match="did not come back"):
+        link.reconnect("has not answered", torch.device("cpu"))
 
 
 def test_two_replicas_share_the_prompts_and_answer_in_order():

@@ -1,0 +1,167 @@
+"""Bounded HTTP requests to a vLLM server: each is sent once, and ends with an answer or with a ServerTrouble.
+
+TRL 1.16 posts a generation without a timeout and repeats the POST up to five times when the answer is cut off
+(`VLLMClient._post`). A dying server then gets the same 128 completions to do again, and a silent one hangs
+the training until `ddp_timeout`. Here the caller decides what follows a failure, because it knows whether a
+restart is under way. This module loads neither TRL nor torch, so that a wrong server is refused before they
+load.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+CONNECT_SECONDS = 10.0  # a machine that is there accepts within milliseconds
+SHORT_SECONDS = 30.0  # for a question that needs no work: health, model name, versions
+DEVELOPMENT = ("/collective_rpc", "/server_info", "/reset_prefix_cache", "/update_weights", "/get_world_size")
+
+
+class ServerTrouble(RuntimeError):
+    """The server did not do what it was asked; the message is one paragraph for people."""
+
+    curable = False
+    """Whether a restart of the server may help."""
+    advice = (
+        "Start the stage again: it goes on from the checkpoint. With `server: {restart: true}` in "
+        "machine.yaml a server that dies is started again and the same run continues."
+    )
+
+    @property
+    def reason(self) -> str:
+        """What the server did, for its keeper: "has not ..."."""
+        return str(self).removeprefix("The vLLM server ")
+
+
+class ServerGone(ServerTrouble):
+    """Nobody listens, the connection was cut, or the server has been restarted behind its address."""
+
+    curable = True
+
+
+class ServerSilent(ServerTrouble):
+    """The request was not answered within its bound. Such a server often still answers /health."""
+
+    curable = True
+    advice = (
+        "The server is alive but stuck or too slow: look at its log, lower max_completion_length, or raise "
+        "server.generation_seconds (and sync_seconds) in machine.yaml; then start the stage again. With "
+        "`server: {restart: true}` such a server is started again and the same run continues."
+    )
+
+    def __init__(self, path: str, bound: float):
+        super().__init__(f"The vLLM server accepted {path} and did not answer within {bound:g} s")
+
+
+class ServerRefused(ServerTrouble):
+    """The server answered with an error."""
+
+    advice = "Start the server with `r1kit serve`, which sets all that the trainer needs."
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Seconds that each kind of request may take."""
+
+    generation: float = 600.0
+    sync: float = 120.0
+
+    def of(self, path: str) -> float:
+        """Return the bound of a request to `path`."""
+        if path.endswith(("/completions", "/generate")):
+            return self.generation
+        control = ("/collective_rpc", "_weights", "_weight_update", "_engine", "_cache", "/pause", "/resume")
+        return self.sync if path.endswith(control) else SHORT_SECONDS
+
+
+class Session:
+    """An HTTP client that never sends twice and raises ServerTrouble where no answer comes.
+
+    It has the methods that TRL's client calls on its `requests.Session`.
+    """
+
+    def __init__(self, bounds: Bounds | None = None, key: str = ""):
+        self.bounds = bounds or Bounds()
+        self.client = httpx.Client(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            # A connection that is kept may be closed by the server in the moment it is used again.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+            trust_env=False,  # a proxy for the outside world must not see 127.0.0.1
+        )
+
+    def get(self, url: str, **options: Any) -> httpx.Response:
+        """Send a GET; options and errors as of `send`."""
+        return self.send("GET", url, **options)
+
+    def post(self, url: str, **options: Any) -> httpx.Response:
+        """Send a POST; options and errors as of `send`."""
+        return self.send("POST", url, **options)
+
+    def send(self, method: str, url: str, timeout: float | None = None, **options: Any) -> httpx.Response:
+        """Send one request and wait `timeout` seconds for its answer, by default as `bounds` says.
+
+        Raises:
+            ServerGone: nobody listens, or the connection was cut.
+            ServerSilent: no answer in time.
+        """
+        path = httpx.URL(url).path
+        bound = self.bounds.of(path) if timeout is None else timeout
+        allowed = httpx.Timeout(bound, connect=min(CONNECT_SECONDS, bound))
+        try:
+            return self.client.request(method, url, timeout=allowed, **options)
+        except httpx.ConnectTimeout as error:
+            raise ServerGone(f"The vLLM server accepts no connection at {url}") from error
+        except httpx.TimeoutException as error:
+            raise ServerSilent(path, bound) from error
+        except httpx.RequestError as error:
+            raise ServerGone(f"The vLLM server was lost while it did {path} ({cause(error)})") from error
+
+
+def content(response: httpx.Response) -> dict[str, Any]:
+    """Return the JSON of an answer, {} for an empty one.
+
+    Raises:
+        ServerRefused: it is an error; the message says which.
+        ServerGone: the engine behind the web server died.
+    """
+    path = response.url.path
+    server = f"The server at {str(response.url).partition(path)[0]}"
+    if response.status_code == 404 and path in DEVELOPMENT:
+        raise ServerRefused(
+            f"{server} does not offer {path}: its development endpoints are off, by which weights arrive. "
+            "Start it with `r1kit serve`, or with VLLM_SERVER_DEV_MODE=1"
+        )
+    if response.status_code == 401:
+        raise ServerRefused(f"{server} wants another API key (401)")
+    if response.status_code >= 500 and "EngineCore" in response.text:
+        raise ServerGone(f"{server} lost its engine while it did {path}")
+    if response.status_code != 200:
+        raise ServerRefused(f"The server answered {path} with {response.status_code}: {response.text[:500]}")
+    return response.json() if response.content else {}
+
+
+def healthy(session: Session, url: str, timeout: float = 5.0) -> bool:
+    """Return whether /health answers 200: the engine lives, not only the web server before it."""
+    try:
+        return session.get(f"{url}/health", timeout=timeout).status_code == 200
+    except ServerTrouble:
+        return False
+
+
+def served_model(session: Session, url: str, timeout: float | None = None) -> str:
+    """Return the id under which the server offers its model.
+
+    Raises:
+        ServerTrouble: it does not answer, or with an error.
+        ValueError, LookupError, TypeError: it is no vLLM server.
+    """
+    return content(session.get(f"{url}/v1/models", timeout=timeout))["data"][0]["id"]
+
+
+def cause(error: BaseException) -> str:
+    """Return the innermost reason, without the layers of httpx: "Connection refused"."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
