@@ -20,7 +20,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from r1kit.settings.curriculum import CurriculumSettings
+from r1kit.settings.curriculum import CurriculumSettings, LengthStage
 
 UNKNOWN = 0.5
 """Taken for the pass rate of a pool that was never asked: as if it taught most, so that it is met early."""
@@ -141,3 +141,8 @@ def pools_of(columns: dict[str, Sequence[Any]], count: int) -> list[str]:
     if "pass_rate" in columns:
         return [f"{round(10 * (1 - min(max(rate, 0.0), 1.0))):02d}" for rate in columns["pass_rate"]]
     return [str(level) for level in columns["level"]] if "level" in columns else ["all"] * count
+
+
+def length_limit(stages: Sequence[LengthStage], step: int) -> int:
+    """Return the longest completion, in tokens, at `step`; stages are in order, the first from step 0."""
+    return [stage.max_completion_length for stage in stages if stage.step <= step][-1]

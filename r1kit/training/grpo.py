@@ -27,13 +27,12 @@ def train(job: program.Job) -> None:
     from r1kit.rewards.registry import get_rewards
     from r1kit.rewards.shared_sandbox import configure_by
     from r1kit.settings.machine import SandboxSettings
-    from r1kit.training.guards import Guards
+    from r1kit.training.grpo_trainer import GrpoTrainer
+    from r1kit.training.guards import Guards, UnscoredWatch
     from r1kit.training.heldout import evaluation_keys, heldout_dataset, watch_heldout
     from r1kit.training.optimizer import build_optimizer
     from r1kit.training.resume import fit, make_config, model_arguments, small_dataset, trainer_arguments
-    from r1kit.training.rollouts import RolloutTrainer
     from r1kit.training.served import generating_through
-    from r1kit.training.unjudged import UnjudgedWatch
 
     keys, model_keys, own = job.section("grpo")
     keys, keep = trainer_arguments(job, keys)
@@ -53,7 +52,7 @@ def train(job: program.Job) -> None:
     with generating_through(link):
         if link and program.is_main():
             preflight(link, args.device)
-        trainer = RolloutTrainer(
+        trainer = GrpoTrainer(
             model=job.inputs["model"],
             args=args,
             reward_funcs=rewards,
@@ -66,16 +65,16 @@ def train(job: program.Job) -> None:
         trainer.drift = (job.settings.get("machine", {}).get("weight_sync") or {}).get("drift")
         trainer.build_optimizer = build_optimizer(own, args)
         trainer.rollouts_folder = job.rollouts
-        trainer.curriculum, trainer.dynamic_sampling = chosen_by(own, args.seed, trainer.train_dataset)
-        trainer.leave_out = own.dynamic_sampling is not None
-        trainer.unjudged = UnjudgedWatch(args.num_generations)
-        trainer.add_callback(trainer.unjudged)
+        trainer.curriculum = prompt_curriculum(own, args.seed, trainer.train_dataset)
+        trainer.dynamic_sampling = own.dynamic_sampling
+        if own.curriculum is not None:
+            trainer.length_curriculum = own.curriculum.lengths
+        trainer.unscored = UnscoredWatch(args.num_generations)
+        trainer.add_callback(trainer.unscored)
         watch_heldout(trainer, job, own)
         if own.guards is not None:
-            trainer.guarded = True
+            trainer.log_diversity = True
             trainer.add_callback(Guards(own.guards, job.metrics))
-        if own.curriculum is not None:
-            trainer.length_stages = own.curriculum.lengths
         fit(trainer, job, keep, restore=trainer.restore_rollouts)
 
 
@@ -93,16 +92,16 @@ def leave_vllm_out(job: program.Job) -> None:
         import_utils.is_vllm_available = lambda min_version=None: False
 
 
-def chosen_by(own: Any, seed: int, prompts: Any) -> tuple[Any, Any]:
-    """The curriculum and the dynamic sampling of grpo.yaml, both None where TRL's own order is taken."""
+def prompt_curriculum(own: Any, seed: int, prompts: Any) -> Any:
+    """Return the Curriculum of grpo.yaml; None where the dataset is trained on in TRL's order."""
     from r1kit.settings.curriculum import CurriculumSettings
     from r1kit.training.curriculum import Curriculum, pools_of
 
-    dynamic, settings = own.dynamic_sampling, own.curriculum or CurriculumSettings(strategy="none")
-    if dynamic is None and settings.strategy in ("none", "length"):
-        return None, None
+    settings = own.curriculum or CurriculumSettings(strategy="none")
+    if own.dynamic_sampling is None and settings.strategy in ("none", "length"):
+        return None
     known = {name: prompts[name] for name in ("pass_rate", "level") if name in prompts.column_names}
-    return Curriculum(settings, pools_of(known, len(prompts)), seed), dynamic
+    return Curriculum(settings, pools_of(known, len(prompts)), seed)
 
 
 def opens_reasoning(tokenizer: Any) -> bool:

@@ -1,4 +1,5 @@
-"""Signs that a GRPO has collapsed or games its reward: it is stopped with a checkpoint, and says which.
+"""Stop a GRPO that has collapsed, games its reward or cannot score its completions: with a checkpoint, and
+with the sign that was seen.
 
 The signs: entropy that falls to nothing (DAPO, arXiv:2503.14476, section 3.1) or rises until the policy
 dissolves, answers that no longer depend on the prompt, loops of words, reasoning that vanishes or never ends,
@@ -6,11 +7,14 @@ and a reward that rises while held-out accuracy falls. Their bounds are `guards`
 
 Only rows of metrics.jsonl are looked at, so a resumed training judges as the uninterrupted one does, and one
 that was stopped here stops again until its bound is changed.
+
+`UnscoredWatch` needs no setting: a broken sandbox or a dataset with unreadable solutions would otherwise
+train on what little is left.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,13 @@ MOST_TEXTS = 256
 HELD_OUT = "heldout/pass@1"
 ENTROPY, LENGTH, CLIPPED = "entropy", "completions/mean_length", "completions/clipped_ratio"
 DISTINCT, SAME, REPEATED = "diversity/distinct_answers", "diversity/same_answer", "diversity/repetition"
+
+
+MOST_UNSCORED = 0.02
+"""Share of completions that may be left without a score."""
+
+UNSCORED_GROUPS = 50
+"""The share is taken over at least so many groups: one unreadable solution makes a whole group unscored."""
 
 
 class Collapsed(Stopped):
@@ -187,3 +198,56 @@ def diversity(
     if some:
         found[REPEATED] = sum(repeated_share(text, 4) for text in some) / len(some)
     return found
+
+
+class TooManyUnjudged(RuntimeError):
+    """More than `MOST_UNSCORED` of the completions could not be scored."""
+
+
+class UnscoredWatch(TrainerCallback):
+    """Counts unscored completions, and stops with a checkpoint when their share passes `MOST_UNSCORED`."""
+
+    def __init__(self, group_size: int):
+        self.group_size = group_size
+        self.recent: deque[tuple[int, int]] = deque()  # (unscored, completions) of each generation
+        self.example = ""
+
+    def add(self, unscored: int, completions: int, example: str = "") -> None:
+        """Count one generation, over all processes; `example` describes an unscored row."""
+        self.recent.append((unscored, completions))
+        while len(self.recent) > 1 and sum(n for _, n in self.recent) - self.recent[0][1] >= self.rows:
+            self.recent.popleft()
+        self.example = example or self.example
+
+    @property
+    def rows(self) -> int:
+        """Completions over which the share is taken: `UNSCORED_GROUPS` groups, or a generation if more."""
+        return max(UNSCORED_GROUPS * self.group_size, self.recent[-1][1] if self.recent else 0)
+
+    @property
+    def message(self) -> str:
+        """Why the training must stop; empty while it need not."""
+        unscored = sum(count for count, _ in self.recent)
+        if unscored <= MOST_UNSCORED * self.rows:
+            return ""
+        seen = sum(count for _, count in self.recent)
+        return (
+            f"{unscored} of the last {seen} completions could not be judged, more than {MOST_UNSCORED:.0%} "
+            f"of {self.rows}. The first: {self.example or 'on another process'}. Rewards of None come from "
+            "solutions or test cases that cannot be read, or from a sandbox that fails: see train.log."
+        )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Save and leave the loop; unscored rows had no advantage, so the step itself did no harm."""
+        if self.message:
+            control.should_save = control.should_log = control.should_training_stop = True
+        return control
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Raise before a final model is written."""
+        if self.message:
+            raise TooManyUnjudged(self.message)

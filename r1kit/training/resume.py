@@ -16,14 +16,12 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer
 
-from r1kit.machine.layer_speed import SPEED_FILE
 from r1kit.runs import metrics
 from r1kit.settings import Problem, SettingsError
 from r1kit.training import checkpoints
 from r1kit.training.callbacks import CompleteMarker, GracefulStop, MetricsLog, Progress, saved_state
 from r1kit.training.job import Job
 from r1kit.training.processes import check_resume, check_sharded, check_started
-from r1kit.training.speed_log import SpeedLog
 from r1kit.training.throughput import throughput_of
 
 
@@ -124,8 +122,7 @@ def fit(trainer: Trainer, job: Job, keep: int | None = None, restore: Any = None
     check_sharded(trainer.accelerator)
     trainer.remove_callback(PrinterCallback)
     log = MetricsLog(job.metrics, throughput_of(trainer, job.settings.get("machine", {})))
-    speed = SpeedLog(job.folder / SPEED_FILE)
-    for callback in (log, speed, CompleteMarker(job.checkpoints, keep), GracefulStop(job.stop)):
+    for callback in (log, CompleteMarker(job.checkpoints, keep), GracefulStop(job.stop)):
         trainer.add_callback(callback)
     if job.watchdog:
         trainer.add_callback(Progress(job.watchdog))
