@@ -3,7 +3,6 @@ the watchdog's beat."""
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -203,8 +202,3 @@ class Progress(TrainerCallback):
     ) -> None:
         """What follows (the final model) has no bound."""
         self.watchdog.finish()
-
-
-def saved_state(checkpoint: str | Path) -> dict[str, Any]:
-    """`trainer_state.json` of a checkpoint."""
-    return json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))

@@ -22,9 +22,9 @@ from typing import Any
 
 from r1kit.settings.curriculum import CurriculumSettings, LengthStage
 
-UNKNOWN = 0.5
+UNKNOWN_PASS_RATE = 0.5
 """Taken for the pass rate of a pool that was never asked: as if it taught most, so that it is met early."""
-ENOUGH = 1 - 1 / math.e
+MIN_WEIGHT = 1 - 1 / math.e
 """Weight of 1 / (1 - memory) groups in an estimate; a memory of 0 has all of it at once."""
 
 
@@ -87,7 +87,7 @@ class Curriculum:
         found = {}
         for prompt in prompts:
             pool = self.pools[prompt]
-            rate = self.solved.get(prompt, estimates.get(pool, UNKNOWN))
+            rate = self.solved.get(prompt, estimates.get(pool, UNKNOWN_PASS_RATE))
             emphasis = self.settings.focus if pool == newest else 1.0
             found[prompt] = emphasis * rate * (1 - rate) if pool in opened else 0.0
         return found
@@ -113,7 +113,7 @@ class Curriculum:
         """
         while self.reached < len(self.order) - 1:
             rates, weight = self._met.get(self.order[self.reached], (0.0, 0.0))
-            if weight < ENOUGH or rates / weight < self.settings.promote:
+            if weight < MIN_WEIGHT or rates / weight < self.settings.promote:
                 return
             self.reached += 1
 

@@ -75,7 +75,7 @@ def train(job: program.Job) -> None:
         if own.guards is not None:
             trainer.log_diversity = True
             trainer.add_callback(Guards(own.guards, job.metrics))
-        fit(trainer, job, keep, restore=trainer.restore_rollouts)
+        fit(trainer, job, keep)
 
 
 def leave_vllm_out(job: program.Job) -> None:

@@ -411,7 +411,7 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
         }
         torch.save(saved, folder / BUFFER.format(rank=self.accelerator.process_index))
 
-    def restore_rollouts(self, checkpoint: Path) -> None:
+    def restore_own_state(self, checkpoint: Path) -> None:
         """Continue with the micro-step, the rollouts and the curriculum of `checkpoint`."""
         path = Path(checkpoint) / BUFFER.format(rank=self.accelerator.process_index)
         if not path.exists():  # made by fewer processes, with no rollouts in use: see `processes`

@@ -26,20 +26,20 @@ from r1kit.rewards.answers import answer_after_reasoning
 from r1kit.rewards.style import repeated_share
 from r1kit.runs import metrics
 from r1kit.settings.guards import GuardSettings
+from r1kit.training.heldout import PASS
 from r1kit.training.watchdog import Stopped
 
 COLLAPSED = 6
 """Exit code of a training that a guard has ended."""
 
-MOST_TEXTS = 256
+MAX_TEXTS = 256
 """Completions of a step that are looked at for repetition: words of long ones take seconds."""
 
-HELD_OUT = "heldout/pass@1"
 ENTROPY, LENGTH, CLIPPED = "entropy", "completions/mean_length", "completions/clipped_ratio"
 DISTINCT, SAME, REPEATED = "diversity/distinct_answers", "diversity/same_answer", "diversity/repetition"
 
 
-MOST_UNSCORED = 0.02
+MAX_UNSCORED_SHARE = 0.02
 """Share of completions that may be left without a score."""
 
 UNSCORED_GROUPS = 50
@@ -77,7 +77,7 @@ class Guards(TrainerCallback):
         found = ""
         if state.is_world_process_zero:
             self.rows.append(dict(logs))
-            found = sign(self.rows, self.settings)
+            found = find_sign(self.rows, self.settings)
         (found,) = broadcast_object_list([found])
         if found:
             self.message = (
@@ -96,7 +96,7 @@ class Guards(TrainerCallback):
             raise Collapsed(self.message)
 
 
-def sign(rows: Sequence[dict[str, Any]], settings: GuardSettings) -> str:
+def find_sign(rows: Sequence[dict[str, Any]], settings: GuardSettings) -> str:
     """The first sign of collapse in the rows of a GRPO, oldest first, as a sentence with figures; or ""."""
     every, window = rows, settings.window
     rows = [row for row in every if "reward" in row]  # evaluations have rows of their own
@@ -143,7 +143,7 @@ def _against_the_start(first: Sequence[dict], last: Sequence[dict], settings: Gu
 
 def _against_held_out(rows: Sequence[dict], settings: GuardSettings) -> str:
     """Whether the reward rose while held-out accuracy stayed below what it had been."""
-    measured = [(at, row[HELD_OUT]) for at, row in enumerate(rows) if row.get(HELD_OUT) is not None]
+    measured = [(at, row[PASS]) for at, row in enumerate(rows) if row.get(PASS) is not None]
     if settings.min_heldout_drop is None or not measured:
         return ""
     at, best = max(measured, key=lambda pair: pair[1])
@@ -194,18 +194,18 @@ def diversity(
     if len(groups) >= 4 and (solutions is None or len(set(map(str, solutions))) >= 4):
         counts = Counter(answer for answer in answers if answer is not None)
         found[SAME] = max(counts.values(), default=0) / len(answers)
-    some = completions[:: -(-len(completions) // MOST_TEXTS)] if completions else []
+    some = completions[:: -(-len(completions) // MAX_TEXTS)] if completions else []
     if some:
         found[REPEATED] = sum(repeated_share(text, 4) for text in some) / len(some)
     return found
 
 
 class TooManyUnjudged(RuntimeError):
-    """More than `MOST_UNSCORED` of the completions could not be scored."""
+    """More than `MAX_UNSCORED_SHARE` of the completions could not be scored."""
 
 
 class UnscoredWatch(TrainerCallback):
-    """Counts unscored completions, and stops with a checkpoint when their share passes `MOST_UNSCORED`."""
+    """Counts unscored completions, and stops with a checkpoint if they pass `MAX_UNSCORED_SHARE`."""
 
     def __init__(self, group_size: int):
         self.group_size = group_size
@@ -228,12 +228,13 @@ class UnscoredWatch(TrainerCallback):
     def message(self) -> str:
         """Why the training must stop; empty while it need not."""
         unscored = sum(count for count, _ in self.recent)
-        if unscored <= MOST_UNSCORED * self.rows:
+        if unscored <= MAX_UNSCORED_SHARE * self.rows:
             return ""
         seen = sum(count for _, count in self.recent)
+        example = self.example or "on another process"
         return (
-            f"{unscored} of the last {seen} completions could not be judged, more than {MOST_UNSCORED:.0%} "
-            f"of {self.rows}. The first: {self.example or 'on another process'}. Rewards of None come from "
+            f"{unscored} of the last {seen} completions could not be judged, more than "
+            f"{MAX_UNSCORED_SHARE:.0%} of {self.rows}. The first: {example}. Rewards of None come from "
             "solutions or test cases that cannot be read, or from a sandbox that fails: see train.log."
         )
 

@@ -9,7 +9,6 @@ the best checkpoint by the final evaluation's problems would make its score too 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.settings import Problem, SettingsError
 from r1kit.training import checkpoints
+from r1kit.training.processes import process_count
 from r1kit.training.program import Job
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ def evaluation_keys(own: Any, keys: Mapping[str, Any], heldout: Dataset | None) 
     """
     if heldout is None:
         return dict(keys)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    each = len(heldout) // processes
+    each = len(heldout) // process_count()
     most = max(1, keys.get("per_device_train_batch_size", 8) // own.eval_samples)
     problems = next(size for size in range(min(most, each), 0, -1) if each % size == 0)
     return dict(keys) | {
@@ -127,8 +126,8 @@ def heldout_dataset(job: Job, own: Any) -> Dataset | None:
     chosen = heldout_slice(
         rows, own.eval_problems, evaluation.get("problems_per_level", 0), data.get("levels")
     )
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    return Dataset.from_list(chosen[: max(1, len(chosen) // processes) * processes])
+    count = process_count()
+    return Dataset.from_list(chosen[: max(1, len(chosen) // count) * count])
 
 
 class HeldOut(TrainerCallback):

@@ -277,7 +277,7 @@ def test_a_training_that_goes_on_from_a_checkpoint_ends_with_the_same_weights(wo
         settings = CurriculumSettings(strategy="pass_rate")
         trainer.curriculum = Curriculum(settings, trainer.train_dataset["level"], seed=0)
         trainer.dynamic_sampling = DynamicSamplingSettings(max_extra=0.5)
-        fit(trainer, job, restore=trainer.restore_rollouts)
+        fit(trainer, job)
         own = ("reward", "curriculum/", "dynamic/", "num_tokens", "completions/", "loss", "entropy")
         kept = [{k: v for k, v in row.items() if k.startswith(own)} for row in rows(job.folder)]
         return load_file(job.model / "model.safetensors"), kept, trainer.sampling_state()
