@@ -188,8 +188,8 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
         except Stopped:
             self._save_before_stopping()
             raise
-        own = slice(rank * here, (rank + 1) * here)
-        rows = [row for group in groups for row in group.rows][own]
+        local = slice(rank * here, (rank + 1) * here)
+        rows = [row for group in groups for row in group.rows][local]
         prompt_ids, completion_ids, _, logprobs = map(list, zip(*rows, strict=True))
         self.state.num_input_tokens_seen -= sum(g.all_tokens for g in groups)  # TRL counts them once more
         # TRL copies what is no key of its own into the rows that _calculate_rewards is given.
@@ -197,15 +197,15 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
             "prompt_ids": prompt_ids,
             "completion_ids": completion_ids,
             "logprobs": None if logprobs[0] is None else logprobs,
-            SCORES: torch.cat([group.scores for group in groups])[own].tolist(),
+            SCORES: torch.cat([group.scores for group in groups])[local].tolist(),
         }
         try:
-            chosen = [self.train_dataset[group.prompt] for group in groups for _ in range(size)][own]
+            chosen = [self.train_dataset[group.prompt] for group in groups for _ in range(size)][local]
             scored = super()._generate_and_score_completions(chosen)
         finally:
             self.rollout_func = None
         # Sixteen times 1.0 + 0.2 differ by rounding, and TRL gives them advantages of a thousandth.
-        useful = torch.tensor([group.useful for group in groups for _ in range(size)])[own]
+        useful = torch.tensor([group.useful for group in groups for _ in range(size)])[local]
         scored["advantages"] = scored["advantages"] * useful.to(scored["advantages"].device)
         return scored
 
@@ -238,8 +238,8 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
         """One scored group for each prompt, sampled by all processes together; all get all of them."""
         size, rank = self.num_generations, self.accelerator.process_index
         share = len(prompts) // self.accelerator.num_processes
-        own = [self.train_dataset[prompt] for prompt in prompts[rank * share : (rank + 1) * share]]
-        inputs = [row for row in own for _ in range(size)]
+        rows = [self.train_dataset[prompt] for prompt in prompts[rank * share : (rank + 1) * share]]
+        inputs = [row for row in rows for _ in range(size)]
         texts = [row["prompt"] for row in inputs]
         metrics = self._metrics["train"]
         before = {name: list(metrics[name]) for name in metrics if name.startswith("completions/")}
@@ -342,8 +342,8 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
         """Call the reward functions; what `mask_unscored` returns, over all processes."""
         scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
         columns = {name: [example[name] for example in inputs] for name in inputs[0]}
-        own = [function.applies(len(inputs), columns) for function in self.reward_funcs]
-        applies = gather(torch.tensor(own, device=scores.device).T.contiguous())
+        local = [function.applies(len(inputs), columns) for function in self.reward_funcs]
+        applies = gather(torch.tensor(local, device=scores.device).T.contiguous())
         verifies = torch.tensor(
             [bool(function.needs) for function in self.reward_funcs], device=scores.device
         )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Trainer
 
+    from r1kit.settings.training import GrpoSettings
+
 VERIFYING = ("accuracy", "binary_code", "code")
 """Rewards that say whether an answer is right, so that their mean is pass@1 (of `code`: the share of
 cases).
@@ -38,7 +40,7 @@ KEPT = {
 BEST, MARK = "best", "best.json"
 
 
-def evaluation_keys(own: Any, keys: Mapping[str, Any], heldout: Dataset | None) -> dict[str, Any]:
+def evaluation_keys(grpo: GrpoSettings, keys: Mapping[str, Any], heldout: Dataset | None) -> dict[str, Any]:
     """TRL's keys with an evaluation every `eval_every` steps; as they are without a held-out set.
 
     TRL averages over batches, so that all of them have to be of one size for the mean to be pass@1.
@@ -46,23 +48,23 @@ def evaluation_keys(own: Any, keys: Mapping[str, Any], heldout: Dataset | None) 
     if heldout is None:
         return dict(keys)
     each = len(heldout) // process_count()
-    most = max(1, keys.get("per_device_train_batch_size", 8) // own.eval_samples)
+    most = max(1, keys.get("per_device_train_batch_size", 8) // grpo.eval_samples)
     problems = next(size for size in range(min(most, each), 0, -1) if each % size == 0)
     return dict(keys) | {
         "eval_strategy": "steps",
-        "eval_steps": own.eval_every,
-        "num_generations_eval": own.eval_samples,
-        "per_device_eval_batch_size": problems * own.eval_samples,
+        "eval_steps": grpo.eval_every,
+        "num_generations_eval": grpo.eval_samples,
+        "per_device_eval_batch_size": problems * grpo.eval_samples,
     }
 
 
-def verifying_reward(own: Any) -> str:
+def verifying_reward(grpo: GrpoSettings) -> str:
     """The name of the reward whose mean is pass@1.
 
     Raises:
         SettingsError: there is none.
     """
-    names = [reward.name for reward in own.rewards]
+    names = [reward.name for reward in grpo.rewards]
     for name in VERIFYING:
         if name in names:
             return name
@@ -93,9 +95,9 @@ def heldout_slice(
     for row in rows:
         by_level.setdefault(row.get("level"), []).append(row)
     if levels is not None:
-        by_level = {level: own[evaluated:] for level, own in by_level.items() if level in set(levels)}
+        by_level = {level: found[evaluated:] for level, found in by_level.items() if level in set(levels)}
     share = max(1, problems // max(1, len(by_level)))
-    chosen = [row for own in by_level.values() for row in own[:share]]
+    chosen = [row for found in by_level.values() for row in found[:share]]
     if not chosen:
         message = f"The final evaluation asks all held-out problems (the first {evaluated} of each level)."
         allowed = "a larger heldout_per_level in data.yaml"
@@ -105,26 +107,26 @@ def heldout_slice(
     return [dict(row) | {"prompt": row.get("prompt") or user_prompt(row["problem"])} for row in chosen]
 
 
-def heldout_dataset(job: Job, own: Any) -> Dataset | None:
+def heldout_dataset(job: Job, grpo: GrpoSettings) -> Dataset | None:
     """The slice of a job's `inputs.heldout`; None where grpo.yaml asks for no evaluation.
 
     Raises:
         SettingsError: the job has no held-out problems, or none is left.
     """
-    if own.eval_every is None:
+    if grpo.eval_every is None:
         return None
     from datasets import Dataset, load_from_disk
 
     if "heldout" not in job.inputs:
         message = "The data of this training holds nothing out."
         raise SettingsError(
-            [Problem("grpo.yaml", "eval_every", found=own.eval_every, allowed="null", message=message)]
+            [Problem("grpo.yaml", "eval_every", found=grpo.eval_every, allowed="null", message=message)]
         )
-    verifying_reward(own)
+    verifying_reward(grpo)
     evaluation, data = job.settings.get("evaluation") or {}, job.settings.get("data") or {}
     rows = load_from_disk(job.inputs["heldout"])
     chosen = heldout_slice(
-        rows, own.eval_problems, evaluation.get("problems_per_level", 0), data.get("levels")
+        rows, grpo.eval_problems, evaluation.get("problems_per_level", 0), data.get("levels")
     )
     count = process_count()
     return Dataset.from_list(chosen[: max(1, len(chosen) // count) * count])
@@ -182,7 +184,7 @@ class HeldOut(TrainerCallback):
         self.trainer.accelerator.wait_for_everyone()
 
 
-def watch_heldout(trainer: Trainer, job: Job, own: Any) -> None:
+def watch_heldout(trainer: Trainer, job: Job, grpo: GrpoSettings) -> None:
     """Add the callback where grpo.yaml asks for an evaluation."""
-    if own.eval_every is not None:
-        trainer.add_callback(HeldOut(job, trainer, verifying_reward(own)))
+    if grpo.eval_every is not None:
+        trainer.add_callback(HeldOut(job, trainer, verifying_reward(grpo)))

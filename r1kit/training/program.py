@@ -129,11 +129,11 @@ def run(train: Callable[[Job], None], arguments: list[str] | None = None) -> int
             return BAD_SETTINGS
         job.stop = stop
         prepare_environment(job)
-        job.device, reason = resolve_device(job.settings.get("machine", {}).get("device", "auto"))
+        job.device, reason = resolve_device(job.machine.get("device", "auto"))
         if is_main():
             print(f"device: {job.device} ({reason})", flush=True)
         prepare_torch(job)
-        job.watchdog = start_watchdog(job.folder, job.settings.get("machine", {}).get("step_seconds"))
+        job.watchdog = start_watchdog(job.folder, job.machine.get("step_seconds"))
         train(job)
     except BaseException as error:
         code = exit_code_of(error)

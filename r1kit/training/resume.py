@@ -122,7 +122,7 @@ def fit(trainer: Trainer, job: Job, keep: int | None = None) -> None:
     """
     check_sharded(trainer.accelerator)
     trainer.remove_callback(PrinterCallback)
-    log = MetricsLog(job.metrics, throughput_of(trainer, job.settings.get("machine", {})))
+    log = MetricsLog(job.metrics, throughput_of(trainer, job.machine))
     for callback in (log, CompleteMarker(job.checkpoints, keep), GracefulStop(job.stop)):
         trainer.add_callback(callback)
     if job.watchdog:
