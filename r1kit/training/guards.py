@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from r1kit.rewards.answers import answer_after_reasoning
 from r1kit.rewards.style import repeated_share
@@ -61,15 +61,13 @@ class Guards(TrainerCallback):
         self.rows: list[dict[str, Any]] = []
         self.message = ""
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Take up the rows that were kept."""
         if state.is_world_process_zero and self.path.exists():
             self.rows = [row for row in metrics.read(self.path) if row["step"] <= state.global_step]
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict, **kwargs: Any
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict, **kwargs: Any
     ) -> TrainerControl:
         """Judge with the new row; the trainer saves after it has logged."""
         if "train_loss" in logs:  # Trainer's last words
@@ -88,9 +86,7 @@ class Guards(TrainerCallback):
             control.should_save = control.should_training_stop = True
         return control
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Say so, before a final model is written."""
         if self.message:
             raise Collapsed(self.message)
@@ -238,17 +234,13 @@ class UnscoredWatch(TrainerCallback):
             "solutions or test cases that cannot be read, or from a sandbox that fails: see train.log."
         )
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
+    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
         """Save and leave the loop; unscored rows had no advantage, so the step itself did no harm."""
         if self.message:
             control.should_save = control.should_log = control.should_training_stop = True
         return control
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Raise before a final model is written."""
         if self.message:
             raise TooManyUnjudged(self.message)

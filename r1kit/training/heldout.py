@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.settings import Problem, SettingsError
@@ -141,28 +141,19 @@ class HeldOut(TrainerCallback):
         self.folder, self.trainer, self.watchdog = job.folder, trainer, job.watchdog
         self.reward = f"eval_rewards/{reward}_reward/mean"
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Forget a best that lies after the step from which the training goes on: it comes again."""
         best = read_json(self.folder / MARK, {})
         if best.get("step", 0) > state.global_step and state.is_world_process_zero:
             (self.folder / MARK).unlink()
 
-    def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_prediction_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """A batch of the evaluation is done: nothing hangs."""
         if self.watchdog:
             self.watchdog.beat(state.global_step)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
+        self, args: Any, state: TrainerState, control: Any, logs: dict | None = None, **kwargs: Any
     ) -> None:
         """Turn an evaluation's log into `heldout/...`, and save the weights if they are the best so far."""
         if not logs or self.reward not in logs:
