@@ -62,13 +62,13 @@ def _prove_packing(profile: str) -> int:
     """Run the packing self-test with the profile's attention on the device at hand; 1 if it fails."""
     from r1kit.machine import detect_device
     from r1kit.settings import load_profile
-    from r1kit.training.block_diagonal import prove
+    from r1kit.training.packing import prove_packing
 
     settings = load_profile(profile)
     device, _ = detect_device()
     attention = settings.sft.model.get("attn_implementation") or "sdpa"
     try:
-        proof = prove(attention, device, "float32" if device == "cpu" else "bfloat16")
+        proof = prove_packing(attention, device, "float32" if device == "cpu" else "bfloat16")
     except (ImportError, ValueError) as error:
         print(f"{attention} cannot be used on this machine: {error}")
         return 1

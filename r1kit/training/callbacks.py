@@ -3,7 +3,6 @@ the watchdog's beat."""
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -61,9 +60,7 @@ class MetricsLog(TrainerCallback):
     def __init__(self, path: str | Path, throughput: Throughput | None = None):
         self.path, self.throughput = Path(path), throughput
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Continue the clock of the rows that were kept."""
         rows = metrics.read(self.path) if self.path.exists() else []
         self.offset = float(rows[-1]["seconds"]) if rows else 0.0
@@ -72,12 +69,7 @@ class MetricsLog(TrainerCallback):
         self.last_tokens = state.num_input_tokens_seen
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
+        self, args: Any, state: TrainerState, control: Any, logs: dict | None = None, **kwargs: Any
     ) -> None:
         """Write the row."""
         if (
@@ -117,17 +109,13 @@ class CompleteMarker(TrainerCallback):
     def __init__(self, folder: str | Path, keep: int | None = None):
         self.folder, self.keep = Path(folder), keep
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
+    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
         """Log wherever a checkpoint is saved."""
         if control.should_save:
             control.should_log = True
         return control
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Mark the checkpoint as complete."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.barrier()
@@ -147,15 +135,11 @@ class GracefulStop(TrainerCallback):
     def __init__(self, stop: StopRequest):
         self.stop = stop
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """From here on a signal is answered after the step."""
         self.stop.in_loop = True
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
+    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
         """Save and stop if a signal came to any process."""
         received = self.stop.received or 0
         if args.world_size > 1:
@@ -167,9 +151,7 @@ class GracefulStop(TrainerCallback):
             control.should_save = control.should_log = control.should_training_stop = True
         return control
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Nothing left to save step by step."""
         self.stop.in_loop = False
 
@@ -180,31 +162,18 @@ class Progress(TrainerCallback):
     def __init__(self, watchdog: Watchdog):
         self.watchdog = watchdog
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """A step begins."""
         self.watchdog.beat(state.global_step)
 
-    def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_substep_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """A micro-step has ended."""
         self.watchdog.beat(state.global_step)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """A step has ended; saving and logging follow."""
         self.watchdog.beat(state.global_step)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """What follows (the final model) has no bound."""
         self.watchdog.finish()
-
-
-def saved_state(checkpoint: str | Path) -> dict[str, Any]:
-    """`trainer_state.json` of a checkpoint."""
-    return json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))

@@ -6,10 +6,12 @@ final weights.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 MARKER = "complete.json"
 NAME = re.compile(r"checkpoint-(\d+)")
@@ -33,6 +35,11 @@ def all_checkpoints(folder: str | Path) -> list[Path]:
 def is_complete(checkpoint: str | Path) -> bool:
     """Whether weights, optimizer and random states were all on disk when the marker was written."""
     return (Path(checkpoint) / MARKER).is_file()
+
+
+def trainer_state(checkpoint: str | Path) -> dict[str, Any]:
+    """Read `trainer_state.json` of a checkpoint."""
+    return json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
 
 
 def newest_complete(folder: str | Path) -> Path | None:

@@ -20,11 +20,11 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from r1kit.settings.curriculum import CurriculumSettings
+from r1kit.settings.curriculum import CurriculumSettings, LengthStage
 
-UNKNOWN = 0.5
+UNKNOWN_PASS_RATE = 0.5
 """Taken for the pass rate of a pool that was never asked: as if it taught most, so that it is met early."""
-ENOUGH = 1 - 1 / math.e
+MIN_WEIGHT = 1 - 1 / math.e
 """Weight of 1 / (1 - memory) groups in an estimate; a memory of 0 has all of it at once."""
 
 
@@ -87,7 +87,7 @@ class Curriculum:
         found = {}
         for prompt in prompts:
             pool = self.pools[prompt]
-            rate = self.solved.get(prompt, estimates.get(pool, UNKNOWN))
+            rate = self.solved.get(prompt, estimates.get(pool, UNKNOWN_PASS_RATE))
             emphasis = self.settings.focus if pool == newest else 1.0
             found[prompt] = emphasis * rate * (1 - rate) if pool in opened else 0.0
         return found
@@ -113,7 +113,7 @@ class Curriculum:
         """
         while self.reached < len(self.order) - 1:
             rates, weight = self._met.get(self.order[self.reached], (0.0, 0.0))
-            if weight < ENOUGH or rates / weight < self.settings.promote:
+            if weight < MIN_WEIGHT or rates / weight < self.settings.promote:
                 return
             self.reached += 1
 
@@ -141,3 +141,8 @@ def pools_of(columns: dict[str, Sequence[Any]], count: int) -> list[str]:
     if "pass_rate" in columns:
         return [f"{round(10 * (1 - min(max(rate, 0.0), 1.0))):02d}" for rate in columns["pass_rate"]]
     return [str(level) for level in columns["level"]] if "level" in columns else ["all"] * count
+
+
+def length_limit(stages: Sequence[LengthStage], step: int) -> int:
+    """Return the longest completion, in tokens, at `step`; stages are in order, the first from step 0."""
+    return [stage.max_completion_length for stage in stages if stage.step <= step][-1]

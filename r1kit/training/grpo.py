@@ -8,11 +8,14 @@ are written as `rollouts/step_%05d.parquet` at every logged step.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from r1kit.data.format import begins_reasoning
 from r1kit.training import program
 from r1kit.training.server_link import check_servers, link_of, preflight
+
+if TYPE_CHECKING:
+    from r1kit.settings.training import GrpoSettings
 
 
 def train(job: program.Job) -> None:
@@ -27,33 +30,32 @@ def train(job: program.Job) -> None:
     from r1kit.rewards.registry import get_rewards
     from r1kit.rewards.shared_sandbox import configure_by
     from r1kit.settings.machine import SandboxSettings
-    from r1kit.training.guards import Guards
+    from r1kit.training.grpo_trainer import GrpoTrainer
+    from r1kit.training.guards import Guards, UnscoredWatch
     from r1kit.training.heldout import evaluation_keys, heldout_dataset, watch_heldout
     from r1kit.training.optimizer import build_optimizer
     from r1kit.training.resume import fit, make_config, model_arguments, small_dataset, trainer_arguments
-    from r1kit.training.rollouts import RolloutTrainer
     from r1kit.training.served import generating_through
-    from r1kit.training.unjudged import UnjudgedWatch
 
-    keys, model_keys, own = job.section("grpo")
+    keys, model_keys, settings = job.section("grpo")
     keys, keep = trainer_arguments(job, keys)
     keys.pop("include_num_input_tokens_seen")  # TRL counts prompts and completions itself
     model_init, quantization, peft = model_arguments(model_keys)
     tokenizer = AutoTokenizer.from_pretrained(
         job.inputs.get("tokenizer", job.inputs["model"]), padding_side="left", truncation_side="left"
     )
-    heldout = heldout_dataset(job, own)
-    keys = evaluation_keys(own, keys, heldout)
+    heldout = heldout_dataset(job, settings)
+    keys = evaluation_keys(settings, keys, heldout)
     limit = keys.get("max_completion_length", GRPOConfig.max_completion_length)
-    rewards, weights = get_rewards(own.rewards, limit, opens_reasoning(tokenizer))
-    configure_by(SandboxSettings.model_validate(job.settings.get("machine", {}).get("sandbox", {})))
+    rewards, weights = get_rewards(settings.rewards, limit, opens_reasoning(tokenizer))
+    configure_by(SandboxSettings.model_validate(job.machine.get("sandbox", {})))
     args = make_config(
         GRPOConfig, {**keys, "model_init_kwargs": model_init, "reward_weights": weights}, "grpo.yaml"
     )
     with generating_through(link):
         if link and program.is_main():
             preflight(link, args.device)
-        trainer = RolloutTrainer(
+        trainer = GrpoTrainer(
             model=job.inputs["model"],
             args=args,
             reward_funcs=rewards,
@@ -63,20 +65,20 @@ def train(job: program.Job) -> None:
             quantization_config=quantization,
             peft_config=peft,
         )
-        trainer.drift = (job.settings.get("machine", {}).get("weight_sync") or {}).get("drift")
-        trainer.build_optimizer = build_optimizer(own, args)
+        trainer.drift = (job.machine.get("weight_sync") or {}).get("drift")
+        trainer.build_optimizer = build_optimizer(settings, args)
         trainer.rollouts_folder = job.rollouts
-        trainer.curriculum, trainer.dynamic_sampling = chosen_by(own, args.seed, trainer.train_dataset)
-        trainer.leave_out = own.dynamic_sampling is not None
-        trainer.unjudged = UnjudgedWatch(args.num_generations)
-        trainer.add_callback(trainer.unjudged)
-        watch_heldout(trainer, job, own)
-        if own.guards is not None:
-            trainer.guarded = True
-            trainer.add_callback(Guards(own.guards, job.metrics))
-        if own.curriculum is not None:
-            trainer.length_stages = own.curriculum.lengths
-        fit(trainer, job, keep, restore=trainer.restore_rollouts)
+        trainer.curriculum = prompt_curriculum(settings, args.seed, trainer.train_dataset)
+        trainer.dynamic_sampling = settings.dynamic_sampling
+        if settings.curriculum is not None:
+            trainer.length_curriculum = settings.curriculum.lengths
+        trainer.unscored = UnscoredWatch(args.num_generations)
+        trainer.add_callback(trainer.unscored)
+        watch_heldout(trainer, job, settings)
+        if settings.guards is not None:
+            trainer.log_diversity = True
+            trainer.add_callback(Guards(settings.guards, job.metrics))
+        fit(trainer, job, keep)
 
 
 def leave_vllm_out(job: program.Job) -> None:
@@ -87,22 +89,22 @@ def leave_vllm_out(job: program.Job) -> None:
     """
     from trl import import_utils
 
-    grpo, sync = job.settings["grpo"], job.settings.get("machine", {}).get("weight_sync") or {}
+    grpo, sync = job.settings["grpo"], job.machine.get("weight_sync") or {}
     colocated = grpo.get("use_vllm") and grpo.get("vllm_mode", "colocate") == "colocate"
     if not colocated and sync.get("transport", "file") == "file":
         import_utils.is_vllm_available = lambda min_version=None: False
 
 
-def chosen_by(own: Any, seed: int, prompts: Any) -> tuple[Any, Any]:
-    """The curriculum and the dynamic sampling of grpo.yaml, both None where TRL's own order is taken."""
+def prompt_curriculum(grpo: GrpoSettings, seed: int, prompts: Any) -> Any:
+    """Return the Curriculum of grpo.yaml; None where the dataset is trained on in TRL's order."""
     from r1kit.settings.curriculum import CurriculumSettings
     from r1kit.training.curriculum import Curriculum, pools_of
 
-    dynamic, settings = own.dynamic_sampling, own.curriculum or CurriculumSettings(strategy="none")
-    if dynamic is None and settings.strategy in ("none", "length"):
-        return None, None
+    settings = grpo.curriculum or CurriculumSettings(strategy="none")
+    if grpo.dynamic_sampling is None and settings.strategy in ("none", "length"):
+        return None
     known = {name: prompts[name] for name in ("pass_rate", "level") if name in prompts.column_names}
-    return Curriculum(settings, pools_of(known, len(prompts)), seed), dynamic
+    return Curriculum(settings, pools_of(known, len(prompts)), seed)
 
 
 def opens_reasoning(tokenizer: Any) -> bool:

@@ -1,4 +1,5 @@
-"""Signs that a GRPO has collapsed or games its reward: it is stopped with a checkpoint, and says which.
+"""Stop a GRPO that has collapsed, games its reward or cannot score its completions: with a checkpoint, and
+with the sign that was seen.
 
 The signs: entropy that falls to nothing (DAPO, arXiv:2503.14476, section 3.1) or rises until the policy
 dissolves, answers that no longer depend on the prompt, loops of words, reasoning that vanishes or never ends,
@@ -6,33 +7,43 @@ and a reward that rises while held-out accuracy falls. Their bounds are `guards`
 
 Only rows of metrics.jsonl are looked at, so a resumed training judges as the uninterrupted one does, and one
 that was stopped here stops again until its bound is changed.
+
+`UnscoredWatch` needs no setting: a broken sandbox or a dataset with unreadable solutions would otherwise
+train on what little is left.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from r1kit.rewards.answers import answer_after_reasoning
 from r1kit.rewards.style import repeated_share
 from r1kit.runs import metrics
 from r1kit.settings.guards import GuardSettings
+from r1kit.training.heldout import PASS
 from r1kit.training.watchdog import Stopped
 
 COLLAPSED = 6
 """Exit code of a training that a guard has ended."""
 
-MOST_TEXTS = 256
+MAX_TEXTS = 256
 """Completions of a step that are looked at for repetition: words of long ones take seconds."""
 
-HELD_OUT = "heldout/pass@1"
 ENTROPY, LENGTH, CLIPPED = "entropy", "completions/mean_length", "completions/clipped_ratio"
 DISTINCT, SAME, REPEATED = "diversity/distinct_answers", "diversity/same_answer", "diversity/repetition"
+
+
+MAX_UNSCORED_SHARE = 0.02
+"""Share of completions that may be left without a score."""
+
+UNSCORED_GROUPS = 50
+"""The share is taken over at least so many groups: one unreadable solution makes a whole group unscored."""
 
 
 class Collapsed(Stopped):
@@ -50,15 +61,13 @@ class Guards(TrainerCallback):
         self.rows: list[dict[str, Any]] = []
         self.message = ""
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Take up the rows that were kept."""
         if state.is_world_process_zero and self.path.exists():
             self.rows = [row for row in metrics.read(self.path) if row["step"] <= state.global_step]
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict, **kwargs: Any
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict, **kwargs: Any
     ) -> TrainerControl:
         """Judge with the new row; the trainer saves after it has logged."""
         if "train_loss" in logs:  # Trainer's last words
@@ -66,7 +75,7 @@ class Guards(TrainerCallback):
         found = ""
         if state.is_world_process_zero:
             self.rows.append(dict(logs))
-            found = sign(self.rows, self.settings)
+            found = find_sign(self.rows, self.settings)
         (found,) = broadcast_object_list([found])
         if found:
             self.message = (
@@ -77,15 +86,13 @@ class Guards(TrainerCallback):
             control.should_save = control.should_training_stop = True
         return control
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Say so, before a final model is written."""
         if self.message:
             raise Collapsed(self.message)
 
 
-def sign(rows: Sequence[dict[str, Any]], settings: GuardSettings) -> str:
+def find_sign(rows: Sequence[dict[str, Any]], settings: GuardSettings) -> str:
     """The first sign of collapse in the rows of a GRPO, oldest first, as a sentence with figures; or ""."""
     every, window = rows, settings.window
     rows = [row for row in every if "reward" in row]  # evaluations have rows of their own
@@ -132,7 +139,7 @@ def _against_the_start(first: Sequence[dict], last: Sequence[dict], settings: Gu
 
 def _against_held_out(rows: Sequence[dict], settings: GuardSettings) -> str:
     """Whether the reward rose while held-out accuracy stayed below what it had been."""
-    measured = [(at, row[HELD_OUT]) for at, row in enumerate(rows) if row.get(HELD_OUT) is not None]
+    measured = [(at, row[PASS]) for at, row in enumerate(rows) if row.get(PASS) is not None]
     if settings.min_heldout_drop is None or not measured:
         return ""
     at, best = max(measured, key=lambda pair: pair[1])
@@ -183,7 +190,57 @@ def diversity(
     if len(groups) >= 4 and (solutions is None or len(set(map(str, solutions))) >= 4):
         counts = Counter(answer for answer in answers if answer is not None)
         found[SAME] = max(counts.values(), default=0) / len(answers)
-    some = completions[:: -(-len(completions) // MOST_TEXTS)] if completions else []
+    some = completions[:: -(-len(completions) // MAX_TEXTS)] if completions else []
     if some:
         found[REPEATED] = sum(repeated_share(text, 4) for text in some) / len(some)
     return found
+
+
+class TooManyUnjudged(RuntimeError):
+    """More than `MAX_UNSCORED_SHARE` of the completions could not be scored."""
+
+
+class UnscoredWatch(TrainerCallback):
+    """Counts unscored completions, and stops with a checkpoint if they pass `MAX_UNSCORED_SHARE`."""
+
+    def __init__(self, group_size: int):
+        self.group_size = group_size
+        self.recent: deque[tuple[int, int]] = deque()  # (unscored, completions) of each generation
+        self.example = ""
+
+    def add(self, unscored: int, completions: int, example: str = "") -> None:
+        """Count one generation, over all processes; `example` describes an unscored row."""
+        self.recent.append((unscored, completions))
+        while len(self.recent) > 1 and sum(n for _, n in self.recent) - self.recent[0][1] >= self.rows:
+            self.recent.popleft()
+        self.example = example or self.example
+
+    @property
+    def rows(self) -> int:
+        """Completions over which the share is taken: `UNSCORED_GROUPS` groups, or a generation if more."""
+        return max(UNSCORED_GROUPS * self.group_size, self.recent[-1][1] if self.recent else 0)
+
+    @property
+    def message(self) -> str:
+        """Why the training must stop; empty while it need not."""
+        unscored = sum(count for count, _ in self.recent)
+        if unscored <= MAX_UNSCORED_SHARE * self.rows:
+            return ""
+        seen = sum(count for _, count in self.recent)
+        example = self.example or "on another process"
+        return (
+            f"{unscored} of the last {seen} completions could not be judged, more than "
+            f"{MAX_UNSCORED_SHARE:.0%} of {self.rows}. The first: {example}. Rewards of None come from "
+            "solutions or test cases that cannot be read, or from a sandbox that fails: see train.log."
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        """Save and leave the loop; unscored rows had no advantage, so the step itself did no harm."""
+        if self.message:
+            control.should_save = control.should_log = control.should_training_stop = True
+        return control
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Raise before a final model is written."""
+        if self.message:
+            raise TooManyUnjudged(self.message)

@@ -9,20 +9,22 @@ the best checkpoint by the final evaluation's problems would make its score too 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.settings import Problem, SettingsError
 from r1kit.training import checkpoints
+from r1kit.training.processes import process_count
 from r1kit.training.program import Job
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Trainer
+
+    from r1kit.settings.training import GrpoSettings
 
 VERIFYING = ("accuracy", "binary_code", "code")
 """Rewards that say whether an answer is right, so that their mean is pass@1 (of `code`: the share of
@@ -38,32 +40,31 @@ KEPT = {
 BEST, MARK = "best", "best.json"
 
 
-def evaluation_keys(own: Any, keys: Mapping[str, Any], heldout: Dataset | None) -> dict[str, Any]:
+def evaluation_keys(grpo: GrpoSettings, keys: Mapping[str, Any], heldout: Dataset | None) -> dict[str, Any]:
     """TRL's keys with an evaluation every `eval_every` steps; as they are without a held-out set.
 
     TRL averages over batches, so that all of them have to be of one size for the mean to be pass@1.
     """
     if heldout is None:
         return dict(keys)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    each = len(heldout) // processes
-    most = max(1, keys.get("per_device_train_batch_size", 8) // own.eval_samples)
+    each = len(heldout) // process_count()
+    most = max(1, keys.get("per_device_train_batch_size", 8) // grpo.eval_samples)
     problems = next(size for size in range(min(most, each), 0, -1) if each % size == 0)
     return dict(keys) | {
         "eval_strategy": "steps",
-        "eval_steps": own.eval_every,
-        "num_generations_eval": own.eval_samples,
-        "per_device_eval_batch_size": problems * own.eval_samples,
+        "eval_steps": grpo.eval_every,
+        "num_generations_eval": grpo.eval_samples,
+        "per_device_eval_batch_size": problems * grpo.eval_samples,
     }
 
 
-def verifying_reward(own: Any) -> str:
+def verifying_reward(grpo: GrpoSettings) -> str:
     """The name of the reward whose mean is pass@1.
 
     Raises:
         SettingsError: there is none.
     """
-    names = [reward.name for reward in own.rewards]
+    names = [reward.name for reward in grpo.rewards]
     for name in VERIFYING:
         if name in names:
             return name
@@ -94,9 +95,9 @@ def heldout_slice(
     for row in rows:
         by_level.setdefault(row.get("level"), []).append(row)
     if levels is not None:
-        by_level = {level: own[evaluated:] for level, own in by_level.items() if level in set(levels)}
+        by_level = {level: found[evaluated:] for level, found in by_level.items() if level in set(levels)}
     share = max(1, problems // max(1, len(by_level)))
-    chosen = [row for own in by_level.values() for row in own[:share]]
+    chosen = [row for found in by_level.values() for row in found[:share]]
     if not chosen:
         message = f"The final evaluation asks all held-out problems (the first {evaluated} of each level)."
         allowed = "a larger heldout_per_level in data.yaml"
@@ -106,29 +107,29 @@ def heldout_slice(
     return [dict(row) | {"prompt": row.get("prompt") or user_prompt(row["problem"])} for row in chosen]
 
 
-def heldout_dataset(job: Job, own: Any) -> Dataset | None:
+def heldout_dataset(job: Job, grpo: GrpoSettings) -> Dataset | None:
     """The slice of a job's `inputs.heldout`; None where grpo.yaml asks for no evaluation.
 
     Raises:
         SettingsError: the job has no held-out problems, or none is left.
     """
-    if own.eval_every is None:
+    if grpo.eval_every is None:
         return None
     from datasets import Dataset, load_from_disk
 
     if "heldout" not in job.inputs:
         message = "The data of this training holds nothing out."
         raise SettingsError(
-            [Problem("grpo.yaml", "eval_every", found=own.eval_every, allowed="null", message=message)]
+            [Problem("grpo.yaml", "eval_every", found=grpo.eval_every, allowed="null", message=message)]
         )
-    verifying_reward(own)
+    verifying_reward(grpo)
     evaluation, data = job.settings.get("evaluation") or {}, job.settings.get("data") or {}
     rows = load_from_disk(job.inputs["heldout"])
     chosen = heldout_slice(
-        rows, own.eval_problems, evaluation.get("problems_per_level", 0), data.get("levels")
+        rows, grpo.eval_problems, evaluation.get("problems_per_level", 0), data.get("levels")
     )
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    return Dataset.from_list(chosen[: max(1, len(chosen) // processes) * processes])
+    count = process_count()
+    return Dataset.from_list(chosen[: max(1, len(chosen) // count) * count])
 
 
 class HeldOut(TrainerCallback):
@@ -140,28 +141,19 @@ class HeldOut(TrainerCallback):
         self.folder, self.trainer, self.watchdog = job.folder, trainer, job.watchdog
         self.reward = f"eval_rewards/{reward}_reward/mean"
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Forget a best that lies after the step from which the training goes on: it comes again."""
         best = read_json(self.folder / MARK, {})
         if best.get("step", 0) > state.global_step and state.is_world_process_zero:
             (self.folder / MARK).unlink()
 
-    def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_prediction_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """A batch of the evaluation is done: nothing hangs."""
         if self.watchdog:
             self.watchdog.beat(state.global_step)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
+        self, args: Any, state: TrainerState, control: Any, logs: dict | None = None, **kwargs: Any
     ) -> None:
         """Turn an evaluation's log into `heldout/...`, and save the weights if they are the best so far."""
         if not logs or self.reward not in logs:
@@ -183,7 +175,7 @@ class HeldOut(TrainerCallback):
         self.trainer.accelerator.wait_for_everyone()
 
 
-def watch_heldout(trainer: Trainer, job: Job, own: Any) -> None:
+def watch_heldout(trainer: Trainer, job: Job, grpo: GrpoSettings) -> None:
     """Add the callback where grpo.yaml asks for an evaluation."""
-    if own.eval_every is not None:
-        trainer.add_callback(HeldOut(job, trainer, verifying_reward(own)))
+    if grpo.eval_every is not None:
+        trainer.add_callback(HeldOut(job, trainer, verifying_reward(grpo)))

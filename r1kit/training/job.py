@@ -25,6 +25,11 @@ class Job:
     watchdog: Watchdog | None = None
 
     @property
+    def machine(self) -> dict[str, Any]:
+        """The values of machine.yaml."""
+        return self.settings.get("machine", {})
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of `checkpoint-N` folders."""
         return self.folder / "checkpoints"

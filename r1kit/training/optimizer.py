@@ -159,17 +159,17 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(own: Any, args: Any) -> Callable[[nn.Module], torch.optim.Optimizer] | None:
+def build_optimizer(settings: Any, args: Any) -> Callable[[nn.Module], torch.optim.Optimizer] | None:
     """The optimizer that `optimizer:` asks for, as a function of the model; None for Trainer's own AdamW.
 
     Args:
-        own: has `optimizer` ("adamw" or "muon") and `muon_learning_rate`.
+        settings: has `optimizer` ("adamw" or "muon") and `muon_learning_rate`.
         args: TrainingArguments.
 
     Raises:
         SettingsError: Muon under DeepSpeed, which flattens matrices into vectors.
     """
-    if own.optimizer == "adamw":
+    if settings.optimizer == "adamw":
         return None
     if args.deepspeed or args.distributed_state.distributed_type == "DEEPSPEED":
         why = "Muon needs whole matrices and DeepSpeed flattens them."
@@ -178,7 +178,7 @@ def build_optimizer(own: Any, args: Any) -> Callable[[nn.Module], torch.optim.Op
         )
 
     def build(model: nn.Module) -> torch.optim.Optimizer:
-        groups = parameter_groups(model, args.learning_rate, own.muon_learning_rate, args.weight_decay)
+        groups = parameter_groups(model, args.learning_rate, settings.muon_learning_rate, args.weight_decay)
         return MuonAdamW(groups, args.learning_rate, (args.adam_beta1, args.adam_beta2), args.adam_epsilon)
 
     return build

@@ -4,6 +4,9 @@ transformers builds a block-diagonal mask whenever position_ids restart inside a
 given and no cache is in use. That holds for any number of rows, so there is no need to flatten the batch into
 one row as TRL's `packing: true` does: without a variable-length attention kernel (CPU, eager, sdpa) attention
 over one row of B*L tokens costs (B*L)^2 where rows cost B*L^2.
+
+Each attention kernel has its own way to keep documents apart, so `prove_packing` tests the one at hand:
+`r1kit doctor --packing`.
 """
 
 from __future__ import annotations
@@ -20,8 +23,12 @@ from torch import Tensor
 from r1kit.settings import Problem, SettingsError
 
 IGNORED = -100
-MOST_FLOPS = 2e12
+MAX_COMPARISON_FLOPS = 2e12
 """What `compare_padding_and_packing` may cost: a quarter of a minute of two CPU cores."""
+PROOF_LENGTHS = (24, 40)
+PROOF_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
+"""Largest difference, over the largest logit, that rounding explains. Seeing another document gives about 1
+(a CPU, sdpa and eager, 2026-11-24; there the right way gives exactly 0)."""
 Batch = dict[str, Any]
 
 
@@ -192,8 +199,8 @@ def compare_padding_and_packing(
     Returns:
         A DataFrame, one row a layout: layout, tokens (real ones), slots (with padding), fill (tokens /
         slots), seconds, tokens_per_second (real ones), loss (mean over labels: equal, or documents see each
-        other). The last three are NaN where the passes would take more than `MOST_FLOPS`: a real model on
-        real traces is measured by training it.
+        other). The last three are NaN where the passes would take more than `MAX_COMPARISON_FLOPS`: a real
+        model on real traces is measured by training it.
     """
     import pandas
 
@@ -204,7 +211,7 @@ def compare_padding_and_packing(
     row_length = row_length or min(4 * longest, context)
     tokens = sum(len(example["input_ids"]) for example in examples)
     prepared = layouts(examples, tokenizer.pad_token_id, batch_size, row_length)
-    if _flops(model, prepared) * (repeats + 1) > MOST_FLOPS:
+    if _flops(model, prepared) * (repeats + 1) > MAX_COMPARISON_FLOPS:
         repeats, passes = 0, {}
     else:
         passes = prepared
@@ -236,3 +243,79 @@ def compare_padding_and_packing(
             }
         )
     return pandas.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class PackingProof:
+    """Largest differences of logits over the largest logit, against alone: packed rightly, and mixed."""
+
+    attention: str
+    device: str
+    dtype: str
+    apart: float
+    mixed: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether packed documents are apart, and the test would have noticed if they were not."""
+        tolerance = PROOF_TOLERANCE[self.dtype]
+        return self.apart <= tolerance < self.mixed
+
+    def __str__(self) -> str:
+        verdict = "packed traces stay apart" if self.holds else "PACKED TRACES SEE EACH OTHER"
+        if self.mixed <= PROOF_TOLERANCE[self.dtype]:
+            verdict = "the test saw no difference even where documents are mixed: it proves nothing here"
+        return (
+            f"{verdict}: {self.attention} on {self.device} in {self.dtype}, logits differ by "
+            f"{self.apart:.1e} (mixed on purpose: {self.mixed:.1e})"
+        )
+
+
+def prove_packing(attention: str = "sdpa", device: str = "cpu", dtype: str = "float32") -> PackingProof:
+    """Compare the logits of two documents alone and packed, in a small random model: a test of a second.
+
+    So that a pass means something they are also packed the wrong way, under an all-ones mask, as TRL 0.18
+    did: there the logits must differ.
+
+    Args:
+        attention: an `attn_implementation` of transformers.
+        device: "cpu" or "cuda" (ROCm too).
+        dtype: "float32", "bfloat16" or "float16"; flash attention takes the last two only.
+
+    Raises:
+        ImportError, ValueError: transformers cannot use this attention here.
+    """
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        hidden_size=256,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=128,
+        max_position_embeddings=128,
+        attn_implementation=attention,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Qwen2ForCausalLM(config).to(device=device, dtype=getattr(torch, dtype)).eval()
+        documents = [torch.randint(0, 128, (1, length)).to(device) for length in PROOF_LENGTHS]
+    packed = torch.cat(documents, dim=1)
+    positions = torch.cat([torch.arange(length, device=device)[None] for length in PROOF_LENGTHS], dim=1)
+
+    def logits(ids: Any, **arguments: Any) -> Any:
+        with torch.no_grad():
+            return model(input_ids=ids, use_cache=False, **arguments).logits.float()
+
+    alone = torch.cat([logits(ids) for ids in documents], dim=1)
+    scale = alone.abs().max()
+    apart = logits(packed, position_ids=positions)
+    mixed = logits(packed, position_ids=positions, attention_mask=torch.ones_like(packed))
+    return PackingProof(
+        attention,
+        device,
+        dtype,
+        ((apart - alone).abs().max() / scale).item(),
+        ((mixed - alone).abs().max() / scale).item(),
+    )

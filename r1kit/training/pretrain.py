@@ -51,19 +51,19 @@ def train(job: program.Job) -> None:
     from r1kit.training.packing import RowsCollator, describe_rows
     from r1kit.training.resume import ExactResume, fit, make_config, small_dataset, trainer_arguments
 
-    keys, _, own = job.section("base")
+    keys, _, settings = job.section("base")
     keys, keep = trainer_arguments(job, keys)
     keys.setdefault("remove_unused_columns", False)
     args = make_config(TrainingArguments, keys, "base.yaml")
     tokenizer = AutoTokenizer.from_pretrained(job.inputs["tokenizer"])
     set_seed(args.seed)
-    architecture = own.architecture.model_dump()
+    architecture = settings.architecture.model_dump()
     model = build_model(architecture, tokenizer)
 
     class Pretraining(ExactResume, Trainer):
         """Trainer that resumes exactly."""
 
-    row_length = own.max_length or own.architecture.max_position_embeddings
+    row_length = settings.max_length or settings.architecture.max_position_embeddings
     dataset = tokenize(small_dataset(job.inputs["corpus"], ["text"]), tokenizer, row_length)
     if program.is_main():
         print(f"model: {model.num_parameters():,} parameters", flush=True)
@@ -75,7 +75,7 @@ def train(job: program.Job) -> None:
         processing_class=tokenizer,
         data_collator=RowsCollator(tokenizer.pad_token_id),
     )
-    trainer.build_optimizer = build_optimizer(own, args)
+    trainer.build_optimizer = build_optimizer(settings, args)
     fit(trainer, job, keep)
 
 

@@ -26,17 +26,17 @@ def backend(environment: Mapping[str, str] = os.environ) -> str:
         return f"DeepSpeed ZeRO-{environment.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '?')}"
     if environment.get("ACCELERATE_USE_FSDP") == "true":
         return f"FSDP{environment.get('FSDP_VERSION', '')}"
-    return "DDP" if processes(environment) > 1 else "one process"
+    return "DDP" if process_count(environment) > 1 else "one process"
 
 
-def processes(environment: Mapping[str, str] = os.environ) -> int:
+def process_count(environment: Mapping[str, str] = os.environ) -> int:
     """How many processes train together."""
     return int(environment.get("WORLD_SIZE", "1"))
 
 
 def record(batch: int) -> dict[str, Any]:
     """What goes into complete.json; `batch`: samples of an optimizer step over all processes."""
-    return {"processes": processes(), "backend": backend(), "batch": batch}
+    return {"processes": process_count(), "backend": backend(), "batch": batch}
 
 
 def batch_of(keys: Mapping[str, Any], count: int) -> int:
@@ -65,10 +65,8 @@ def check_started(folder: str | Path) -> None:
         key, message = "deepspeed_config.zero3_save_16bit_model", "The final model would have no weights."
         raise SettingsError([Problem("accelerate.yaml", key, allowed="true", message=message)])
     asked = content.get("num_processes") or 1
-    if processes() < asked:
-        message = (
-            f"{processes()} of {asked} processes was started. On a CPU write MULTI_GPU with use_cpu: true."
-        )
+    if (count := process_count()) < asked:
+        message = f"{count} of {asked} processes was started. On a CPU write MULTI_GPU with use_cpu: true."
         raise SettingsError([Problem("accelerate.yaml", "distributed_type", message=message)])
 
 
@@ -95,7 +93,7 @@ def check_resume(folder: str | Path, keys: Mapping[str, Any]) -> None:
     if "processes" not in made:
         return
     before, now = made["backend"], backend()
-    count, batch = processes(), batch_of(keys, processes())
+    count, batch = process_count(), batch_of(keys, process_count())
     told = (
         f"{newest.name} was made by {made['processes']} processes ({before}), now there are {count} ({now})"
     )

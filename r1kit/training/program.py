@@ -14,8 +14,9 @@ import traceback
 from collections.abc import Callable
 
 from r1kit.training.job import Job, read_job
+from r1kit.training.processes import process_count
 from r1kit.training.stop_request import StopRequest
-from r1kit.training.watchdog import say, watch
+from r1kit.training.watchdog import start_watchdog, write_exit_reason
 
 DONE, FAILED, BAD_SETTINGS, OUT_OF_MEMORY = 0, 1, 2, 3
 # What allocators say when they fail through a plain RuntimeError (torch's CPU allocator does).
@@ -54,24 +55,15 @@ def prepare_torch(job: Job) -> None:
     from r1kit.settings import Problem, SettingsError
 
     if job.device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(
-            [
-                Problem(
-                    "machine.yaml",
-                    "device",
-                    found="cuda",
-                    allowed="cpu, auto",
-                    message="No GPU is visible to torch.",
-                )
-            ]
-        )
+        message = "No GPU is visible to torch."
+        raise SettingsError([Problem("machine.yaml", "device", "cuda", "cpu, auto", message=message)])
     if os.environ.get("OMP_NUM_THREADS", "").isdigit():
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if job.device == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Filling every new tensor with NaN is the one part of determinism that costs time.
         torch.utils.deterministic.fill_uninitialized_memory = False
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if process_count() > 1:
             # Trainer then loads optimizers onto "cpu:0", a name torch.load doesn't know (5.17, 2.13).
             torch.serialization.register_package(
                 5, lambda storage: None, lambda storage, name: storage if name.startswith("cpu:") else None
@@ -103,7 +95,7 @@ def exit_code_of(error: BaseException) -> int:
     return FAILED
 
 
-def last_words(job: Job, code: int, error: BaseException) -> int:
+def explain_end(job: Job, code: int, error: BaseException) -> int:
     """Tell the other processes and the supervisor why this one ends; the exit code of the first cause.
 
     When one process of several dies, the others fail in their next collective with a message about sockets.
@@ -112,10 +104,10 @@ def last_words(job: Job, code: int, error: BaseException) -> int:
     if code == FAILED and (first := job.watchdog.first_cause()):
         code, message = first
         print(message, file=sys.stderr, flush=True)
-        say(job.folder, code, message)
+        write_exit_reason(job.folder, code, message)
     elif hasattr(error, "returncode"):
         message = str(error)
-        say(job.folder, code, message)
+        write_exit_reason(job.folder, code, message)
     job.watchdog.close(code, message)
     return code
 
@@ -137,11 +129,11 @@ def run(train: Callable[[Job], None], arguments: list[str] | None = None) -> int
             return BAD_SETTINGS
         job.stop = stop
         prepare_environment(job)
-        job.device, reason = resolve_device(job.settings.get("machine", {}).get("device", "auto"))
+        job.device, reason = resolve_device(job.machine.get("device", "auto"))
         if is_main():
             print(f"device: {job.device} ({reason})", flush=True)
         prepare_torch(job)
-        job.watchdog = watch(job.folder, job.settings.get("machine", {}).get("step_seconds"))
+        job.watchdog = start_watchdog(job.folder, job.machine.get("step_seconds"))
         train(job)
     except BaseException as error:
         code = exit_code_of(error)
@@ -149,7 +141,7 @@ def run(train: Callable[[Job], None], arguments: list[str] | None = None) -> int
             traceback.print_exc()
         else:
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        return last_words(job, code, error) if job and job.watchdog else code
+        return explain_end(job, code, error) if job and job.watchdog else code
     job.watchdog.close()
     if stop.received is not None:
         print(f"stopped by {signal.Signals(stop.received).name} after writing a checkpoint", flush=True)

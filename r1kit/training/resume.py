@@ -19,7 +19,7 @@ from transformers import PrinterCallback, Trainer
 from r1kit.runs import metrics
 from r1kit.settings import Problem, SettingsError
 from r1kit.training import checkpoints
-from r1kit.training.callbacks import CompleteMarker, GracefulStop, MetricsLog, Progress, saved_state
+from r1kit.training.callbacks import CompleteMarker, GracefulStop, MetricsLog, Progress
 from r1kit.training.job import Job
 from r1kit.training.processes import check_resume, check_sharded, check_started
 from r1kit.training.throughput import throughput_of
@@ -40,6 +40,9 @@ class ExactResume:
     def _run_epoch(self, **arguments: Any) -> None:
         set_sampler_epoch(arguments["train_dataloader"], arguments["epoch"])
         super()._run_epoch(**arguments)
+
+    def restore_own_state(self, checkpoint: Path) -> None:
+        """Restore what a trainer has and transformers' Trainer does not know; nothing here."""
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: TRL would write a README into the checkpoints folder at every save."""
@@ -110,18 +113,16 @@ def small_dataset(path: str, columns: list[str] | None = None) -> Any:
     return dataset.select_columns(columns) if columns else dataset
 
 
-def fit(trainer: Trainer, job: Job, keep: int | None = None, restore: Any = None) -> None:
+def fit(trainer: Trainer, job: Job, keep: int | None = None) -> None:
     """Train from the newest complete checkpoint, or from the start, and write `model/` at the end.
 
     Args:
         trainer: has the ExactResume mixin.
         keep: how many complete checkpoints to leave on disk (None: all).
-        restore: called with the checkpoint's path before training goes on, for state the Trainer doesn't
-            know.
     """
     check_sharded(trainer.accelerator)
     trainer.remove_callback(PrinterCallback)
-    log = MetricsLog(job.metrics, throughput_of(trainer, job.settings.get("machine", {})))
+    log = MetricsLog(job.metrics, throughput_of(trainer, job.machine))
     for callback in (log, CompleteMarker(job.checkpoints, keep), GracefulStop(job.stop)):
         trainer.add_callback(callback)
     if job.watchdog:
@@ -133,8 +134,7 @@ def fit(trainer: Trainer, job: Job, keep: int | None = None, restore: Any = None
     if newest is not None:
         if trainer.accelerator.is_main_process:
             print(f"resuming from step {checkpoints.step_of(newest)}", flush=True)
-        if restore is not None:
-            restore(newest)
+        trainer.restore_own_state(newest)
     if newest is not None and is_finished(newest, trainer.args.max_steps):
         trainer._load_from_checkpoint(str(newest))  # killed between the last checkpoint and the final model
     else:
@@ -162,7 +162,7 @@ def write_whole_model(trainer: Trainer, folder: str) -> None:
 
 def is_finished(checkpoint: Path, max_steps: int) -> bool:
     """Whether `checkpoint` is the training's last (max_steps <= 0: as its own state says)."""
-    state = saved_state(checkpoint)
+    state = checkpoints.trainer_state(checkpoint)
     return state["global_step"] >= (max_steps if max_steps > 0 else state["max_steps"])
 
 

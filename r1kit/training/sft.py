@@ -29,11 +29,11 @@ def train(job: program.Job) -> None:
         trainer_arguments,
     )
 
-    keys, model_keys, own = job.section("sft")
+    keys, model_keys, settings = job.section("sft")
     keys, keep = trainer_arguments(job, keys)
     model_init, quantization, peft = model_arguments(model_keys)
     args = make_config(SFTConfig, {**keys, "model_init_kwargs": model_init}, "sft.yaml")
-    rows = own.row_packing
+    rows = settings.row_packing
     if rows:
         check_rows_possible(args, model_init.get("attn_implementation"))
 
@@ -61,7 +61,7 @@ def train(job: program.Job) -> None:
         quantization_config=quantization,
         peft_config=peft,
     )
-    trainer.build_optimizer = build_optimizer(own, args)
+    trainer.build_optimizer = build_optimizer(settings, args)
     fit(trainer, job, keep)
 
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-ECHO = 5.0  # seconds in which a second SIGTERM is taken for the first
+ECHO_SECONDS = 5.0  # in which a second SIGTERM is taken for the first
 
 
 @dataclass
@@ -34,7 +34,7 @@ class StopRequest:
 
     def _handle(self, number: int, frame: Any) -> None:
         now = time.monotonic()
-        if self.signals and number == signal.SIGTERM and now - self.heard < ECHO:
+        if self.signals and number == signal.SIGTERM and now - self.heard < ECHO_SECONDS:
             return
         self.signals += 1
         if self.signals > 1:

@@ -25,12 +25,13 @@ from typing import Any
 
 import psutil
 
-from r1kit.runs import files
+from r1kit.runs import files, processes
 
 HUNG = 4  # exit code: hang or timeout
-TICK = 0.5  # seconds between two looks
-WORD = 4.0  # seconds a rank has to hear of a sibling's death by itself and to end in its own way
-PATIENCE = 1.25  # rank 0 knows more, so the other ranks give it this much longer
+LOOK_SECONDS = 0.5
+SIBLING_GRACE_SECONDS = 4.0  # for a rank to notice a sibling's death by itself, and to end in its own way
+
+OTHER_RANKS_FACTOR = 1.25  # rank 0 knows more, so the other ranks wait this much longer
 
 
 class Stopped(RuntimeError):
@@ -102,7 +103,7 @@ class Watchdog:
             files.write_json_atomic(self.folder / f"{self.rank}.json", state, durable=False)
 
     def _look(self) -> None:
-        while not self._closed.wait(TICK):
+        while not self._closed.wait(LOOK_SECONDS):
             if reason := self.dead_sibling() or self.overdue():
                 self.end(reason)
 
@@ -115,7 +116,7 @@ class Watchdog:
         # The request's own timeout comes first: the main thread then explains more.
         allowed = state["bound"] + 5.0 if state["phase"] != "step" else state["bound"]
         seconds = time.time() - state["since"]
-        if seconds <= allowed * (1.0 if self.rank == 0 else PATIENCE):
+        if seconds <= allowed * (1.0 if self.rank == 0 else OTHER_RANKS_FACTOR):
             return ""
         hint = {
             "generate": "server.generation_seconds", "sync": "server.sync_seconds",
@@ -136,19 +137,19 @@ class Watchdog:
         )
 
     def dead_sibling(self) -> str:
-        """Who died without a word more than `WORD` seconds ago; empty if nobody did."""
+        """Who died without a word more than `SIBLING_GRACE_SECONDS` ago; empty if nobody did."""
         for rank, state in self.siblings().items():
             if "ended" in state or alive(state["pid"]):
                 self._gone_since.pop(rank, None)
                 continue
             gone = time.monotonic() - self._gone_since.setdefault(rank, time.monotonic())
-            if gone >= WORD:
+            if gone >= SIBLING_GRACE_SECONDS:
                 return self.death_of(state)
         return ""
 
     def first_cause(self) -> tuple[int, str] | None:
         """(exit code, paragraph) of the sibling whose end made this process fail; None if there is none."""
-        deadline = time.monotonic() + WORD / 2
+        deadline = time.monotonic() + SIBLING_GRACE_SECONDS / 2
         while self.world > 1:
             for state in self.siblings().values():
                 if state.get("ended"):
@@ -194,7 +195,7 @@ class Watchdog:
         """Say why, with all stacks, and end this process and its stuck siblings at once."""
         print(f"watchdog: {reason}", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(all_threads=True)
-        say(self.job, HUNG, reason)
+        write_exit_reason(self.job, HUNG, reason)
         for state in self.siblings().values():
             if "ended" not in state:
                 with contextlib.suppress(OSError):
@@ -202,7 +203,7 @@ class Watchdog:
         os._exit(HUNG)
 
 
-def watch(job: Path, step_seconds: float | None) -> Watchdog:
+def start_watchdog(job: Path, step_seconds: float | None) -> Watchdog:
     """The watchdog of this process, as torchrun numbers it."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     folder = Path(job) / "ranks"
@@ -214,7 +215,7 @@ def watch(job: Path, step_seconds: float | None) -> Watchdog:
     return Watchdog(job, rank, world, step_seconds).start()
 
 
-def say(job: Path, returncode: int, message: str) -> None:
+def write_exit_reason(job: Path, returncode: int, message: str) -> None:
     """Write exit.json unless a sibling has done so just now: the first cause is the cause."""
     path = Path(job) / "exit.json"
     if path.exists() and time.time() - path.stat().st_mtime < 60:
@@ -226,6 +227,6 @@ def say(job: Path, returncode: int, message: str) -> None:
 def alive(pid: int) -> bool:
     """Whether process `pid` runs; a zombie does not."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return processes.alive(psutil.Process(pid))
     except psutil.Error:
         return False

@@ -9,7 +9,7 @@ from transformers import TrainerControl
 
 from r1kit.runs import metrics
 from r1kit.settings.guards import GuardSettings
-from r1kit.training.guards import COLLAPSED, Collapsed, Guards, diversity, sign
+from r1kit.training.guards import COLLAPSED, Collapsed, Guards, diversity, find_sign
 
 BOUNDS = GuardSettings(window=5)
 
@@ -29,13 +29,13 @@ def rows(count: int, **changes: tuple[float, float]) -> list[dict]:
 
 
 def test_a_training_that_learns_is_left_alone():
-    assert sign(rows(40), BOUNDS) == ""
+    assert find_sign(rows(40), BOUNDS) == ""
 
 
 def test_the_shipped_training_is_left_alone():
     """The 04_grpo of cpu-cluster, 2026-11-24: entropy 0.062 to 0.019, 1% cut at most."""
     changes = {"entropy": (0.062, 0.019), "completions/mean_length": (26.2, 33.0)}
-    assert sign(rows(63, **changes, **{"completions/clipped_ratio": (0.01, 0.0)}), GuardSettings()) == ""
+    assert find_sign(rows(63, **changes, **{"completions/clipped_ratio": (0.01, 0.0)}), GuardSettings()) == ""
 
 
 @pytest.mark.parametrize(
@@ -51,18 +51,18 @@ def test_the_shipped_training_is_left_alone():
 )
 def test_every_sign_is_named_and_can_be_turned_off(changes, named):
     collapsed = rows(200, **changes)
-    assert named in sign(collapsed, BOUNDS)
-    assert sign(collapsed, BOUNDS.model_copy(update={named: None})) == ""
+    assert named in find_sign(collapsed, BOUNDS)
+    assert find_sign(collapsed, BOUNDS.model_copy(update={named: None})) == ""
 
 
 def test_few_distinct_answers_are_a_sign_where_a_bound_is_set():
     collapsed = rows(20, **{"diversity/distinct_answers": (0.1, 0.1)})
-    assert sign(collapsed, BOUNDS) == ""
-    assert "min_distinct" in sign(collapsed, BOUNDS.model_copy(update={"min_distinct": 0.2}))
+    assert find_sign(collapsed, BOUNDS) == ""
+    assert "min_distinct" in find_sign(collapsed, BOUNDS.model_copy(update={"min_distinct": 0.2}))
 
 
 def test_a_base_model_whose_answers_never_ended_is_not_collapsed():
-    assert sign(rows(40, **{"completions/clipped_ratio": (1.0, 1.0)}), BOUNDS) == ""
+    assert find_sign(rows(40, **{"completions/clipped_ratio": (1.0, 1.0)}), BOUNDS) == ""
 
 
 def held_out(values: list[float], **changes: tuple[float, float]) -> list[dict]:
@@ -74,8 +74,8 @@ def held_out(values: list[float], **changes: tuple[float, float]) -> list[dict]:
 
 def test_a_reward_that_rises_while_held_out_accuracy_falls_is_hacked():
     fallen = held_out([0.6, 0.7, 0.6, 0.55, 0.5])
-    assert "held-out pass@1 fell from 0.700" in sign(fallen, BOUNDS)
-    assert sign(fallen, BOUNDS.model_copy(update={"min_heldout_drop": None})) == ""
+    assert "held-out pass@1 fell from 0.700" in find_sign(fallen, BOUNDS)
+    assert find_sign(fallen, BOUNDS.model_copy(update={"min_heldout_drop": None})) == ""
 
 
 def test_evaluations_may_have_rows_of_their_own():
@@ -83,7 +83,7 @@ def test_evaluations_may_have_rows_of_their_own():
     for row in held_out([0.6, 0.7, 0.6, 0.55, 0.5]):
         measured = row.pop("heldout/pass@1", None)
         fallen += [row] if measured is None else [row, {"step": row["step"], "heldout/pass@1": measured}]
-    assert "held-out pass@1 fell from 0.700" in sign(fallen, BOUNDS)
+    assert "held-out pass@1 fell from 0.700" in find_sign(fallen, BOUNDS)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_evaluations_may_have_rows_of_their_own():
     ],
 )
 def test_other_courses_of_held_out_accuracy_are_no_sign(values, changes):
-    assert sign(held_out(values, **changes), BOUNDS) == ""
+    assert find_sign(held_out(values, **changes), BOUNDS) == ""
 
 
 def answer(value: int, steps: str = "a b c d") -> str:

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from r1kit.settings import SettingsError
-from r1kit.training.packing import RowsCollator, check_rows_possible, compare_padding_and_packing
+from r1kit.training.packing import (
+    PROOF_TOLERANCE,
+    PackingProof,
+    RowsCollator,
+    check_rows_possible,
+    compare_padding_and_packing,
+    prove_packing,
+)
 
 EXAMPLES = [
     {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, 6, 7, -100, 9], "seq_lengths": [3, 2]},
@@ -87,7 +94,7 @@ def test_a_model_too_large_for_a_lesson_is_counted_not_measured(model, tokenizer
     from r1kit.data.datasets import build_traces
     from r1kit.training import packing
 
-    monkeypatch.setattr(packing, "MOST_FLOPS", 1e6)
+    monkeypatch.setattr(packing, "MAX_COMPARISON_FLOPS", 1e6)
     traces = Dataset.from_list(build_traces(12, 0))
     table = compare_padding_and_packing(model, traces, tokenizer, batch_size=4).set_index("layout")
     assert table["seconds"].isna().all()
@@ -99,3 +106,42 @@ def test_how_well_rows_are_filled_is_said_in_one_line():
 
     dataset = {"seq_lengths": [[60, 40], [50]]}
     assert describe_rows(dataset, 128) == "2 rows of up to 128 tokens, 75% of them filled"
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_traces_stay_apart_on_this_machine(attention: str) -> None:
+    proof = prove_packing(attention)
+    assert proof.holds, str(proof)
+    assert proof.mixed > 100 * proof.apart, "a test without power would pass anywhere"
+
+
+def test_half_precision_stays_within_its_tolerance() -> None:
+    assert prove_packing("eager", dtype="bfloat16").holds
+
+
+def test_mixed_documents_fail_and_a_test_without_power_says_so() -> None:
+    assert not PackingProof("eager", "cpu", "float32", 0.3, 0.3).holds
+    assert "SEE EACH OTHER" in str(PackingProof("eager", "cpu", "float32", 0.3, 0.3))
+    assert "proves nothing" in str(
+        PackingProof("eager", "cpu", "float32", 0.0, PROOF_TOLERANCE["float32"] / 2)
+    )
+
+
+def test_the_doctor_proves_it_for_a_profile(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    from r1kit.cli import main
+
+    monkeypatch.setattr("sys.argv", ["r1kit", "doctor", "--packing"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    assert "packed traces stay apart: sdpa on cpu" in capsys.readouterr().out
+
+
+def test_an_attention_that_is_not_there_is_said_and_fails(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    from r1kit.cli import main
+
+    monkeypatch.setattr("sys.argv", ["r1kit", "doctor", "--packing", "--profile", "mi350x-8"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    assert "flash_attention_2 cannot be used on this machine" in capsys.readouterr().out

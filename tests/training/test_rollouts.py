@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from r1kit.training.rollouts import EpochRepeatSampler, rollout_table
+import torch
+from trl.trainer.utils import nanstd
+
+from r1kit.training.grpo_trainer import EpochRepeatSampler, rollout_table, share_without_signal
 
 
 def sampler(epoch: int) -> list[int]:
@@ -43,3 +46,18 @@ def test_a_rollout_row_holds_the_reward_and_its_parts():
     assert table["reward"].tolist() == [1.0, 0.2]
     assert table.loc[1, "prompt"] == "How many?"
     assert table.loc[1, "completion"] == "4"
+
+
+def test_a_group_of_equal_rewards_is_counted_although_its_float32_deviation_is_not_zero():
+    """Incident of 2026-11-23: weights 1.0 and 0.2, sixteen right answers, and TRL's metric said 0."""
+    scores = torch.ones(32, 2)
+    scores[20, 0] = 0.0
+    weights = torch.tensor([1.0, 0.2])
+    deviation = nanstd((scores * weights).nansum(dim=1).view(2, 16), dim=1)
+    assert not torch.isclose(deviation, torch.zeros(2)).any(), "TRL counts right now: drop our correction"
+    assert share_without_signal(scores, weights, 16) == 0.5
+
+
+def test_what_could_not_be_scored_counts_as_trl_counts_it():
+    scores = torch.tensor([[float("nan"), 1.0], [float("nan"), 1.0], [1.0, 1.0], [0.0, 1.0]])
+    assert share_without_signal(scores, torch.tensor([1.0, 0.2]), 2) == 0.5

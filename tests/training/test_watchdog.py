@@ -12,7 +12,7 @@ import time
 import pytest
 
 from r1kit.training import watchdog
-from r1kit.training.watchdog import HUNG, Watchdog, say
+from r1kit.training.watchdog import HUNG, Watchdog, write_exit_reason
 
 
 @pytest.fixture
@@ -85,12 +85,12 @@ def test_a_sibling_that_said_why_is_quoted(tmp_path, dead):
 
 
 def test_a_sibling_on_another_machine_is_not_looked_up_here(tmp_path, dead, monkeypatch):
-    monkeypatch.setattr(watchdog, "WORD", 0.1)
+    monkeypatch.setattr(watchdog, "SIBLING_GRACE_SECONDS", 0.1)
     sibling(tmp_path, dead, host="elsewhere")
     assert Watchdog(tmp_path, 0, 2).first_cause() is None
 
 
 def test_the_first_explanation_stays(tmp_path):
-    say(tmp_path, 4, "the server died")
-    say(tmp_path, 1, "connection reset by peer")
+    write_exit_reason(tmp_path, 4, "the server died")
+    write_exit_reason(tmp_path, 1, "connection reset by peer")
     assert json.loads((tmp_path / "exit.json").read_text())["message"] == "the server died"

@@ -19,7 +19,7 @@ def train(world: Path, folder: Path, rank: int, port: int) -> None:
 
     from r1kit.settings.curriculum import CurriculumSettings, DynamicSamplingSettings
     from r1kit.training.curriculum import Curriculum
-    from tests.training.test_chosen_rollouts import SIZE, build
+    from tests.training.test_dynamic_sampling import SIZE, build
 
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
@@ -37,7 +37,7 @@ def train(world: Path, folder: Path, rank: int, port: int) -> None:
     found = {
         "processes": trainer.accelerator.num_processes,
         "weights": weights.double().sum().item(),
-        "state": trainer.chosen_state(),
+        "state": trainer.sampling_state(),
         "whole_groups": all(len(set(asked[i : i + SIZE])) == 1 for i in range(0, len(asked), SIZE)),
         "judged_here": len(trainer.reward_funcs[0].tokens),
         "rows": [row for row in trainer.state.log_history if "reward" in row],
@@ -47,7 +47,7 @@ def train(world: Path, folder: Path, rank: int, port: int) -> None:
 
 def main() -> int:
     """Fork both and wait; 0 if both ended well."""
-    import r1kit.training.rollouts  # noqa: F401 - loaded once, before the fork
+    import r1kit.training.grpo_trainer  # noqa: F401 - loaded once, before the fork
 
     world, folder = map(Path, sys.argv[1:])
     with socket.socket() as free:

@@ -11,7 +11,8 @@ import torch
 
 from r1kit.rewards.total import is_judged
 from r1kit.training import checkpoints
-from r1kit.training.unjudged import TooManyUnjudged, UnjudgedWatch, leave_out_unjudged
+from r1kit.training.grpo_trainer import mask_unscored
+from r1kit.training.guards import TooManyUnjudged, UnscoredWatch
 from tests.training.conftest import rows, start, write_job
 
 NAN = float("nan")
@@ -23,7 +24,7 @@ def test_the_batch_follows_the_rule_of_the_total_row_by_row():
     parts = torch.tensor([[cell[0], cell[2], cell[4]] for cell in cells])
     applies = torch.tensor([[cell[1], cell[3], cell[5]] for cell in cells])
     for verifies in itertools.product([True, False], repeat=3):
-        kept, judged = leave_out_unjudged(parts, applies, torch.tensor(verifies))
+        kept, judged = mask_unscored(parts, applies, torch.tensor(verifies))
         for row in range(len(cells)):
             earned = [None if value != value else value for value in parts[row].tolist()]
             assert judged[row] == is_judged(earned, applies[row].tolist(), verifies)
@@ -31,7 +32,7 @@ def test_the_batch_follows_the_rule_of_the_total_row_by_row():
         assert torch.equal(kept[judged].nan_to_num(-1), parts[judged].nan_to_num(-1))
 
 
-def stopped(watch: UnjudgedWatch) -> bool:
+def stopped(watch: UnscoredWatch) -> bool:
     control = SimpleNamespace(should_save=False, should_log=False, should_training_stop=False)
     watch.on_step_end(None, None, control)
     assert control.should_save == control.should_training_stop
@@ -39,7 +40,7 @@ def stopped(watch: UnjudgedWatch) -> bool:
 
 
 def test_one_unreadable_solution_in_fifty_is_borne_and_two_are_not():
-    watch = UnjudgedWatch(group_size=16)
+    watch = UnscoredWatch(group_size=16)
     watch.add(16, 128)
     assert not stopped(watch)
     watch.on_train_end(None, None, None)
@@ -50,7 +51,7 @@ def test_one_unreadable_solution_in_fifty_is_borne_and_two_are_not():
 
 
 def test_what_is_long_past_is_forgotten():
-    watch = UnjudgedWatch(group_size=16)
+    watch = UnscoredWatch(group_size=16)
     for _ in range(30):
         watch.add(16, 128)
         for _ in range(7):
@@ -59,7 +60,7 @@ def test_what_is_long_past_is_forgotten():
 
 
 def test_a_sandbox_that_fails_late_stops_the_training_at_once():
-    watch = UnjudgedWatch(group_size=8)
+    watch = UnscoredWatch(group_size=8)
     for _ in range(1000):
         watch.add(0, 64)
     watch.add(64, 64)
@@ -67,7 +68,7 @@ def test_a_sandbox_that_fails_late_stops_the_training_at_once():
 
 
 def test_a_batch_larger_than_fifty_groups_is_measured_whole():
-    watch = UnjudgedWatch(group_size=8)
+    watch = UnscoredWatch(group_size=8)
     watch.add(80, 8192)
     assert not stopped(watch)
     watch.add(200, 8192)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from r1kit.settings.curriculum import CurriculumSettings, DynamicSamplingSettings
 from r1kit.training.curriculum import Curriculum
-from r1kit.training.groups import Group, completion_metrics
+from r1kit.training.grpo_trainer import Group, GrpoTrainer
 from r1kit.training.objective import group_advantages
 from tests.training.conftest import rows
 
@@ -49,14 +49,12 @@ def build(world, **keys):
     from transformers import AutoTokenizer
     from trl import GRPOConfig
 
-    from r1kit.training.rollouts import RolloutTrainer
-
     args = GRPOConfig(
         **{"output_dir": str(world / "unused"), **keys}, use_cpu=True, bf16=False, report_to="none",
         gradient_checkpointing=False, per_device_train_batch_size=8, gradient_accumulation_steps=4,
         steps_per_generation=2, num_generations=SIZE, max_completion_length=6,
     )  # fmt: skip
-    return RolloutTrainer(
+    return GrpoTrainer(
         model=str(world / "base"),
         args=args,
         reward_funcs=Judge(),
@@ -79,7 +77,7 @@ def trainer(built):
     built._step, built.useful_share, built.state.num_input_tokens_seen = 0, 1.0, 0
     settings = CurriculumSettings(strategy="none")
     built.curriculum = Curriculum(settings, built.train_dataset["level"], seed=0)
-    built.dynamic_sampling, built.leave_out = None, False
+    built.dynamic_sampling = None
     return built
 
 
@@ -171,18 +169,6 @@ def test_metrics_of_completions_are_those_of_the_batch_that_is_trained_on(traine
     assert done.metrics["completions/max_length"] == lengths.max().item()
 
 
-def test_metrics_of_completions_are_computed_as_trl_does(trainer):
-    trainer.curriculum = None
-    done = generate(trainer)
-    mask = done.tensors["completion_mask"].bool()
-    ids = [row[own].tolist() for row, own in zip(done.tensors["completion_ids"], mask, strict=True)]
-    stops = [*trainer.eos_token_ids, trainer._tokenizer.pad_token_id]
-    theirs = {name: value for name, value in done.metrics.items() if name.startswith("completions/")}
-    assert completion_metrics(ids, stops) == pytest.approx(theirs)
-    assert completion_metrics([[5, 1], [5, 6, 7]], [1])["completions/mean_terminated_length"] == 2
-    assert completion_metrics([[5, 6]], [1])["completions/mean_terminated_length"] == 0
-
-
 def test_the_advantages_are_those_of_the_chosen_groups(trainer):
     done = generate(trainer, max_extra=5.0)
     rewards = torch.tensor([float(i % 2) for i in range(SIZE * COUNT)])
@@ -207,26 +193,26 @@ def test_a_process_with_half_a_group_is_refused(trainer):
 
 def test_the_share_of_useful_groups_is_remembered_by_a_checkpoint(trainer):
     generate(trainer, max_extra=5.0)
-    state = trainer.chosen_state()
+    state = trainer.sampling_state()
     assert 0.5 < state["useful_share"] < 1.0
     trainer.useful_share = 0.0
     trainer.curriculum = Curriculum(trainer.curriculum.settings, trainer.train_dataset["level"], seed=0)
-    trainer.restore_chosen(state)
-    assert trainer.chosen_state() == state
+    trainer.restore_sampling(state)
+    assert trainer.sampling_state() == state
 
 
-def test_unjudged_rows_make_no_signal():
+def test_unscored_rows_make_no_signal():
     nan = float("nan")
-    parts = torch.tensor([[1.0, 1.0], [nan, nan]])
-    judged = parts[~parts.isnan().all(dim=1)].sum(dim=1)
-    assert not Group(0, [], parts, judged).useful
-    assert Group(0, [], parts, torch.tensor([1.0, 0.0])).useful
-    assert not Group(0, [], parts, torch.tensor([1.2, 1.2 + 1e-7])).useful
+    scores = torch.tensor([[1.0, 1.0], [nan, nan]])
+    scored = scores[~scores.isnan().all(dim=1)].sum(dim=1)
+    assert not Group(0, [], scores, scored).useful
+    assert Group(0, [], scores, torch.tensor([1.0, 0.0])).useful
+    assert not Group(0, [], scores, torch.tensor([1.2, 1.2 + 1e-7])).useful
 
 
-def gradient(trainer, inputs, leave_out: bool) -> tuple[torch.Tensor, int]:
+def gradient(trainer, inputs, skip: bool) -> tuple[torch.Tensor, int]:
     """Of a batch: its gradient, flat, and how many rows went through the model."""
-    trainer.leave_out, sizes = leave_out, []
+    trainer.dynamic_sampling, sizes = DynamicSamplingSettings() if skip else None, []
     hook = trainer.model.register_forward_pre_hook(
         lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
     )
@@ -244,8 +230,8 @@ def test_rows_without_an_advantage_are_left_out_and_the_gradient_is_the_same(tra
     assert done.tensors["advantages"].count_nonzero() == (COUNT - flat) * SIZE, "no advantage by rounding"
     monkeypatch.setattr(trainer, "loss_type", loss_type)
     monkeypatch.setattr(trainer, "current_gradient_accumulation_steps", 1, raising=False)
-    whole, all_rows = gradient(trainer, done.tensors, leave_out=False)
-    part, rows_left = gradient(trainer, done.tensors, leave_out=True)
+    whole, all_rows = gradient(trainer, done.tensors, skip=False)
+    part, rows_left = gradient(trainer, done.tensors, skip=True)
     assert (all_rows, rows_left) == (COUNT * SIZE, (COUNT - flat) * SIZE)
     assert whole.abs().max() > 1e-4
     assert torch.allclose(whole, part, atol=1e-6)
@@ -255,19 +241,19 @@ def test_where_no_row_has_an_advantage_one_goes_through_and_moves_nothing(traine
     trainer.reward_funcs[0].hopeless = True
     done = generate(trainer, max_extra=0.0)
     monkeypatch.setattr(trainer, "current_gradient_accumulation_steps", 1, raising=False)
-    found, rows_left = gradient(trainer, done.tensors, leave_out=True)
+    found, rows_left = gradient(trainer, done.tensors, skip=True)
     assert rows_left == 1
     assert not found.any()
 
 
 def test_a_kl_term_needs_every_row(trainer, monkeypatch):
-    assert trainer.only_advantages_count()
+    trainer.dynamic_sampling = DynamicSamplingSettings()
+    assert trainer._skips_zero_advantage
     monkeypatch.setattr(trainer, "beta", 0.1)
-    assert not trainer.only_advantages_count()
+    assert not trainer._skips_zero_advantage
 
 
 def test_what_part_of_the_tokens_was_trained_on_is_said_for_mfu(trainer):
-    trainer.leave_out = True
     done = generate(trainer, max_extra=1.0)
     assert len(done.asked) > COUNT
     rows_left = done.tensors["advantages"] != 0
@@ -291,10 +277,10 @@ def test_a_training_that_goes_on_from_a_checkpoint_ends_with_the_same_weights(wo
         settings = CurriculumSettings(strategy="pass_rate")
         trainer.curriculum = Curriculum(settings, trainer.train_dataset["level"], seed=0)
         trainer.dynamic_sampling = DynamicSamplingSettings(max_extra=0.5)
-        fit(trainer, job, restore=trainer.restore_rollouts)
+        fit(trainer, job)
         own = ("reward", "curriculum/", "dynamic/", "num_tokens", "completions/", "loss", "entropy")
         kept = [{k: v for k, v in row.items() if k.startswith(own)} for row in rows(job.folder)]
-        return load_file(job.model / "model.safetensors"), kept, trainer.chosen_state()
+        return load_file(job.model / "model.safetensors"), kept, trainer.sampling_state()
 
     whole, resumed = (Job(tmp_path / name, {"machine": {}}, {}) for name in ("whole", "resumed"))
     weights, metrics, state = train(whole)
