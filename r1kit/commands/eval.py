@@ -37,10 +37,8 @@ def eval_(
     """
     from r1kit.commands.data_generate import stop_like_ctrl_c
     from r1kit.data.append_log import LogInUse
-    from r1kit.data.endpoint import NotAllowed
-    from r1kit.data.generation import EndpointLost
     from r1kit.evaluation.report import render
-    from r1kit.evaluation.served import Unanswered
+    from r1kit.evaluation.server_sampler import EndpointLost, NotAllowed, Unanswered
     from r1kit.pipeline import evaluation
     from r1kit.pipeline.second_opinion import add_second_opinion, check_second_opinion
     from r1kit.runs.files import shown

@@ -6,7 +6,8 @@ those kept that a rule accepts, chains that mix languages, run long or are hard 
 and repeated 4-grams stand for readability. R1 also judged answers by a model, for which this has no room.
 
 Answers come in shards of a batch, each a file of its own and with a seed of its own, so that a program which
-was killed goes on with the next shard and ends with the same dataset.
+was killed goes on with the next shard and ends with the same dataset. Where the job has a server, vLLM
+samples instead of this process.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from r1kit.evaluation.sampling import Samples, generate
-from r1kit.evaluation.served_sampling import generate_served
+from r1kit.evaluation.sampler import LocalSampler, Sampler, Samples, Sampling, load_checkpoint
+from r1kit.evaluation.server_sampler import sampler_at
 from r1kit.rewards.registry import get_rewards
 from r1kit.runs import metrics
 from r1kit.runs.files import read_json, write_json_atomic
@@ -57,11 +57,12 @@ def judged_answers(
     missing = [i for i, path in enumerate(shards) if read_json(path) is None]
     metrics.truncate_after(job.metrics, missing[0] if missing else len(shards))
     if missing:
-        model, tokenizer = answerer(job)
-        judge = judge_of(forms)
+        sampler, judge = sampler_of(job, told), judge_of(forms)
     for i in missing:
         rows = list(prompts.select(range(i * size, min((i + 1) * size, len(prompts)))))
-        samples = answer(job, model, tokenizer, rows, told, seed=told["seed"] * SEEDS + i)
+        how = {name: told[name] for name in ("temperature", "top_p", "max_new_tokens")}
+        sampling = Sampling(**how, seed=told["seed"] * SEEDS + i)
+        samples = sampler.sample([row["prompt"] for row in rows], sampling, told["samples"])
         judged = judge_samples(rows, samples, judge)
         write_json_atomic(shards[i], judged)
         right = sum(entry["correct"] == 1.0 for entry in judged) / max(1, len(judged))
@@ -74,27 +75,14 @@ def judged_answers(
     return prompts, [entry for path in shards for entry in read_json(path)]
 
 
-def answerer(job: program.Job) -> tuple[Any, Any]:
-    """(model, tokenizer); no model where a server answers, whose devices have no room for a second one."""
+def sampler_of(job: program.Job, told: Mapping[str, Any]) -> Sampler:
+    """The job's server, or its model in this process; beside a server there is no room for a second model."""
     if "server" not in job.inputs:
-        from r1kit.evaluation.evaluate import load_checkpoint
-
-        return load_checkpoint(job.inputs["model"], job.device)
+        return LocalSampler(*load_checkpoint(job.inputs["model"], job.device), told["batch_size"])
     from transformers import AutoTokenizer
 
-    return None, AutoTokenizer.from_pretrained(job.inputs["model"], local_files_only=True)
-
-
-def answer(
-    job: program.Job, model: Any, tokenizer: Any, rows: Sequence[Mapping], told: Mapping, seed: int
-) -> Samples:
-    """The samples of one shard, from this process or, where the job has a server, from vLLM."""
-    prompts = [row["prompt"] for row in rows]
-    how = {name: told[name] for name in ("temperature", "top_p", "max_new_tokens")}
-    if "server" in job.inputs:
-        return generate_served(Path(job.inputs["server"]), tokenizer, prompts, told["samples"], **how)
-    size = told["batch_size"]
-    return generate(model, tokenizer, prompts, told["samples"], batch_size=size, seed=seed, **how)
+    tokenizer = AutoTokenizer.from_pretrained(job.inputs["model"], local_files_only=True)
+    return sampler_at(job.inputs["server"], told["batch_size"], tokenizer)
 
 
 def judge_of(forms: Sequence[str]) -> Callable[..., tuple[list[float | None], list[float]]]:
@@ -113,19 +101,18 @@ def judge_of(forms: Sequence[str]) -> Callable[..., tuple[list[float | None], li
 
 def judge_samples(rows: Sequence[Mapping], samples: Samples, judge: Callable) -> list[dict[str, Any]]:
     """Every answer of a shard with its verdicts, prompt by prompt."""
-    flat = [(p, s) for p in range(len(rows)) for s in range(len(samples.completions[p]))]
-    texts = [samples.completions[p][s] for p, s in flat]
-    right, form = judge(texts, [rows[p]["solution"] for p, _ in flat])
+    flat = [(row, one) for row, found in zip(rows, samples.rows, strict=True) for one in found]
+    right, form = judge([one.text for _, one in flat], [row["solution"] for row, _ in flat])
     return [
         {
-            "problem": rows[p]["prompt"][-1]["content"],
-            "completion": texts[i],
+            "problem": row["prompt"][-1]["content"],
+            "completion": one.text,
             "correct": right[i],
             "form": form[i],
-            "tokens": samples.tokens[p][s],
-            "finished": samples.finished[p][s],
+            "tokens": one.tokens,
+            "finished": one.finished,
         }
-        for i, (p, s) in enumerate(flat)
+        for i, (row, one) in enumerate(flat)
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 
@@ -10,7 +9,7 @@ import pytest
 
 from r1kit.evaluation import pass_rates, rejection_sampling
 from r1kit.evaluation.pass_rates import rates_of, within
-from r1kit.evaluation.sampling import Samples
+from r1kit.evaluation.sampler import Completion, Samples
 from r1kit.runs.files import read_json
 from r1kit.settings.pipelines import PassRateStage
 from r1kit.training import program
@@ -49,18 +48,21 @@ def asked(tmp_path, monkeypatch):
     place = {row["prompt"][-1]["content"]: i for i, row in enumerate(rows)}
     seeds = []
 
-    def answer(job, _model, _tokenizer, shard, told, seed):
-        seeds.append(seed)
-        texts = [
-            [FORM % (row["solution"] if s < place[row["prompt"][-1]["content"]] else "99")
-             for s in range(4)]
-            for row in shard
-        ]  # fmt: skip
-        return Samples(texts, [[9] * 4] * len(shard), [[True] * 4] * len(shard), 1.0)
+    class Scripted:
+        def sample(self, prompts, sampling, samples):
+            seeds.append(sampling.seed)
+            numbers = [place[prompt[-1]["content"]] for prompt in prompts]
+            return Samples(
+                [
+                    [
+                        Completion(FORM % (rows[n]["solution"] if s < n else "99"), 9, True)
+                        for s in range(samples)
+                    ]
+                    for n in numbers
+                ]
+            )
 
-    monkeypatch.setattr(rejection_sampling, "answer", answer)
-    module = importlib.import_module("r1kit.evaluation.evaluate")
-    monkeypatch.setattr(module, "load_checkpoint", lambda *a: (None, None))
+    monkeypatch.setattr(rejection_sampling, "sampler_of", lambda job, told: Scripted())
 
     def job(**changes):
         (tmp_path / "job").mkdir(exist_ok=True)
