@@ -26,7 +26,7 @@ PROGRAMS = {
     "sft": "r1kit.training.sft",
     "grpo": "r1kit.training.grpo",
     "rejection_sampling": "r1kit.evaluation.rejection_sampling",
-    "pass_rate": "r1kit.evaluation.pass_rates",
+    "pass_rate": "r1kit.evaluation.rejection_sampling",
     "merge_data": "r1kit.training.merge_data",
     "evaluate": "r1kit.evaluation.checkpoints",
 }

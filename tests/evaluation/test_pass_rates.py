@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from r1kit.evaluation import pass_rates, rejection_sampling
-from r1kit.evaluation.pass_rates import rates_of, within
+from r1kit.evaluation import rejection_sampling
+from r1kit.evaluation.rejection_sampling import rates_of, within
 from r1kit.evaluation.sampler import Completion, Samples
 from r1kit.runs.files import read_json
 from r1kit.settings.pipelines import PassRateStage
@@ -75,7 +75,7 @@ def asked(tmp_path, monkeypatch):
 def rates(job) -> list[float]:
     from r1kit.data import datasets
 
-    pass_rates.measure(job)
+    rejection_sampling.measure(job)
     return datasets.load(job.folder / "data")["pass_rate"][:]
 
 
@@ -119,7 +119,7 @@ def test_an_interrupted_measurement_goes_on_with_the_next_shard(asked):
 def test_an_empty_band_is_an_error_that_says_where_the_prompts_are(asked):
     job, _ = asked
     with pytest.raises(ValueError, match=r"no prompt has a pass rate from 0\.3 to 0\.4: .*'above': 5"):
-        pass_rates.measure(job(lowest=0.3, highest=0.4))
+        rejection_sampling.measure(job(lowest=0.3, highest=0.4))
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_a_checkpoint_measures_prompts_and_grpo_finds_its_pools_in_them(world, t
     for part in ("base", "tokenizer"):
         shutil.copytree(world / part, tmp_path / "model", dirs_exist_ok=True)
     folder = write_job(tmp_path / "measured", world, tmp_path / "model", parameters=told)
-    assert "6 of 6 prompts are in the band" in finish("pass_rates", folder, room="evaluation")
+    assert "6 of 6 prompts are in the band" in finish("rejection_sampling", folder, room="evaluation")
     data = datasets.load(folder / "data")
     assert set(data.column_names) == {"prompt", "solution", "level", "pass_rate"}
     assert pools_of({"pass_rate": data["pass_rate"], "level": data["level"]}, 6) == ["10"] * 6
