@@ -17,7 +17,7 @@ from r1kit.data.format import user_prompt
 from r1kit.evaluation import evaluate_answering
 from r1kit.evaluation.checkpoints import evaluate
 from r1kit.evaluation.questions import Question
-from r1kit.evaluation.sampler import ANSWERS, LocalSampler, Sampling, weights_identity
+from r1kit.evaluation.sampler import ANSWERS, LocalSampler, Sampling, encode, weights_identity
 from r1kit.evaluation.server_sampler import ServerSampler, Unanswered, completion_of
 from r1kit.settings.generation import PatienceSettings
 from tests.data.odd_endpoint import answer_to, serving
@@ -66,6 +66,28 @@ def test_replicas_share_the_questions_and_give_the_same_answers_as_one(tmp_path)
         )
         assert both.rows == alone.rows
         assert len(two.requests) == asked // 2
+
+
+def test_prompts_with_different_numbers_of_samples_share_a_server(tmp_path):
+    """Their two requests for one folder once met, and the second was refused as another process's."""
+    with serving() as one, serving() as two:
+        sampler = ServerSampler([one.url, two.url], model="m", patience=QUICK)
+        found = sampler.sample(PROMPTS, DRAWN, [3, 3, 1, 2, 1, 3, 2, 1], folder=tmp_path)
+    assert [len(row) for row in found.rows] == [3, 3, 1, 2, 1, 3, 2, 1]
+
+
+def test_with_a_tokenizer_prompts_are_sent_as_token_ids_and_ids_come_back(tiny):
+    tokenizer = tiny[1]
+    with serving() as server:
+        sampler = ServerSampler([server.url], model="m", patience=QUICK, tokenizer=tokenizer)
+        ((one, two),) = sampler.sample(PROMPTS[:1], DRAWN, 2).rows
+    ids = encode(tokenizer, PROMPTS[0])
+    assert [body["prompt"] for body in server.requests] == [[ids]] * 2
+    assert len({body["seed"] for body in server.requests}) == 2
+    assert one.ids == two.ids == ids[::-1]
+    assert one.logprobs == [-0.5] * len(ids)
+    assert one.text == tokenizer.decode(ids[::-1], skip_special_tokens=True)
+    assert (one.tokens, one.finished) == (len(ids), True)
 
 
 def test_requests_that_fail_for_good_are_said_and_asked_again_by_the_same_call(tmp_path):
