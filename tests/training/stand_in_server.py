@@ -121,8 +121,9 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length) or b"{}")
         if self.path == "/v1/completions":
-            count = int(read_json(options.folder / "generations", 0)) + 1
-            write_json_atomic(options.folder / "generations", count)
+            with self.server.lock:
+                count = int(read_json(options.folder / "generations", 0)) + 1
+                write_json_atomic(options.folder / "generations", count)
             order = self.order(count)
             if order == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
