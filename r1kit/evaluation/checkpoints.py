@@ -11,7 +11,6 @@ import gc
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,6 +28,7 @@ from r1kit.evaluation.sampler import (
     Samples,
     Sampling,
     load_checkpoint,
+    now_and_then,
     weights_identity,
 )
 from r1kit.evaluation.server_sampler import answering_machine, sampler_at
@@ -43,8 +43,6 @@ from r1kit.training import program
 
 if TYPE_CHECKING:
     import pandas as pd
-
-EVERY = 5.0  # seconds between two rows of metrics.jsonl
 
 
 def judged(run: Any, name: str, checkpoint: Path, questions: Sequence[Question]) -> pd.DataFrame:
@@ -339,22 +337,20 @@ def counter(job: program.Job, before: int, total: int) -> Progress:
         before: answers of the checkpoints before it.
         total: of all checkpoints.
     """
-    start = last = time.monotonic()
-    first: int | None = None
+
+    def tell(done: int, wanted: int, seconds_each: float | None) -> None:
+        row = {"step": before + done, "total_steps": total}
+        if seconds_each:
+            # Of the checkpoints to come nothing is known but that they are asked as much.
+            row["seconds_left"] = seconds_each * (total - before - done)
+        metrics.append(job.metrics, row)
+
+    told = now_and_then(tell)
 
     def count(done: int, wanted: int) -> None:
-        nonlocal last, first
-        now, first = time.monotonic(), done if first is None else first
         if job.watchdog and done < wanted:
             job.watchdog.beat(before + done)
-        if done < wanted and now - last < EVERY:
-            return
-        last = now
-        row = {"step": before + done, "total_steps": total}
-        if done > first:
-            # Of the checkpoints to come nothing is known but that they are asked as much.
-            row["seconds_left"] = (now - start) / (done - first) * (total - before - done)
-        metrics.append(job.metrics, row)
+        told(done, wanted)
 
     return count
 

@@ -245,6 +245,26 @@ def generate(
     return LocalSampler(model, tokenizer, batch_size).sample(prompts, sampling, n, progress=progress)
 
 
+def now_and_then(tell: Callable[[int, int, float | None], None], every: float = 5.0) -> Progress:
+    """A progress function that calls `tell` at most once in `every` seconds, and at the end.
+
+    Args:
+        tell: of completions done, completions wanted, and the seconds that each took so far (None if none was
+            sampled yet: the first call counts what was there already).
+    """
+    start = last = time.monotonic()
+    first: int | None = None
+
+    def progress(done: int, wanted: int) -> None:
+        nonlocal last, first
+        now, first = time.monotonic(), done if first is None else first
+        if now - last >= every or done >= wanted:
+            last = now
+            tell(done, wanted, (now - start) / (done - first) if done > first else None)
+
+    return progress
+
+
 def load_checkpoint(path: str | Path, device: str = "cpu") -> tuple[Any, Any]:
     """Load (model, tokenizer) from a folder, without network.
 

@@ -102,28 +102,11 @@ class ServerNotRunning(ValueError):
     exit_code = 2
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a server sent; the tags of `content` are untouched.
-
-    reasoning: from a `reasoning_content` or `reasoning` field; "" where the server has none.
-    token_ids, logprobs: only of prompts that were sent as token ids.
-    """
-
-    content: str
-    reasoning: str
-    finish_reason: str
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    token_ids: list[int] | None = None
-    logprobs: list[float] | None = None
-
-    def record(self) -> dict[str, Any]:
-        """The fields as they are logged; those about tokens only where there are some."""
-        return {name: value for name, value in vars(self).items() if name in _ALWAYS or value is not None}
-
-
-_ALWAYS = ("content", "reasoning", "finish_reason", "prompt_tokens", "completion_tokens")
+Answer = dict[str, Any]
+"""What a server sent, as it is logged: `content` (tags untouched), `reasoning` (from a field of its own, ""
+where the server has none), `finish_reason`, `prompt_tokens`, `completion_tokens`; and `token_ids` and
+`logprobs` if the prompt was sent as token ids.
+"""
 
 
 class Endpoint:
@@ -248,7 +231,7 @@ def whole_answer(body: bytes) -> Answer:
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise Transient("garbled", f"no completion: {body[:SHOWN]!r}") from error
     usage = {"prompt_tokens": len(choice.get("prompt_token_ids") or ()), "completion_tokens": len(ids)}
-    return _answer(_text(choice, "text"), "", choice, usage, ids, logprobs)
+    return _answer(_text(choice, "text"), "", choice, usage) | {"token_ids": ids, "logprobs": logprobs}
 
 
 async def streamed_answer(lines: AsyncIterator[str]) -> Answer:
@@ -393,11 +376,7 @@ class _Asking:
     """One run of `ask_all`: requests in flight, and records that are to be written."""
 
     def __init__(
-        self,
-        endpoint: Endpoint,
-        answers: AppendLog,
-        unanswered: AppendLog,
-        progress: Callable[[Asked], None],
+        self, endpoint: Endpoint, answers: AppendLog, unanswered: AppendLog, progress: Callable[[Asked], None]
     ):
         self.endpoint, self.answers, self.unanswered = endpoint, answers, unanswered
         self.progress, self.asked = progress, Asked()
@@ -443,7 +422,7 @@ class _Asking:
             else:
                 self.asked.answered += 1
                 self.asked.lost_in_a_row = 0
-                found, log = answer.record(), self.answers
+                found, log = answer, self.answers
             attempts = retrying.statistics["attempt_number"]
             spent = {"attempts": attempts, "seconds": round(time.monotonic() - start, 2)}
             await self.save(log, record | found | spent)
@@ -626,17 +605,14 @@ def _authorization(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _answer(
-    content: str,
-    reasoning: str,
-    choice: dict[str, Any],
-    usage: Any,
-    token_ids: list[int] | None = None,
-    logprobs: list[float] | None = None,
-) -> Answer:
+def _answer(content: str, reasoning: str, choice: dict[str, Any], usage: Any) -> Answer:
+    found = {
+        "content": content,
+        "reasoning": reasoning,
+        "finish_reason": str(choice.get("finish_reason") or ""),
+    }
     counts = usage if isinstance(usage, dict) else {}
-    numbers = counts.get("prompt_tokens"), counts.get("completion_tokens")
-    return Answer(content, reasoning, str(choice.get("finish_reason") or ""), *numbers, token_ids, logprobs)
+    return found | {name: counts.get(name) for name in ("prompt_tokens", "completion_tokens")}
 
 
 def _text(message: dict[str, Any], *names: str) -> str:
