@@ -58,6 +58,7 @@ UNANSWERED = "unanswered.jsonl"
 LOG_KEY = ("prompt_id", "sample", "sampling")
 CONNECT = 10.0  # seconds; a machine that is there accepts within milliseconds
 LONGEST_RETRY_AFTER = 3600.0  # seconds; a server that asks for more is not coming back today
+OWN_SERVER_SECONDS = 3600.0  # bound of a request that sends token ids
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SHOWN = 300  # characters of an error's text
 FEWEST_LOST = 8
@@ -122,7 +123,6 @@ class Endpoint:
 
         self.client = httpx.AsyncClient(
             headers=_authorization(self.key),
-            timeout=httpx.Timeout(self.patience.silence, connect=CONNECT, pool=None),
             limits=httpx.Limits(max_connections=self.patience.concurrency),
             verify=self.url.startswith("https"),  # http needs no certificates, which take 46 ms to read
             trust_env=urlsplit(self.url).hostname not in LOOPBACK,  # a proxy must not see 127.0.0.1
@@ -182,13 +182,20 @@ class Endpoint:
         body |= {"seed": seed} if seed is not None else {}
         if isinstance(prompt[0], int):
             body |= {"prompt": [prompt], "n": 1, "return_token_ids": True, "logprobs": 0}
+            # vLLM takes what is not said from the model's generation_config.json (Qwen's has top_k 20).
+            body |= {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
             return "/completions", body | sampling.extra
         body |= {"messages": with_instruction(prompt, sampling), "stream": stream}
         body |= {"stream_options": {"include_usage": True}} if stream else {}
         return "/chat/completions", body | sampling.extra
 
     async def _ask(self, path: str, body: dict[str, Any]) -> Answer:
-        async with self.client.stream("POST", self.url + path, json=body) as response:
+        import httpx
+
+        # Token ids come in one piece, so that the server is silent for as long as it generates.
+        silence = self.patience.silence if "messages" in body else self.patience.timeout
+        timeout = httpx.Timeout(silence, connect=CONNECT, pool=None)
+        async with self.client.stream("POST", self.url + path, json=body, timeout=timeout) as response:
             if response.status_code != 200:
                 raise failure(response, (await response.aread()).decode(errors="replace"))
             if "text/event-stream" in response.headers.get("content-type", ""):
@@ -553,6 +560,8 @@ def sampler_at(server: str | Path, concurrency: int, tokenizer: Any = None) -> S
         ServerNotRunning: the folder's server does not run.
     """
     patience = PatienceSettings(concurrency=concurrency)
+    if tokenizer is not None:  # one piece at the end, and as patient as a shard of long chains wants
+        patience = patience.model_copy(update={"timeout": OWN_SERVER_SECONDS})
     if "://" in str(server):
         url = str(server).rstrip("/")
         urls = [url if url.endswith("/v1") else f"{url}/v1"]
