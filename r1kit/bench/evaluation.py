@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from r1kit.data.datasets import build_heldout
-from r1kit.evaluation.evaluate import evaluate_answering, load_checkpoint
-from r1kit.evaluation.in_process import InProcess
+from r1kit.evaluation.checkpoints import evaluate_answering
 from r1kit.evaluation.questions import Question, story_questions
-from r1kit.pipeline.answered import served_at
+from r1kit.evaluation.sampler import LocalSampler, load_checkpoint
+from r1kit.evaluation.server_sampler import sampler_at
 from r1kit.serving.start import serve
 from r1kit.settings import load_profile
 
@@ -47,8 +47,8 @@ def bench(
         drawn = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": tokens, "seed": 0, "greedy": False}
         loaded, tokenizer = load_checkpoint(model)
         few = questions[:: max(1, len(questions) // max(1, problems // 8))]
-        alone = _minutes(lambda: evaluate_answering(InProcess(loaded, tokenizer, 1), few, drawn))
-        batched = _minutes(lambda: evaluate_answering(InProcess(loaded, tokenizer, 64), questions, drawn))
+        alone = _minutes(lambda: evaluate_answering(LocalSampler(loaded, tokenizer, 1), few, drawn))
+        batched = _minutes(lambda: evaluate_answering(LocalSampler(loaded, tokenizer, 64), questions, drawn))
         start = time.monotonic()
         patient = settings.machine.server.model_copy(update={"start_seconds": PATIENCE})
         machine = settings.machine.model_copy(update={"server": patient})
@@ -56,7 +56,7 @@ def bench(
         try:
             server.wait_ready()
             started = time.monotonic() - start
-            source = served_at(str(server.folder), type("Settings", (), {"batch_size": 128}))
+            source = sampler_at(server.folder, 128)
             evaluate_answering(source, [replace(few[0], samples=1)], drawn)  # the first request warms up
             served = _minutes(lambda: evaluate_answering(source, questions, drawn, folder=folder / "kept"))
         finally:

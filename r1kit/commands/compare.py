@@ -19,8 +19,8 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Difference of two evaluations on the same problems, with a 95% interval and a p-value."""
+    from r1kit.evaluation.checkpoints import load_results
     from r1kit.evaluation.comparison import compare_frames
-    from r1kit.evaluation.evaluate import load_results
     from r1kit.evaluation.report import render_comparison
     from r1kit.pipeline.evaluation import EvaluationError, rows_of
 

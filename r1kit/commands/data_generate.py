@@ -17,9 +17,9 @@ from r1kit.commands.options import DEFAULT_PROFILE, JsonOption, ProfileOption
 from r1kit.settings import Problem, SettingsError, load_profile, parse_overrides
 
 if TYPE_CHECKING:
-    from r1kit.data.generation import Asked
-    from r1kit.data.harvest import Harvest
     from r1kit.data.row_files import RowFile
+    from r1kit.evaluation.generation import Harvest
+    from r1kit.evaluation.server_sampler import Asked
     from r1kit.settings.generation import GenerationSettings
 
 OURS = "generation."
@@ -56,12 +56,10 @@ def generate(
 
     The same command goes on where an earlier one stopped. The API key is read from OPENAI_API_KEY.
     """
-    from r1kit.data import endpoint, generation
     from r1kit.data.append_log import LogInUse
-    from r1kit.data.chat_answer import NotAllowed
-    from r1kit.data.harvest import harvest
     from r1kit.data.row_files import open_rows
-    from r1kit.data.verdicts import reward_judge
+    from r1kit.evaluation.generation import ask_teacher, harvest, reward_judge
+    from r1kit.evaluation.server_sampler import EndpointLost, NotAllowed, only_model
     from r1kit.rewards.registry import get_rewards
     from r1kit.settings.generation_options import generation_settings
 
@@ -84,14 +82,14 @@ def generate(
     stopped = stop_like_ctrl_c()
     try:
         if settings.sampling.model == THE_ONLY_ONE:
-            found = {"generation.sampling.model": endpoint.only_model(url, key)}
+            found = {"generation.sampling.model": only_model(url, key)}
             settings = generation_settings(given | found)
         total = source.rows * settings.samples
-        asked = generation.ask_all(source, settings, out, key, lines(lambda now: asking_line(now, total)))
+        asked = ask_teacher(source, settings, out, key, lines(lambda now: asking_line(now, total)))
         judge, identity = reward_judge({f.name: f for f in functions}), settings.sampling.identity()
         progress = lines(lambda now: f"judged {now.answers:,} answers, {now.traces:,} verified")
         done = harvest(source, settings.samples, identity, judge, names, out, progress)
-    except (generation.EndpointLost, NotAllowed, LogInUse) as error:
+    except (EndpointLost, NotAllowed, LogInUse) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from r1kit.commands.options import DEFAULT_PROFILE, JsonOption, ProfileOption, SetOption
+
+if TYPE_CHECKING:
+    from r1kit.evaluation.sampler import Progress
 
 
 def eval_(
@@ -37,10 +41,8 @@ def eval_(
     """
     from r1kit.commands.data_generate import stop_like_ctrl_c
     from r1kit.data.append_log import LogInUse
-    from r1kit.data.endpoint import NotAllowed
-    from r1kit.data.generation import EndpointLost
     from r1kit.evaluation.report import render
-    from r1kit.evaluation.served import Unanswered
+    from r1kit.evaluation.server_sampler import EndpointLost, NotAllowed, Unanswered
     from r1kit.pipeline import evaluation
     from r1kit.pipeline.second_opinion import add_second_opinion, check_second_opinion
     from r1kit.runs.files import shown
@@ -76,25 +78,16 @@ def eval_(
     print(json.dumps(result, indent=1) if as_json else render(result))
 
 
-def counter(tell, every: float = 5.0):
-    """A function of (done, wanted) that tells how far an evaluation is, at most once in `every` seconds."""
-    import time
-
+def counter(tell: Callable[[str], None]) -> Progress:
+    """A progress function that says now and then how far an evaluation is."""
+    from r1kit.evaluation.sampler import now_and_then
     from r1kit.views.progress import clock
 
-    start = last = time.monotonic()
-    before: int | None = None  # answers that were there already
+    def line(done: int, wanted: int, seconds_each: float | None) -> None:
+        if seconds_each and done < wanted:
+            tell(f"{done} of {wanted} answers, left {clock(seconds_each * (wanted - done))}")
 
-    def count(done: int, wanted: int) -> None:
-        nonlocal last, before
-        before = done if before is None else before
-        now = time.monotonic()
-        if now - last >= every and done > before:
-            last = now
-            left = clock((now - start) / (done - before) * (wanted - done))
-            tell(f"{done} of {wanted} answers, left {left}")
-
-    return count
+    return now_and_then(line)
 
 
 eval_.__name__ = "eval"  # typer's name for the command; Python has one of its own

@@ -1,31 +1,32 @@
-"""Evaluation: samples from a checkpoint on held-out problems, and estimates with honest intervals."""
+"""Evaluation: completions of held-out problems and benchmarks, judged, with honest intervals.
 
-from __future__ import annotations
+Names are loaded when they are asked for, so that importing the package is light.
+"""
 
-from r1kit.evaluation.estimators import mean_interval, pass_at_k
-from r1kit.evaluation.evaluate import (
-    evaluate,
-    evaluate_answering,
-    evaluate_model,
-    load_results,
-    save_results,
-)
-from r1kit.evaluation.questions import questions_of
-from r1kit.evaluation.sampling import Samples, generate
-from r1kit.evaluation.tables import level_metrics, pass1_entry, table
+from importlib import import_module
 
-__all__ = [
-    "Samples",
-    "evaluate",
-    "evaluate_answering",
-    "evaluate_model",
-    "generate",
-    "level_metrics",
-    "load_results",
-    "mean_interval",
-    "pass1_entry",
-    "pass_at_k",
-    "questions_of",
-    "save_results",
-    "table",
-]
+_WHERE = {
+    "Samples": "r1kit.evaluation.sampler",
+    "generate": "r1kit.evaluation.sampler",
+    "load_checkpoint": "r1kit.evaluation.sampler",
+    "evaluate": "r1kit.evaluation.checkpoints",
+    "evaluate_answering": "r1kit.evaluation.checkpoints",
+    "evaluate_model": "r1kit.evaluation.checkpoints",
+    "judged": "r1kit.evaluation.checkpoints",
+    "load_results": "r1kit.evaluation.checkpoints",
+    "save_results": "r1kit.evaluation.checkpoints",
+    "letter_after_reasoning": "r1kit.evaluation.judges",
+    "mean_interval": "r1kit.evaluation.estimators",
+    "pass_at_k": "r1kit.evaluation.estimators",
+    "questions_of": "r1kit.evaluation.benchmarks",
+    "level_metrics": "r1kit.evaluation.tables",
+    "pass1_entry": "r1kit.evaluation.tables",
+    "table": "r1kit.evaluation.tables",
+}
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str):
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)

@@ -8,13 +8,13 @@ dataset with one configuration and one split needs neither.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from r1kit.data.row_files import NotASet, open_rows
-
-if TYPE_CHECKING:
-    from r1kit.evaluation.benchmarks import Benchmark
+from r1kit.evaluation.questions import Judge
 
 MIRROR = "R1KIT_MIRROR"
 
@@ -23,6 +23,36 @@ class BenchmarkError(ValueError):
     """A benchmark that is not known, not there, or not what is expected; the command line exits with 2."""
 
     exit_code = 2
+
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A dataset of the hub and how its rows become questions.
+
+    columns: what the rows must have, name -> kind of value.
+    rows: how many there are; None where a window chooses.
+    revision: the commit that is asked: that of 2026, read in public repositories that pin it (2026-11-24).
+        open-r1 does not record which one its tables had.
+    files: what to read where the dataset is a loading script, which `datasets` no longer runs.
+    ask: row -> (problem, text of the prompt, solution).
+    samples: of each problem, in open-r1's tables.
+    """
+
+    title: str
+    dataset: str
+    columns: Mapping[str, type]
+    revision: str
+    ask: Callable[[Row], tuple[str, str, str]]
+    judge: Judge
+    samples: int
+    rows: int | None = None
+    config: str = "default"
+    split: str = "test"
+    files: tuple[str, ...] = ()
+    keep: Callable[[Row, tuple[str, str]], bool] | None = None
 
 
 def load_rows(benchmark: Benchmark, mirror: str | None = None) -> list[dict[str, Any]]:

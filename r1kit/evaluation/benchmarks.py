@@ -15,14 +15,14 @@ Where we differ from that lighteval, and why:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from r1kit.data.format import user_prompt
-from r1kit.evaluation.benchmark_data import BenchmarkError, load_rows
+from r1kit.evaluation.benchmark_data import Benchmark, BenchmarkError, Row, load_rows
 from r1kit.evaluation.live_code import code_cases, code_prompt, in_window
-from r1kit.evaluation.questions import Judge, Question
+from r1kit.evaluation.questions import Question, story_questions
 
 MATH_PROMPT = (
     "Solve the following math problem efficiently and clearly.  The last line of your response "
@@ -36,35 +36,8 @@ CHOICE_PROMPT = (
     "step before answering.\n\n{problem}\n\nA) {A}\nB) {B}\nC) {C}\nD) {D}"
 )
 LETTERS = "ABCD"
-
-Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A dataset of the hub and how its rows become questions.
-
-    columns: what the rows must have, name -> kind of value.
-    rows: how many there are; None where a window chooses.
-    revision: the commit that is asked: that of 2026, read in public repositories that pin it (2026-11-24).
-        open-r1 does not record which one its tables had.
-    files: what to read where the dataset is a loading script, which `datasets` no longer runs.
-    ask: row -> (problem, text of the prompt, solution).
-    samples: of each problem, in open-r1's tables.
-    """
-
-    title: str
-    dataset: str
-    columns: Mapping[str, type]
-    revision: str
-    ask: Callable[[Row], tuple[str, str, str]]
-    judge: Judge
-    samples: int
-    rows: int | None = None
-    config: str = "default"
-    split: str = "test"
-    files: tuple[str, ...] = ()
-    keep: Callable[[Row, tuple[str, str]], bool] | None = None
+DEFAULT_WINDOW = ("2024-08-01", "2025-02-01")
+"""LiveCodeBench's problems that DeepSeek-R1's paper and release v5 report on."""
 
 
 def _math(question: str, answer: str) -> Callable[[Row], tuple[str, str, str]]:
@@ -169,10 +142,6 @@ def benchmark_questions(
     return questions
 
 
-DEFAULT_WINDOW = ("2024-08-01", "2025-02-01")
-"""LiveCodeBench's problems that DeepSeek-R1's paper and release v5 report on."""
-
-
 def benchmark_of(name: str) -> Benchmark:
     """The benchmark called `name`.
 
@@ -186,3 +155,34 @@ def benchmark_of(name: str) -> Benchmark:
         hint = f" Did you mean {near[0]}?" if near else ""
         raise BenchmarkError(f"no benchmark is called {name!r}; there are {', '.join(BENCHMARKS)}.{hint}")
     return BENCHMARKS[name]
+
+
+def questions_of(settings: Any, heldout: Any = None, mirror: str | None = None) -> list[Question]:
+    """The questions that evaluation.yaml asks for.
+
+    Args:
+        settings: evaluation.yaml, typed: with `benchmarks`, or with `problems_per_level`.
+        heldout: for the embedded world: rows with `problem`, `solution`, `level`, or the folder where they
+            are saved.
+        mirror: a folder with copies of the benchmarks' datasets (data.yaml's `mirror`).
+
+    Raises:
+        BenchmarkError: a benchmark's dataset is not there or is not what is expected.
+        ValueError: too few held-out problems.
+    """
+    if hasattr(settings, "benchmarks"):
+        return [
+            question
+            for name, samples in settings.benchmarks.items()
+            for question in benchmark_questions(
+                name, samples=samples, most=settings.most, mirror=mirror, window=settings.lcb_window
+            )
+        ]
+    if isinstance(heldout, Iterable) and not isinstance(heldout, (str, bytes)):
+        rows = heldout
+    else:
+        from r1kit.data import datasets
+
+        rows = datasets.load(heldout)
+    questions = story_questions(rows, settings.problems_per_level)
+    return [replace(question, samples=settings.samples) for question in questions]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from r1kit.data.format import user_prompt
@@ -37,10 +37,12 @@ def story_questions(heldout: Iterable[Mapping[str, Any]], per_level: int) -> lis
     Raises:
         ValueError: a level has fewer.
     """
-    return [
-        Question(row["problem"], str(row["solution"]), int(row["level"]), user_prompt(row["problem"]))
-        for row in choose_problems(heldout, per_level)
-    ]
+    return [story_question(row) for row in choose_problems(heldout, per_level)]
+
+
+def story_question(row: Mapping[str, Any]) -> Question:
+    """A held-out problem as a question."""
+    return Question(row["problem"], str(row["solution"]), int(row["level"]), user_prompt(row["problem"]))
 
 
 def choose_problems(heldout: Iterable[Mapping[str, Any]], per_level: int) -> list[Mapping[str, Any]]:
@@ -54,36 +56,3 @@ def choose_problems(heldout: Iterable[Mapping[str, Any]], per_level: int) -> lis
                 f"level {level} has {len(rows)} held-out problems, problems_per_level is {per_level}"
             )
     return [row for level in sorted(by_level) for row in by_level[level][:per_level]]
-
-
-def questions_of(settings: Any, heldout: Any = None, mirror: str | None = None) -> list[Question]:
-    """The questions that evaluation.yaml asks for.
-
-    Args:
-        settings: evaluation.yaml, typed: with `benchmarks`, or with `problems_per_level`.
-        heldout: for the embedded world: rows with `problem`, `solution`, `level`, or the folder where they
-            are saved.
-        mirror: a folder with copies of the benchmarks' datasets (data.yaml's `mirror`).
-
-    Raises:
-        BenchmarkError: a benchmark's dataset is not there or is not what is expected.
-        ValueError: too few held-out problems.
-    """
-    if hasattr(settings, "benchmarks"):
-        from r1kit.evaluation.benchmarks import benchmark_questions
-
-        return [
-            question
-            for name, samples in settings.benchmarks.items()
-            for question in benchmark_questions(
-                name, samples=samples, most=settings.most, mirror=mirror, window=settings.lcb_window
-            )
-        ]
-    if isinstance(heldout, Iterable) and not isinstance(heldout, (str, bytes)):
-        rows = heldout
-    else:
-        from r1kit.data import datasets
-
-        rows = datasets.load(heldout)
-    questions = story_questions(rows, settings.problems_per_level)
-    return [replace(question, samples=settings.samples) for question in questions]

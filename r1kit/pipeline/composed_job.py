@@ -16,7 +16,6 @@ from r1kit.runs import results, status
 from r1kit.runs.files import write_json_atomic, write_text_atomic
 from r1kit.runs.launch import Job, launch
 from r1kit.settings import yaml_dump
-from r1kit.settings.benchmarks import BenchmarkSettings
 from r1kit.settings.composed import base_of
 from r1kit.settings.pipelines import GIVEN
 
@@ -27,12 +26,10 @@ PROGRAMS = {
     "sft": "r1kit.training.sft",
     "grpo": "r1kit.training.grpo",
     "rejection_sampling": "r1kit.evaluation.rejection_sampling",
-    "pass_rate": "r1kit.evaluation.pass_rates",
+    "pass_rate": "r1kit.evaluation.rejection_sampling",
     "merge_data": "r1kit.training.merge_data",
     "evaluate": "r1kit.evaluation.checkpoints",
 }
-ON_BENCHMARKS = "r1kit.pipeline.benchmark_stage"
-"""The program of `evaluate` where evaluation.yaml names benchmarks instead of levels."""
 TRAININGS = ("sft", "grpo")
 """Kinds that leave a model, and that `accelerate launch` starts in several processes; others run in one."""
 
@@ -72,8 +69,6 @@ def launch_stage(composition: Composition, stage: ComposedStage, folder: Path) -
 
 def program_of(stage: ComposedStage) -> str:
     """The module that does a stage."""
-    if stage.kind == "evaluate" and isinstance(stage.profile.evaluation, BenchmarkSettings):
-        return ON_BENCHMARKS
     return PROGRAMS[stage.kind]
 
 

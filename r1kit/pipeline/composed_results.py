@@ -59,6 +59,6 @@ def mean(values: Sequence[float]) -> float:
 
 
 def _answers(stage: ComposedStage, folder: Path) -> dict[str, Any]:
-    from r1kit.evaluation.evaluate import load_results
+    from r1kit.evaluation import load_results
 
     return {name: load_results(folder / f"{name}.parquet") for name in stage.inputs}

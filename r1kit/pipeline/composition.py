@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from r1kit.evaluation.server_sampler import answering_machine
 from r1kit.pipeline import lineage, opening, prerequisites
-from r1kit.pipeline.answering_server import answering_machine
 from r1kit.pipeline.composed import ComposedStage, compose
 from r1kit.pipeline.composed_job import inputs_of, launch_stage
 from r1kit.pipeline.stages import COMPOSED, DEFAULT_PIPELINE, STAGES
@@ -131,7 +131,7 @@ class Composition:
 
     def answers(self) -> dict[str, pd.DataFrame]:
         """The judged answers of every checkpoint that the pipeline's evaluations asked, by its name."""
-        from r1kit.evaluation.evaluate import load_results
+        from r1kit.evaluation import load_results
 
         asked = [stage for stage in self.stages.values() if stage.kind == "evaluate"]
         return {

@@ -58,11 +58,10 @@ class Base:
         """`n` texts that go on where `beginning` ends; none from a model that this stage did not make."""
         if not self.folder:
             return []
-        from r1kit.evaluation import sampling
-        from r1kit.evaluation.evaluate import load_checkpoint
+        from r1kit.evaluation import generate, load_checkpoint
 
         model, tokenizer = load_checkpoint(self.folder)
-        samples = sampling.generate(model, tokenizer, [beginning], n=n, max_new_tokens=max_new_tokens)
+        samples = generate(model, tokenizer, [beginning], n=n, max_new_tokens=max_new_tokens)
         return samples.completions[0]
 
 

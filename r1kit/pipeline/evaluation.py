@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from r1kit.evaluation import answering, report
-from r1kit.evaluation.benchmarks import benchmark_of
-from r1kit.evaluation.evaluate import save_results
-from r1kit.evaluation.questions import Question, questions_of
-from r1kit.pipeline.answered import EvaluationError, answered
+from r1kit.evaluation.benchmarks import benchmark_of, questions_of
+from r1kit.evaluation.checkpoints import evaluate_answering, sampler_of, save_results
+from r1kit.evaluation.questions import Question
+from r1kit.evaluation.report import scores
+from r1kit.evaluation.sampler import Progress
 from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.runs.folder import runs_folder
 from r1kit.settings import Profile, load_profile
@@ -24,6 +24,12 @@ from r1kit.settings.benchmarks import BenchmarkSettings
 
 ASKED, ROWS, RESULT = "evaluation.json", "answers.parquet", "result.json"
 TEMPERATURE, TOP_P = 0.6, 0.95  # open-r1's tables, where a profile has none for benchmarks
+
+
+class EvaluationError(ValueError):
+    """An evaluation that cannot be started or gone on with; the command line exits with 2."""
+
+    exit_code = 2
 
 
 def new_evaluation(
@@ -40,7 +46,7 @@ def new_evaluation(
         model: a model folder, or a hub id.
         benchmarks: names; none: as the profile's evaluation.yaml says.
         samples: answers to each problem; None: as the benchmark's or the profile's settings.
-        server: address of a running server; "": see `answers_from`.
+        server: address of a running server; "": see `sampler_of`.
 
     Raises:
         BenchmarkError, SettingsError: unknown benchmark, bad settings.
@@ -76,7 +82,7 @@ def find_evaluation(name: str) -> Path:
 
 
 def run_evaluation(
-    folder: Path, *, server: str = "", progress: answering.Progress | None = None, tell: Callable = print
+    folder: Path, *, server: str = "", progress: Progress | None = None, tell: Callable = print
 ) -> dict[str, Any]:
     """Ask what is missing, judge everything, write and return the result.
 
@@ -89,17 +95,16 @@ def run_evaluation(
     settings = settings_of(profile, asked["benchmarks"], asked["samples"])
     questions = ask_of(profile, settings)
     start = time.monotonic()
-    frame = answered(
-        folder, profile.machine, settings, asked["model"], questions,
-        server=server or asked["server"], progress=progress, tell=tell,
-    )  # fmt: skip
+    server = server or asked["server"]
+    with sampler_of(folder, profile.machine, settings, asked["model"], server=server, tell=tell) as sampler:
+        frame = evaluate_answering(sampler, questions, settings, folder=folder, progress=progress)
     save_results(frame, folder / ROWS)
     result = {
         "model": asked["model"],
         "profile": profile.name,
         "sampling": f"temperature {settings.temperature:g}, top_p {settings.top_p:g}, at most "
         f"{settings.max_new_tokens:,} tokens",
-        "scores": report.scores(frame, settings.k, asked["model"]),
+        "scores": scores(frame, settings.k, asked["model"]),
         "seconds": round(time.monotonic() - start, 1),
         "tokens_per_second": round(frame.attrs["tokens_per_second"], 1),
     }

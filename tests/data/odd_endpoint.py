@@ -69,7 +69,8 @@ class Handler(BaseHTTPRequestHandler):
             server.requests.append(body)
             server.times.append(time.monotonic())
             server.keys.add(self.headers.get("Authorization"))
-            problem = f"{body['messages'][-1]['content']} {body.get('seed')}"
+            problem = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
+            problem = f"{problem} {body.get('seed')}"
             server.counts[problem] += 1
             kind = server.misbehave(server.counts[problem], body)
             server.in_flight += 1
@@ -89,6 +90,11 @@ class Handler(BaseHTTPRequestHandler):
             return None
         if kind == "garbled":
             return self.send(200, '{"choices": [{"mess')
+        if "prompt" in body:  # token ids, as vLLM takes them: its answer is the prompt backwards
+            ids = body["prompt"][0][::-1]
+            choice = {"text": "", "token_ids": ids, "prompt_token_ids": ids[::-1], "finish_reason": "stop"}
+            choice["logprobs"] = {"token_logprobs": [-0.5] * len(ids)}
+            return self.send(200, json.dumps({"choices": [choice]}))
         reasoning, content = answer_to(body)
         finish = "length" if kind == "truncated" else "stop"
         message = self.message("" if kind == "bare" else reasoning, content)

@@ -6,13 +6,24 @@ from email.utils import formatdate
 
 import pytest
 
-from r1kit.data.chat_answer import NotAllowed
-from r1kit.data.endpoint import retry_after
-from r1kit.data.generation import EndpointLost, answers_in, ask_all, unanswered_in
-from r1kit.data.harvest import harvest
-from r1kit.data.prompts import conversation, prompts_of, request_of, seed_of
 from r1kit.data.row_files import open_rows
-from r1kit.data.verdicts import reason_of, reward_judge
+from r1kit.evaluation.generation import (
+    ask_teacher,
+    conversation,
+    harvest,
+    prompts_of,
+    reason_of,
+    reward_judge,
+)
+from r1kit.evaluation.server_sampler import (
+    EndpointLost,
+    NotAllowed,
+    answers_in,
+    retry_after,
+    seed_of,
+    unanswered_in,
+    with_instruction,
+)
 from r1kit.rewards.registry import get_rewards
 from r1kit.settings.generation import GenerationSettings, SamplingSettings
 from tests.data.odd_endpoint import serving
@@ -53,7 +64,7 @@ def harvested(source, found, folder):
 def result(source, folder, misbehave=lambda nth, body: "", form="reasoning_content", **options):
     with serving(misbehave, form) as server:
         found = settings(server.url, **options)
-        asked = ask_all(list(source), found, folder)
+        asked = ask_teacher(list(source), found, folder)
     return asked, server, harvested(source, found, folder)
 
 
@@ -116,7 +127,7 @@ def test_a_server_that_falls_silent_is_asked_again(source, tmp_path, undisturbed
 
 def test_a_whole_request_has_a_bound(tmp_path):
     with serving(delay=0.6) as server:
-        asked = ask_all(ROWS[:1], settings(server.url, samples=1, timeout=0.2, attempts=1), tmp_path)
+        asked = ask_teacher(ROWS[:1], settings(server.url, samples=1, timeout=0.2, attempts=1), tmp_path)
     assert asked.failed == 1
     with unanswered_in(tmp_path) as unanswered:
         (found,) = unanswered
@@ -131,7 +142,7 @@ def test_retry_after_is_waited_for_and_by_the_others_too(tmp_path):
         return "429 0.5" if len(first) == 1 else ""
 
     with serving(misbehave) as server:
-        ask_all(ROWS, settings(server.url, samples=1, concurrency=1), tmp_path)
+        ask_teacher(ROWS, settings(server.url, samples=1, concurrency=1), tmp_path)
         waited = [later - server.times[0] for later in server.times[1:]]
     assert len(waited) == 6
     assert min(waited) >= 0.5
@@ -202,16 +213,16 @@ def test_a_torn_line_costs_one_answer(source, tmp_path, undisturbed):
 
 def test_no_more_requests_are_in_flight_than_asked_for(tmp_path):
     with serving(delay=0.1) as server:
-        ask_all(ROWS, settings(server.url, concurrency=3), tmp_path)
+        ask_teacher(ROWS, settings(server.url, concurrency=3), tmp_path)
         assert 2 <= server.most_in_flight <= 3
 
 
 def test_nobody_there_ends_the_run_with_what_was_answered(tmp_path):
     with serving() as server:
         found = settings(server.url)
-        ask_all(ROWS[:2], found, tmp_path)
+        ask_teacher(ROWS[:2], found, tmp_path)
     with pytest.raises(EndpointLost, match=r"\d+ requests in a row failed, the last: unreachable.*goes on"):
-        ask_all(ROWS, found, tmp_path)
+        ask_teacher(ROWS, found, tmp_path)
     with answers_in(tmp_path) as answers:
         assert len(list(answers)) == 4
 
@@ -219,16 +230,16 @@ def test_nobody_there_ends_the_run_with_what_was_answered(tmp_path):
 def test_requests_that_are_all_refused_end_the_run_and_one_refused_prompt_does_not(tmp_path):
     with serving(lambda nth, body: "400") as server:
         with pytest.raises(EndpointLost, match="8 requests in a row failed, the last: refused"):
-            ask_all(ROWS, settings(server.url, concurrency=1), tmp_path / "all")
+            ask_teacher(ROWS, settings(server.url, concurrency=1), tmp_path / "all")
         assert len(server.requests) == 8
     with serving(lambda nth, body: "" if ROWS[0]["problem"] in str(body) else "400") as server:
-        asked = ask_all(ROWS, settings(server.url, concurrency=1), tmp_path / "most")
+        asked = ask_teacher(ROWS, settings(server.url, concurrency=1), tmp_path / "most")
     assert (asked.answered, asked.failed) == (2, 10)
 
 
 def test_a_wrong_key_ends_the_run_at_once_and_no_key_is_written(tmp_path):
     with serving(lambda nth, body: "401") as server, pytest.raises(NotAllowed, match="401"):
-        ask_all(ROWS, settings(server.url, concurrency=1), tmp_path, key="secret-9")
+        ask_teacher(ROWS, settings(server.url, concurrency=1), tmp_path, key="secret-9")
     assert server.keys == {"Bearer secret-9"}
     assert len(server.requests) == 1
     assert not [file for file in tmp_path.rglob("*") if b"secret-9" in file.read_bytes()]
@@ -264,7 +275,7 @@ def test_a_row_asks_its_prompt_its_messages_or_its_problem_and_each_question_onc
 
 def test_an_instruction_is_asked_but_is_not_part_of_the_prompt():
     sampling = SamplingSettings(model="m", system="Be brief.", instruction="Box it.")
-    asked = request_of([{"role": "user", "content": "q"}], sampling)
+    asked = with_instruction([{"role": "user", "content": "q"}], sampling)
     assert [turn["content"] for turn in asked] == ["Be brief.", "q\n\nBox it."]
 
 

@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from r1kit.data.chat_answer import Answer
-from r1kit.data.reasoning import NoTrace, completion_of
+from r1kit.evaluation.generation import NoTrace, trace_text
 from r1kit.rewards import accuracy_reward, think_format_reward
 
 FORM = "<think>\nTwo and two.\n</think>\nIt is \\boxed{4}."
 
 
 def answer(content, reasoning="", finish="stop"):
-    return Answer(content, reasoning, finish, None, None)
+    return {"content": content, "reasoning": reasoning, "finish_reason": finish}
 
 
 @pytest.mark.parametrize(
@@ -25,7 +24,7 @@ def answer(content, reasoning="", finish="stop"):
     ],
 )
 def test_reasoning_in_a_field_or_between_tags_becomes_the_one_form(content, reasoning):
-    assert completion_of(answer(content, reasoning)) == FORM
+    assert trace_text(answer(content, reasoning)) == FORM
 
 
 def test_the_form_is_what_the_rewards_read():
@@ -52,5 +51,5 @@ def test_the_form_is_what_the_rewards_read():
 )
 def test_what_cannot_be_brought_into_the_form_is_named(given, reason):
     with pytest.raises(NoTrace) as caught:
-        completion_of(given)
+        trace_text(given)
     assert str(caught.value) == reason

@@ -15,11 +15,10 @@ import pytest
 
 from r1kit.data.format import user_prompt
 from r1kit.evaluation import evaluate_answering
-from r1kit.evaluation.answering import Sampling
-from r1kit.evaluation.evaluate import evaluate
-from r1kit.evaluation.in_process import FILE, InProcess, weights_identity
+from r1kit.evaluation.checkpoints import evaluate
 from r1kit.evaluation.questions import Question
-from r1kit.evaluation.served import Served, Unanswered, written_of
+from r1kit.evaluation.sampler import ANSWERS, LocalSampler, Sampling, encode, weights_identity
+from r1kit.evaluation.server_sampler import ServerSampler, Unanswered, completion_of
 from r1kit.settings.generation import PatienceSettings
 from tests.data.odd_endpoint import answer_to, serving
 from tests.evaluation.test_evaluate import HELDOUT, SETTINGS
@@ -30,18 +29,15 @@ SUMS = [
     )
     for n in range(8)
 ]
+PROMPTS = [question.prompt for question in SUMS]
 DRAWN = Sampling(0.6, 0.95, 64, seed=4)
 QUICK = PatienceSettings(concurrency=4, attempts=2, first_wait=0.01, longest_wait=0.02)
 NO_WORDS = {"greedy": False, "temperature": 0.6, "top_p": 0.95, "max_new_tokens": 64, "seed": 4}
 
 
-def quiet(done, wanted):
-    """No progress."""
-
-
 def test_a_server_is_asked_every_sample_once_with_a_seed_of_its_own(tmp_path):
     with serving() as server:
-        answering = Served([server.url], model="m", patience=QUICK)
+        answering = ServerSampler([server.url], model="m", patience=QUICK)
         frame = evaluate_answering(answering, SUMS, NO_WORDS, folder=tmp_path)
         assert Counter(server.counts.values()) == {1: 24}
         again = evaluate_answering(answering, SUMS, NO_WORDS, folder=tmp_path)
@@ -61,13 +57,37 @@ def test_a_server_is_asked_every_sample_once_with_a_seed_of_its_own(tmp_path):
 
 def test_replicas_share_the_questions_and_give_the_same_answers_as_one(tmp_path):
     with serving() as one, serving() as two:
-        alone = Served([one.url], model="m", patience=QUICK).answer(SUMS, DRAWN, tmp_path / "one", quiet)
-        asked = len(one.requests)
-        both = Served([one.url, two.url], model="m", patience=QUICK).answer(
-            SUMS, DRAWN, tmp_path / "two", quiet
+        alone = ServerSampler([one.url], model="m", patience=QUICK).sample(
+            PROMPTS, DRAWN, 3, folder=tmp_path / "one"
         )
-        assert both.written == alone.written
+        asked = len(one.requests)
+        both = ServerSampler([one.url, two.url], model="m", patience=QUICK).sample(
+            PROMPTS, DRAWN, 3, folder=tmp_path / "two"
+        )
+        assert both.rows == alone.rows
         assert len(two.requests) == asked // 2
+
+
+def test_prompts_with_different_numbers_of_samples_share_a_server(tmp_path):
+    """Their two requests for one folder once met, and the second was refused as another process's."""
+    with serving() as one, serving() as two:
+        sampler = ServerSampler([one.url, two.url], model="m", patience=QUICK)
+        found = sampler.sample(PROMPTS, DRAWN, [3, 3, 1, 2, 1, 3, 2, 1], folder=tmp_path)
+    assert [len(row) for row in found.rows] == [3, 3, 1, 2, 1, 3, 2, 1]
+
+
+def test_with_a_tokenizer_prompts_are_sent_as_token_ids_and_ids_come_back(tiny):
+    tokenizer = tiny[1]
+    with serving() as server:
+        sampler = ServerSampler([server.url], model="m", patience=QUICK, tokenizer=tokenizer)
+        ((one, two),) = sampler.sample(PROMPTS[:1], DRAWN, 2).rows
+    ids = encode(tokenizer, PROMPTS[0])
+    assert [body["prompt"] for body in server.requests] == [[ids]] * 2
+    assert len({body["seed"] for body in server.requests}) == 2
+    assert one.ids == two.ids == ids[::-1]
+    assert one.logprobs == [-0.5] * len(ids)
+    assert one.text == tokenizer.decode(ids[::-1], skip_special_tokens=True)
+    assert (one.tokens, one.finished) == (len(ids), True)
 
 
 def test_requests_that_fail_for_good_are_said_and_asked_again_by_the_same_call(tmp_path):
@@ -76,47 +96,47 @@ def test_requests_that_fail_for_good_are_said_and_asked_again_by_the_same_call(t
 
     broken.on = True
     with serving(broken) as server:
-        answering = Served([server.url], model="m", patience=QUICK)
+        answering = ServerSampler([server.url], model="m", patience=QUICK)
         with pytest.raises(Unanswered, match=r"3 of 24 requests .* failed"):
-            answering.answer(SUMS, DRAWN, tmp_path, quiet)
+            answering.sample(PROMPTS, DRAWN, 3, folder=tmp_path)
         broken.on = False
-        found = answering.answer(SUMS, DRAWN, tmp_path, quiet)
-    assert [len(row) for row in found.written] == [3] * 8
+        found = answering.sample(PROMPTS, DRAWN, 3, folder=tmp_path)
+    assert [len(row) for row in found.rows] == [3] * 8
     assert len(server.requests) == 27
 
 
 def test_a_cut_off_answer_is_not_finished_and_its_thought_stays_open():
     record = {"content": "", "reasoning": "I wonder", "finish_reason": "length", "completion_tokens": 2}
-    written = written_of(record)
+    written = completion_of(record)
     assert written.text == "<think>\nI wonder\n"
     assert not written.finished
-    whole = written_of({"content": "So 3.", "reasoning": "1 + 2", "finish_reason": "stop"})
+    whole = completion_of({"content": "So 3.", "reasoning": "1 + 2", "finish_reason": "stop"})
     assert whole.text == "<think>\n1 + 2\n</think>\nSo 3."
 
 
-class Counted(InProcess):
+class Counted(LocalSampler):
     """A model in this process that counts, and may be stopped."""
 
     batches = 0
     stop_after = 10**9
 
-    def _write(self, *arguments):
+    def _generate(self, *arguments):
         if self.batches >= self.stop_after:
             raise KeyboardInterrupt
         self.batches += 1
-        return super()._write(*arguments)
+        return super()._generate(*arguments)
 
 
 def test_in_this_process_a_stopped_evaluation_goes_on_with_the_next_batch(tmp_path, tiny):
     model, tokenizer = tiny
-    whole = evaluate_answering(InProcess(model, tokenizer, 5), HELDOUT, SETTINGS)
+    whole = evaluate_answering(LocalSampler(model, tokenizer, 5), HELDOUT, SETTINGS)
     stopped = Counted(model, tokenizer, 5)
     stopped.stop_after = 2
     with pytest.raises(KeyboardInterrupt):
         evaluate_answering(stopped, HELDOUT, SETTINGS, folder=tmp_path)
-    lines = (tmp_path / FILE).read_text().splitlines(keepends=True)
+    lines = (tmp_path / ANSWERS).read_text().splitlines(keepends=True)
     assert len(lines) == 10
-    (tmp_path / FILE).write_text(
+    (tmp_path / ANSWERS).write_text(
         "".join(lines[:-2]) + lines[-2][:20]
     )  # killed while it wrote the second batch
     resumed = Counted(model, tokenizer, 5)
@@ -139,7 +159,7 @@ def test_other_weights_at_the_same_path_are_another_model(tmp_path):
 
 PROGRAM = """
     import json, sys
-    from r1kit.evaluation.evaluate import evaluate
+    from r1kit.evaluation.checkpoints import evaluate
     from tests.evaluation.test_evaluate import HELDOUT, SETTINGS
     folder, model = sys.argv[1:]
     evaluate(model, HELDOUT, SETTINGS | {"batch_size": 2}, folder=folder,
@@ -168,7 +188,7 @@ def test_killed_with_signal_9_it_ends_as_if_nothing_had_happened(tmp_path, tiny)
             if int(line) >= 6:
                 process.send_signal(signal.SIGKILL)
                 break
-    kept = [json.loads(line) for line in (tmp_path / "kept" / FILE).read_text().splitlines()]
+    kept = [json.loads(line) for line in (tmp_path / "kept" / ANSWERS).read_text().splitlines()]
     assert 6 <= len(kept) < 24
     frame = evaluate(tmp_path / "model", HELDOUT, settings, folder=tmp_path / "kept")
     assert frame.equals(whole)

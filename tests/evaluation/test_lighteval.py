@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from r1kit.cli import app
 from r1kit.evaluation import benchmarks, lighteval
-from r1kit.evaluation.answering import Sampling
+from r1kit.evaluation.sampler import Sampling
 from tests.evaluation import shards
 
 SAMPLING = Sampling(0.6, 0.95, 24, seed=1)

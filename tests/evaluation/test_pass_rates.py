@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 
 import pytest
 
-from r1kit.evaluation import pass_rates, rejection_sampling
-from r1kit.evaluation.pass_rates import rates_of, within
-from r1kit.evaluation.sampling import Samples
+from r1kit.evaluation import rejection_sampling
+from r1kit.evaluation.rejection_sampling import rates_of, within
+from r1kit.evaluation.sampler import Completion, Samples
 from r1kit.runs.files import read_json
 from r1kit.settings.pipelines import PassRateStage
 from r1kit.training import program
@@ -49,18 +48,21 @@ def asked(tmp_path, monkeypatch):
     place = {row["prompt"][-1]["content"]: i for i, row in enumerate(rows)}
     seeds = []
 
-    def answer(job, _model, _tokenizer, shard, told, seed):
-        seeds.append(seed)
-        texts = [
-            [FORM % (row["solution"] if s < place[row["prompt"][-1]["content"]] else "99")
-             for s in range(4)]
-            for row in shard
-        ]  # fmt: skip
-        return Samples(texts, [[9] * 4] * len(shard), [[True] * 4] * len(shard), 1.0)
+    class Scripted:
+        def sample(self, prompts, sampling, samples):
+            seeds.append(sampling.seed)
+            numbers = [place[prompt[-1]["content"]] for prompt in prompts]
+            return Samples(
+                [
+                    [
+                        Completion(FORM % (rows[n]["solution"] if s < n else "99"), 9, True)
+                        for s in range(samples)
+                    ]
+                    for n in numbers
+                ]
+            )
 
-    monkeypatch.setattr(rejection_sampling, "answer", answer)
-    module = importlib.import_module("r1kit.evaluation.evaluate")
-    monkeypatch.setattr(module, "load_checkpoint", lambda *a: (None, None))
+    monkeypatch.setattr(rejection_sampling, "sampler_of", lambda job, told: Scripted())
 
     def job(**changes):
         (tmp_path / "job").mkdir(exist_ok=True)
@@ -73,7 +75,7 @@ def asked(tmp_path, monkeypatch):
 def rates(job) -> list[float]:
     from r1kit.data import datasets
 
-    pass_rates.measure(job)
+    rejection_sampling.measure(job)
     return datasets.load(job.folder / "data")["pass_rate"][:]
 
 
@@ -117,7 +119,7 @@ def test_an_interrupted_measurement_goes_on_with_the_next_shard(asked):
 def test_an_empty_band_is_an_error_that_says_where_the_prompts_are(asked):
     job, _ = asked
     with pytest.raises(ValueError, match=r"no prompt has a pass rate from 0\.3 to 0\.4: .*'above': 5"):
-        pass_rates.measure(job(lowest=0.3, highest=0.4))
+        rejection_sampling.measure(job(lowest=0.3, highest=0.4))
 
 
 @pytest.mark.slow
@@ -130,7 +132,7 @@ def test_a_checkpoint_measures_prompts_and_grpo_finds_its_pools_in_them(world, t
     for part in ("base", "tokenizer"):
         shutil.copytree(world / part, tmp_path / "model", dirs_exist_ok=True)
     folder = write_job(tmp_path / "measured", world, tmp_path / "model", parameters=told)
-    assert "6 of 6 prompts are in the band" in finish("pass_rates", folder, room="evaluation")
+    assert "6 of 6 prompts are in the band" in finish("rejection_sampling", folder, room="evaluation")
     data = datasets.load(folder / "data")
     assert set(data.column_names) == {"prompt", "solution", "level", "pass_rate"}
     assert pools_of({"pass_rate": data["pass_rate"], "level": data["level"]}, 6) == ["10"] * 6

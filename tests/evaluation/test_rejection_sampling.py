@@ -1,14 +1,14 @@
 """Rejection sampling: what is kept and why not, and the same dataset however often it was interrupted."""
 
-import importlib
 import shutil
 
 import pytest
 
 from r1kit.evaluation import checkpoints, rejection_sampling
 from r1kit.evaluation.rejection_sampling import reason_against, repetition, select
-from r1kit.evaluation.sampling import Samples
+from r1kit.evaluation.sampler import Completion, Samples
 from r1kit.runs.files import read_json
+from r1kit.settings import load_profile
 from r1kit.training import merge_data, program
 
 RULES = {
@@ -67,19 +67,19 @@ def job(tmp_path, monkeypatch):
     solutions = {row["prompt"][-1]["content"]: row["solution"] for row in datasets.build_prompts(7, 0)}
     asked = []
 
-    def answer(job, model, tokenizer, rows, told, seed):
-        asked.append(seed)
-        right = [[(len(row["prompt"][-1]["content"]) + seed + s) % 2 == 0 for s in range(2)] for row in rows]
-        told = [solutions[row["prompt"][-1]["content"]] for row in rows]
-        texts = [
-            [FORM.format(f"thought {seed}", x if r else 99) for r in row]
-            for row, x in zip(right, told, strict=True)
-        ]
-        return Samples(texts, [[9, 9]] * len(rows), [[True, True]] * len(rows), 1.0)
+    class Scripted:
+        def sample(self, prompts, sampling, samples):
+            asked.append(sampling.seed)
+            return Samples(
+                [[self.answer(p[-1]["content"], sampling.seed, s) for s in range(samples)] for p in prompts]
+            )
 
-    monkeypatch.setattr(rejection_sampling, "answer", answer)
-    module = importlib.import_module("r1kit.evaluation.evaluate")  # the package has a function of that name
-    monkeypatch.setattr(module, "load_checkpoint", lambda *a: (None, None))
+        def answer(self, problem, sample, seed):
+            right = (len(problem) + seed + sample) % 2 == 0
+            text = FORM.format(f"thought {seed}", solutions[problem] if right else 99)
+            return Completion(text, 9, True)
+
+    monkeypatch.setattr(rejection_sampling, "sampler_of", lambda job, told: Scripted())
 
     def make(folder):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -143,9 +143,18 @@ def test_a_union_keeps_a_trace_once_and_says_where_it_is_from():
     assert counts == {"sampled": 2, "traces": 1, "duplicates": 1}
 
 
-def test_portions_hold_all_problems_once_with_seeds_of_their_own():
-    problems = [{"level": level, "problem": f"{level}-{i}"} for level in (1, 3) for i in range(5)]
-    parts = list(checkpoints.portions(problems, 2))
-    assert [len(rows) for _, _, rows in parts] == [2, 2, 1, 2, 2, 1]
-    assert [row for _, _, rows in parts for row in rows] == problems
-    assert len({seed for _, seed, _ in parts}) == len({label for label, _, _ in parts}) == 6
+def test_parts_hold_all_problems_once_with_seeds_of_their_own(tmp_path):
+    from r1kit.data import datasets
+
+    rows = [
+        {"level": level, "problem": f"{level}-{i}", "solution": "1"} for level in (1, 3) for i in range(5)
+    ]
+    datasets.save({"heldout": rows}, tmp_path)
+    settings = load_profile("cpu-tiny").evaluation.model_copy(
+        update={"problems_per_level": 5, "samples": 4, "batch_size": 8}
+    )
+    job = program.Job(tmp_path, {}, {"heldout": str(tmp_path / "heldout")})
+    parts = checkpoints.parts_of(job, settings)
+    assert [len(questions) for _, questions in parts] == [2, 2, 1, 2, 2, 1]
+    assert [q.problem for _, questions in parts for q in questions] == [row["problem"] for row in rows]
+    assert [seed for seed, _ in parts] == [1000, 1001, 1002, 3000, 3001, 3002]

@@ -82,10 +82,10 @@ def test_prompts_are_measured_and_chosen_and_groups_replaced_through_a_server(pr
     assert read_json(opened.folder / "server" / STATE)["state"] == "stopped"
     assert small_pipeline.workers(opened.run) == []
 
-    shards = 2 * 2  # 16 prompts, 8 in a shard, asked of two models
+    asked = 2 * 16 * 4  # two models, 16 prompts, 4 samples of each
     written = read(opened.folder / "final" / "metrics.jsonl")
     rounds = sum(round(row["dynamic/rounds"]) for row in written)
-    assert read_json(tmp_path / "generations") == shards + rounds
+    assert read_json(tmp_path / "generations") == asked + rounds
     assert all(0 < row["dynamic/useful_after"] <= 1 for row in written)
     before, after = (load_file(Path(folder) / "model.safetensors") for folder in models[1:])
     assert any(not torch.equal(before[name], after[name]) for name in before)

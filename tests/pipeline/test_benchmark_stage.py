@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from r1kit.evaluation import load_results, rejection_sampling
-from r1kit.pipeline import answered, answering_server, benchmark_stage, composed_job, composition
-from r1kit.pipeline.answering_server import answering_machine, on_all
+from r1kit.evaluation import checkpoints, load_results, rejection_sampling, server_sampler
+from r1kit.evaluation.sampler import Completion, Samples
+from r1kit.evaluation.server_sampler import answering_machine, on_all
+from r1kit.pipeline import composed_job, composition
 from r1kit.pipeline.composed import compose
 from r1kit.runs import metrics
 from r1kit.settings import load_profile, yaml_dump
@@ -47,21 +48,21 @@ def job(tmp_path, tiny):  # noqa: F811
 
 
 def test_every_checkpoint_is_asked_every_benchmark_and_the_same_again_gives_the_same_rows(job):
-    benchmark_stage.judge(job)
+    checkpoints.judge(job)
     first = {name: load_results(job.folder / f"{name}.parquet") for name in ("base", "final")}
     assert first["base"].groupby("level").size().to_dict() == {"gsm8k": 6, "math_500": 12}
     assert first["base"]["completion"].tolist() == first["final"]["completion"].tolist()
     assert metrics.read(job.metrics)[-1]["step"] == metrics.read(job.metrics)[-1]["total_steps"] == 36
     # Killed after the answers were written: they are judged again, and nobody is asked.
     (job.folder / "final.parquet").unlink()
-    benchmark_stage.judge(job)
+    checkpoints.judge(job)
     assert load_results(job.folder / "final.parquet").equals(first["final"])
 
 
 def test_a_checkpoint_that_is_judged_is_not_loaded_again(job, monkeypatch):
-    benchmark_stage.judge(job)
-    monkeypatch.setattr(benchmark_stage, "answered", lambda *_, **__: pytest.fail("asked again"))
-    benchmark_stage.judge(job)
+    checkpoints.judge(job)
+    monkeypatch.setattr(checkpoints, "sampler_of", lambda *_, **__: pytest.fail("asked again"))
+    checkpoints.judge(job)
     assert len(metrics.read(job.metrics)) == 2
 
 
@@ -70,11 +71,11 @@ def test_a_checkpoint_that_is_judged_is_not_loaded_again(job, monkeypatch):
 def test_killed_twice_it_ends_with_the_rows_of_one_that_was_not(job):
     """Once for each checkpoint, among its answers."""
     job.settings["evaluation"] = SETTINGS | {"batch_size": 2}
-    benchmark_stage.judge(job)
+    checkpoints.judge(job)
     killed = job.folder.with_name("killed")
     killed.mkdir()
     (killed / "resolved.yaml").write_text(yaml_dump(job.settings | {"inputs": job.inputs}))
-    command = [sys.executable, "-m", "r1kit.pipeline.benchmark_stage", str(killed / "resolved.yaml")]
+    command = [sys.executable, "-m", "r1kit.evaluation.checkpoints", str(killed / "resolved.yaml")]
 
     def start():
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -112,26 +113,24 @@ def test_each_checkpoint_has_a_server_of_its_own_that_ends_before_the_next(job, 
         def stop(self):
             heard.append("stopped")
 
-    class Answering:
-        def answer(self, questions, sampling, folder, progress):
-            from r1kit.evaluation.answering import Answers, Written
-
+    class Sampler:
+        def sample(self, prompts, sampling, samples, folder, progress):
             heard.append(folder.name)
-            return Answers([[Written("4", 1, True)] * q.samples for q in questions], 1.0, 1)
+            return Samples([[Completion("4", 1, True)] * n for n in samples])
 
     machine = load_profile("cpu-cluster").machine
-    monkeypatch.setattr(answered, "answering_machine", lambda machine_, tokens: machine)
+    monkeypatch.setattr(checkpoints, "answering_machine", lambda machine_, tokens: machine)
     monkeypatch.setattr("r1kit.serving.start.serve", lambda folder, own, model, tell: Server(folder, model))
-    monkeypatch.setattr(answered, "served_at", lambda server, settings: Answering())
-    benchmark_stage.judge(job)
+    monkeypatch.setattr(checkpoints, "sampler_at", lambda server, concurrency: Sampler())
+    checkpoints.judge(job)
     assert heard == ["base is served", "base", "stopped", "final is served", "final", "stopped"]
 
 
 @pytest.fixture
 def gpus(monkeypatch):
     """Four GPUs with vLLM installed, as far as anyone asks."""
-    monkeypatch.setattr(answering_server, "detect_device", lambda: ("cuda:0", "told"))
-    monkeypatch.setattr(answering_server, "find_spec", lambda name: object())
+    monkeypatch.setattr(server_sampler, "detect_device", lambda: ("cuda:0", "told"))
+    monkeypatch.setattr(server_sampler, "find_spec", lambda name: object())
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
 
 
@@ -157,7 +156,7 @@ def test_a_profile_for_the_cpu_answers_on_the_cpu_also_beside_gpus(gpus):
 
 
 def test_without_vllm_this_process_answers(gpus, monkeypatch):
-    monkeypatch.setattr(answering_server, "find_spec", lambda name: None)
+    monkeypatch.setattr(server_sampler, "find_spec", lambda name: None)
     assert answering_machine(load_profile("h200-8").machine, 9216) is None
 
 
@@ -171,13 +170,13 @@ PIPELINES = {
 }
 
 
-def test_the_profiles_evaluation_decides_which_program_judges(tmp_path):
+def test_one_program_judges_held_out_problems_and_benchmarks(tmp_path):
     folder = tmp_path / "real"
     shutil.copytree(CONFIG_ROOT / "h200-1", folder)
     (folder / "pipeline.yaml").write_text(yaml_dump({"pipelines": PIPELINES}))
     zero, judged = compose(folder, {}, "small")
     assert composed_job.program_of(zero) == "r1kit.training.grpo"
-    assert composed_job.program_of(judged) == "r1kit.pipeline.benchmark_stage"
+    assert composed_job.program_of(judged) == "r1kit.evaluation.checkpoints"
     (_, *_, of_levels) = compose("cpu-tiny", {}, "r1-zero")
     assert composed_job.program_of(of_levels) == "r1kit.evaluation.checkpoints"
     more = compose(folder, {"evaluation.benchmarks": {"aime24": 8}}, "small")
@@ -237,6 +236,7 @@ def test_a_stage_that_only_writes_answers_has_a_server_for_as_long_as_it_runs(
 def test_beside_a_server_the_program_loads_a_tokenizer_only(tmp_path, tiny):  # noqa: F811
     tiny[1].save_pretrained(tmp_path)
     job = Job(tmp_path, {}, {"model": str(tmp_path), "server": str(tmp_path)}, stop=StopRequest())
-    model, tokenizer = rejection_sampling.answerer(job)
-    assert model is None
-    assert tokenizer.eos_token == tiny[1].eos_token
+    (tmp_path / "server.json").write_text('{"urls": ["http://127.0.0.1:9"]}')
+    sampler = rejection_sampling.sampler_of(job, {"batch_size": 4})
+    assert sampler.urls == ["http://127.0.0.1:9/v1"]
+    assert sampler.tokenizer.eos_token == tiny[1].eos_token

@@ -12,12 +12,10 @@ import signal
 import psutil
 import pytest
 
-from r1kit.data.chat_answer import NotAllowed
-from r1kit.data.endpoint import only_model
-from r1kit.data.generation import answers_in, ask_all
-from r1kit.data.harvest import harvest
 from r1kit.data.row_files import open_rows
-from r1kit.pipeline.writers import ServedWriter, largest_difference, model_of
+from r1kit.evaluation.generation import ask_teacher, harvest
+from r1kit.evaluation.server_sampler import NotAllowed, answers_in, only_model
+from r1kit.pipeline.writers import largest_difference, model_of, served_writer
 from r1kit.runs.files import read_json
 from r1kit.serving.start import serve
 from r1kit.settings.machine import MachineSettings
@@ -91,16 +89,16 @@ def test_it_answers_alike_streaming_or_not_in_any_order_and_all_is_kept(server, 
     server.wait_ready()
     url = f"{server.urls[0]}/v1"
     with pytest.raises(NotAllowed, match="401"):
-        ask_all(ROWS, settings(url), tmp_path / "keyless")
+        ask_teacher(ROWS, settings(url), tmp_path / "keyless")
     sampling = {"model": only_model(url, server.key), "max_tokens": 24, "temperature": 1.0, "top_p": 1.0}
     streamed = settings(url, sampling=sampling, silence=60, concurrency=1)
     whole = settings(url, sampling=sampling, silence=60, concurrency=1, stream=False)
     many = settings(url, sampling=sampling, silence=60, concurrency=12)
-    ask_all(ROWS, streamed, tmp_path / "streamed", server.key)
-    ask_all(ROWS[::-1], whole, tmp_path / "whole", server.key)
-    assert ask_all(ROWS, many, tmp_path / "many", server.key).answered == 12
+    ask_teacher(ROWS, streamed, tmp_path / "streamed", server.key)
+    ask_teacher(ROWS[::-1], whole, tmp_path / "whole", server.key)
+    assert ask_teacher(ROWS, many, tmp_path / "many", server.key).answered == 12
     too_long = [{"problem": "Ann has 3 apples. " * 200, "solution": "3"}]
-    assert ask_all(too_long, streamed, tmp_path / "streamed", server.key).failed == 2
+    assert ask_teacher(too_long, streamed, tmp_path / "streamed", server.key).failed == 2
     first = answers(tmp_path / "streamed")
     assert first == answers(tmp_path / "whole")
     assert len(set(first.values())) == 12, "each sample has its own seed"
@@ -116,7 +114,7 @@ def test_it_answers_alike_streaming_or_not_in_any_order_and_all_is_kept(server, 
 def test_it_takes_new_weights_and_samples_from_them(server, models, tokenizer, tmp_path):  # noqa: F811
     first, second = models
     server.wait_ready()
-    writer = ServedWriter(server, tokenizer, tmp_path)
+    writer = served_writer(server, tokenizer, tmp_path)
     try:
         writer.load(second)
         prompts = [[{"role": "user", "content": f"Ann has {n} apples."}] for n in range(4)]

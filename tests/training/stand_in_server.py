@@ -40,11 +40,13 @@ class Worker(WeightVersions):
         if not self.frozen:
             self.model.load(Path(weights_path) / "model.safetensors")
 
-    def complete(self, prompts: list[list[int]], n: int, max_tokens: int, temperature: float) -> list[dict]:
+    def complete(
+        self, prompts: list[list[int]], n: int, max_tokens: int, temperature: float, seed: int = 0
+    ) -> list[dict]:
         """`n` completions a prompt with the log-probability of each token, prompt-major."""
         rows = [list(prompt) for prompt in prompts for _ in range(n)]
         width = max(map(len, rows))
-        torch.manual_seed(max(self.r1kit_version()["step"], 0))
+        torch.manual_seed(max(self.r1kit_version()["step"], 0) + seed)
         ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
         tokens: list[list[int]] = [[] for _ in rows]
@@ -66,6 +68,7 @@ class Worker(WeightVersions):
             {
                 "prompt_token_ids": rows[i],
                 "token_ids": tokens[i],
+                "finish_reason": "stop" if done[i] else "length",
                 "logprobs": {
                     "tokens": [f"token_id:{token}" for token in tokens[i]],
                     "token_logprobs": logprobs[i],
@@ -118,8 +121,9 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length) or b"{}")
         if self.path == "/v1/completions":
-            count = int(read_json(options.folder / "generations", 0)) + 1
-            write_json_atomic(options.folder / "generations", count)
+            with self.server.lock:
+                count = int(read_json(options.folder / "generations", 0)) + 1
+                write_json_atomic(options.folder / "generations", count)
             order = self.order(count)
             if order == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -129,7 +133,8 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(0.02)
             worker.frozen = worker.frozen or order == "freeze"
             with self.server.lock:
-                choices = worker.complete(body["prompt"], body["n"], body["max_tokens"], body["temperature"])
+                asked = (body[name] for name in ("prompt", "n", "max_tokens", "temperature"))
+                choices = worker.complete(*asked, body.get("seed", 0))
             self.answer({"choices": choices})
         elif options.no_development:
             self.answer({"detail": "Not Found"}, 404)

@@ -1,13 +1,16 @@
-"""From answers to traces: brought into the one form, verified, and sorted into what can be trained on and
-what cannot, with the reason.
+"""Trace generation: ask a teacher for answers to a set of prompts, verify them, keep what can be trained on.
 
-Verification needs no endpoint, so it can be repeated with other rewards; verdicts are remembered beside the
-answers, since running a program on all its tests is no small thing either. What is written follows from the
-prompts and the answers alone, not from the order in which they came:
+`ask_teacher` is `server_sampler.ask_all` over the rows of a prompt set. open-r1's `generate_reasoning.py`
+does the same with one file keyed by a hash of the prompt; there one failed answer loses all of its prompt's,
+and the order is shuffled without a seed.
 
-- `traces.parquet`: one row a verified trace, as SFT reads it (`messages`, `problem`, `solution`, ...)
-- `failures.parquet`: one row an answer that is no verified trace, with `reason`, and what was said
-- `prompts.parquet`: one row a prompt with its `pass_rate`, for `r1kit data curate` and GRPO
+`harvest` needs no server, so it can be repeated with other rewards; verdicts are remembered beside the
+answers, since running a program on all its tests takes long. What it writes follows from the prompts and the
+answers alone, not from the order in which they came:
+
+- `traces.parquet`: one row per verified trace, as SFT reads it (`messages`, `problem`, `solution`, ...)
+- `failures.parquet`: one row per answer that is no verified trace, with `reason`, and what was said
+- `prompts.parquet`: one row per prompt with its `pass_rate`, for `r1kit data curate` and GRPO
 """
 
 from __future__ import annotations
@@ -16,31 +19,150 @@ import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1kit.data.append_log import AppendLog
-from r1kit.data.chat_answer import Answer
-from r1kit.data.generation import answers_in, unanswered_in
-from r1kit.data.prompts import Prompt, prompts_of
-from r1kit.data.reasoning import NoTrace, completion_of
+from r1kit.data.format import THINK_CLOSE, THINK_OPEN, user_prompt
 from r1kit.data.row_files import RowFile, in_batches, parquet_writer, parts
 from r1kit.data.texts import problem_text
-from r1kit.data.verdicts import UNCHECKED, UNJUDGED, Judge, Verdicts, reason_of
+from r1kit.evaluation.server_sampler import Asked, answers_in, ask_all, prompt_id, unanswered_in
+from r1kit.settings.generation import GenerationSettings
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TRACES, FAILURES, PROMPTS, VERDICTS = (
-    "traces.parquet",
-    "failures.parquet",
-    "prompts.parquet",
-    "verdicts.jsonl",
-)
+TRACES, FAILURES, PROMPTS = "traces.parquet", "failures.parquet", "prompts.parquet"
+VERDICTS = "verdicts.jsonl"
 TOGETHER = 32
 """Prompts whose answers are judged at once."""
+WRONG, UNJUDGED, UNCHECKED = "wrong", "not judged", "nothing to check against"
+
+Verdicts = dict[str, float | None]
+Judge = Callable[[list[str], list[Mapping[str, Any]]], list[Verdicts]]
+"""Completions and their rows -> for each the rewards that apply; 1.0 and more is right, None not judged."""
+
+
+class NoTrace(ValueError):
+    """An answer from which nobody can learn to reason; the message is the reason, in a word or two."""
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """A row of the prompt set and the conversation that asks it."""
+
+    prompt_id: str
+    messages: list[dict[str, str]]
+    row: Mapping[str, Any]
+
+
+def ask_teacher(
+    rows: Iterable[Mapping[str, Any]],
+    settings: GenerationSettings,
+    folder: str | Path,
+    key: str = "",
+    progress: Callable[[Asked], None] = lambda asked: None,
+) -> Asked:
+    """Ask for every answer to the rows' prompts that the folder does not hold yet; see `ask_all`."""
+    wanted = ((prompt.messages, settings.samples) for prompt in prompts_of(rows))
+    return ask_all(wanted, settings.url, settings.sampling, settings.patience, folder, key, progress)
+
+
+def prompts_of(rows: Iterable[Mapping[str, Any]]) -> Iterator[PromptRow]:
+    """The prompts of a set, each once, in order; a row that asks what an earlier one asked is passed over."""
+    seen: set[str] = set()
+    for row in rows:
+        messages = conversation(row)
+        name = prompt_id(messages)
+        if name not in seen:
+            seen.add(name)
+            yield PromptRow(name, messages, row)
+
+
+def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What a row asks: its `prompt` (text or turns), its `messages` up to the answer, or its `problem`.
+
+    Raises:
+        ValueError: it has none of them, or nobody asks anything in them.
+    """
+    prompt = row.get("prompt") or row.get("messages") or row.get("problem")
+    if isinstance(prompt, str):
+        return user_prompt(prompt)
+    turns = [{"role": turn["role"], "content": turn["content"]} for turn in prompt or ()]
+    while turns and turns[-1]["role"] == "assistant":
+        turns.pop()
+    if not turns or turns[-1]["role"] != "user":
+        raise ValueError(f"a row asks nothing in prompt, messages or problem: {str(dict(row))[:200]}")
+    return turns
+
+
+def trace_text(answer: Mapping[str, Any]) -> str:
+    """A logged answer in the one form of a completion (`data.format`): `<think>`, reasoning, `</think>`, then
+    what is said to the reader.
+
+    The reasoning arrives in a field of its own, between tags, or before a closing tag whose opening one the
+    chat template wrote. What cannot be brought into the form is not guessed at.
+
+    Args:
+        answer: `content`, `reasoning` and `finish_reason` of `server_sampler.Answer`.
+
+    Raises:
+        NoTrace: it was cut off (`truncated`) or stopped by a filter, it is `empty`, it has `no reasoning` or
+            `no answer` after it, or its tags are `malformed`.
+    """
+    if answer["finish_reason"] == "length":
+        raise NoTrace("truncated")
+    if answer["finish_reason"] not in ("stop", "eos", ""):
+        raise NoTrace(f"finish: {answer['finish_reason']}")
+    content, reasoning = answer["content"].strip(), answer["reasoning"].strip()
+    if not content and not reasoning:
+        raise NoTrace("empty")
+    if not reasoning:
+        before, closed, after = content.partition(THINK_CLOSE)
+        if closed:
+            reasoning, content = before.strip(), after.strip()
+        elif THINK_OPEN in content:
+            raise NoTrace("malformed")
+    reasoning = reasoning.removeprefix(THINK_OPEN).removesuffix(THINK_CLOSE).strip()
+    content = content.removeprefix(f"{THINK_OPEN}{THINK_CLOSE}").strip()
+    if any(tag in part for tag in (THINK_OPEN, THINK_CLOSE) for part in (reasoning, content)):
+        raise NoTrace("malformed")
+    if not reasoning:
+        raise NoTrace("no reasoning")
+    if not content:
+        raise NoTrace("no answer")
+    return f"{THINK_OPEN}\n{reasoning}\n{THINK_CLOSE}\n{content}"
+
+
+def reason_of(verdicts: Verdicts) -> str:
+    """Why an answer is not verified; "" where at least one reward applies and all that do are 1 or more."""
+    if not verdicts:
+        return UNCHECKED
+    if any(value is not None and value < 1 for value in verdicts.values()):
+        return WRONG
+    return UNJUDGED if None in verdicts.values() else ""
+
+
+def reward_judge(functions: Mapping[str, Any]) -> Judge:
+    """A judge that asks rewards by name, each about the rows it applies to (`applies(rows, columns)`)."""
+
+    def judge(completions: list[str], rows: list[Mapping[str, Any]]) -> list[Verdicts]:
+        # `prompts` and `completions` are the rewards' own arguments; rows of one file have the same columns.
+        # Prepared sets have one type per column, so a gold that is not there is an empty text.
+        names = [name for name in rows[0] if name not in ("completions", "prompts")]
+        columns = {name: [None if row[name] == "" else row[name] for row in rows] for name in names}
+        said = [[{"role": "assistant", "content": completion}] for completion in completions]
+        found: list[Verdicts] = [{} for _ in rows]
+        for name, function in functions.items():
+            own = [n for n, applies in enumerate(function.applies(len(rows), columns)) if applies]
+            values = function(said, **columns) if own else []
+            for n in own:
+                found[n][name] = values[n]
+        return found
+
+    return judge
 
 
 @dataclass
@@ -63,7 +185,7 @@ class Harvest:
 class _Case:
     """One sample of one prompt on its way: `reason` is empty for a verified trace."""
 
-    prompt: Prompt
+    prompt: PromptRow
     sample: int
     answer: dict[str, Any] | None
     completion: str = ""
@@ -126,7 +248,7 @@ def harvest(
 
 
 def _case(
-    prompt: Prompt, sample: int, key: tuple[str, int, str], answers: AppendLog, unanswered: AppendLog
+    prompt: PromptRow, sample: int, key: tuple[str, int, str], answers: AppendLog, unanswered: AppendLog
 ) -> _Case:
     record = answers.get(key)
     if record is None:
@@ -134,9 +256,7 @@ def _case(
         return _Case(prompt, sample, None, reason=failed["reason"], detail=failed["detail"])
     case = _Case(prompt, sample, record)
     try:
-        case.completion = completion_of(
-            Answer(**{name: record[name] for name in Answer.__dataclass_fields__})
-        )
+        case.completion = trace_text(record)
     except NoTrace as error:
         case.reason = str(error)
     return case
@@ -153,7 +273,7 @@ def _verify(cases: list[_Case], judge: Judge, rewards: str, known: AppendLog) ->
         case.reason = reason_of(case.verdicts)
 
 
-def _count(found: Harvest, prompts: list[Prompt], cases: list[_Case]) -> None:
+def _count(found: Harvest, prompts: list[PromptRow], cases: list[_Case]) -> None:
     found.prompts += len(prompts)
     found.answers += sum(case.answer is not None for case in cases)
     found.traces += sum(not case.reason for case in cases)
@@ -182,7 +302,7 @@ def _said(case: _Case, messages: list[dict[str, str]]) -> dict[str, Any]:
     return dict(case.prompt.row) | own
 
 
-def _prompt(prompt: Prompt, cases: Iterable[_Case]) -> dict[str, Any]:
+def _prompt(prompt: PromptRow, cases: Iterable[_Case]) -> dict[str, Any]:
     """A pass rate is the share of verified traces among answers that could be judged; an answer cut off at
     the limit counts as wrong, one that never came does not count.
     """
