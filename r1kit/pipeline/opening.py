@@ -1,19 +1,21 @@
-"""Opening a run, a new one or one that was begun, and the settings that are in effect in it."""
+"""Begin a run or go on with one: its settings, its pipelines, and its stages under those settings."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from r1kit.machine import detect_device
-from r1kit.pipeline.stages import STAGES, lacks
+from r1kit.pipeline.stages import StageSpec, lacks, lesson_stage, pipeline_hash, pipeline_stages
 from r1kit.runs import folder as runs
 from r1kit.sandbox import report
 from r1kit.settings import Problem, Profile, SettingsError, load_profile
 from r1kit.settings.composed import pipeline_profile
 from r1kit.settings.errors import display_path
 from r1kit.settings.profile import CONFIG_ROOT
+from r1kit.settings.stage_names import DEFAULT_PIPELINE, STAGES
 
 
 def new_run(
@@ -37,11 +39,8 @@ def new_run(
     pipeline, *beside = pipelines_of(pipeline)
     settings = settings_of(profile, overrides, pipeline)
     refuse_what_it_has_no_settings_for(settings, stages)
-    if pipeline:
-        from r1kit.pipeline.composed import compose  # it stands on prerequisites, which stand on this module
-
-        for name in (pipeline, *beside):
-            compose(profile, overrides, name)
+    for name in (pipeline, *beside) if pipeline else ():
+        pipeline_stages(profile, overrides, name)
     device, reason = detect_device()
     trainers = {"base": settings.base, "sft": settings.sft, "grpo": settings.grpo}
     seeds = {"data": settings.data.seed, "evaluation": settings.evaluation.seed}
@@ -87,6 +86,24 @@ def reopen_run(run_id: str, profile: str, overrides: dict[str, Any]) -> tuple[ru
         )
     run.update_manifest(overrides=overrides)
     return run, settings
+
+
+def stage_in(run: runs.Run, name: str, settings: Profile, pipeline: str = "") -> StageSpec:
+    """Return the lesson `name` as it is in this run; the lesson that runs pipelines has a pipeline's hash.
+
+    Args:
+        pipeline: which; by default the run's own.
+
+    Raises:
+        SettingsError: the pipeline, or the settings of one of its stages, are wrong.
+    """
+    spec = lesson_stage(name, settings)
+    if not STAGES[name].pipelines:
+        return spec
+    manifest = run.manifest
+    pipeline = pipeline or manifest.get("pipeline") or DEFAULT_PIPELINE
+    stages = pipeline_stages(source_of(settings), manifest["overrides"], pipeline)
+    return replace(spec, inputs_hash=pipeline_hash(pipeline, stages))
 
 
 def pipelines_of(told: str | None) -> list[str]:

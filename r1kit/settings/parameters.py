@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin
 
 from r1kit.settings.errors import Problem, SettingsError, describe, nearest_name
-from r1kit.settings.stage_names import STAGES
 
 WORDS = {
     int: "a whole number",
@@ -26,7 +25,7 @@ def check_parameters(stage: str, given: Mapping[str, Any], declared: Mapping[str
     Args:
         stage: the notebook's name, for messages.
         given: name -> value, as the parameters cell (or papermill) set them.
-        declared: name -> type (`int`, `float | None`, ...) or an object whose `.kind` is one.
+        declared: name -> type (`int`, `float | None`, ...) or a `Knob`, whose `kind` is one.
 
     Returns:
         a value for every declared name; a whole number becomes a float where a number is declared; None for a
@@ -68,9 +67,8 @@ def check_parameters(stage: str, given: Mapping[str, Any], declared: Mapping[str
 
 
 def _problem(stage: str, name: str, value: Any, **fields: str) -> Problem:
-    folder = "notebooks/" if stage in STAGES else ""
     found = "nothing" if value is None else describe(value)
-    return Problem(f"{folder}{stage}.ipynb", name, found=found, **fields)
+    return Problem(f"notebooks/{stage}.ipynb", name, found=found, **fields)
 
 
 def _members(kind: Any) -> tuple[type, ...]:
