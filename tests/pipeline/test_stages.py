@@ -6,7 +6,16 @@ from operator import getitem
 import pytest
 
 from r1kit.pipeline import dependencies, opening
-from r1kit.pipeline.stages import UnknownStage, asked_for, lesson_hash, lesson_stage, possible, select, stage
+from r1kit.pipeline.stages import (
+    UnknownStage,
+    asked_for,
+    lesson_hash,
+    lesson_stage,
+    pipeline_hash,
+    pipeline_stages,
+    possible,
+    select,
+)
 from r1kit.runs.files import write_json_atomic
 from r1kit.runs.results import write_result
 from r1kit.settings import load_profile, profile_names
@@ -126,3 +135,12 @@ def test_real_data_depends_on_the_model_whose_tokenizer_measures_it():
     before = load_profile("gpu-small")
     after = load_profile("gpu-small", {"sft.model_name_or_path": "Qwen/Qwen2.5-7B-Instruct"})
     assert lesson_hash("01_data", before) != lesson_hash("01_data", after)
+
+
+def test_results_of_older_versions_are_still_found():
+    """Hashes recorded at commit 6b6e438; they change where a profile's values do, and for no other reason."""
+    assert lesson_hash("02_sft", load_profile("cpu-tiny")) == "87f7c3b4af96f444"
+    assert lesson_hash("01_data", load_profile("gpu-small")) == "66eff13179dc4062"
+    stages = pipeline_stages("cpu-tiny", {}, "r1")
+    assert stages["reasoning"].inputs_hash == "3374c87cedad4295"
+    assert pipeline_hash("r1", stages) == "ea08b722827d7c6d"
