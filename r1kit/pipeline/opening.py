@@ -8,7 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from r1kit.machine import detect_device
-from r1kit.pipeline.stages import StageSpec, lacks, lesson_stage, pipeline_hash, pipeline_stages
+from r1kit.pipeline.stages import (
+    StageSpec,
+    lacks,
+    lesson_stage,
+    pipeline_hash,
+    pipeline_stages,
+    second_trainings,
+)
 from r1kit.runs import folder as runs
 from r1kit.sandbox import report
 from r1kit.settings import Problem, Profile, SettingsError, load_profile
@@ -117,10 +124,10 @@ def settings_of(source: str, overrides: dict[str, Any], pipeline: str | None) ->
 
 
 def refuse_what_it_has_no_settings_for(settings: Profile, stages: Sequence[str]) -> None:
-    """A stage that requires a part of the settings would otherwise stop in its middle, after hours perhaps.
+    """Refuse stages that would stop in their middle, after hours perhaps, for want of a part of the settings.
 
     Raises:
-        SettingsError: the profile leaves that part out, or a second training with it could not run.
+        SettingsError: the profile leaves that part out, or a second training of a stage could not run.
     """
     for name in stages:
         if lacks(STAGES[name], settings):
@@ -131,8 +138,14 @@ def refuse_what_it_has_no_settings_for(settings: Profile, stages: Sequence[str])
             allowed = f"a section as in configs/cpu-tiny/{section}.yaml"
             file = display_path(settings.folder / f"{section}.yaml")
             raise SettingsError([Problem(file, key, "nothing", allowed, message=message)])
-    if "04_grpo" in stages:
-        load_profile(settings.folder, settings.overrides | settings.grpo.failure())  # its second training
+    for name in stages:
+        for training, changes in second_trainings(name, settings).items():
+            try:
+                load_profile(settings.folder, settings.overrides | changes)
+            except SettingsError as error:
+                where = f"(in {name}, whose training {training!r} has settings of its own)"
+                problems = [replace(p, message=f"{p.message} {where}".strip()) for p in error.problems]
+                raise SettingsError(problems, error.heading) from error
 
 
 def source_of(settings: Profile) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from r1kit.pipeline import dependencies, opening
 from r1kit.pipeline.jobs import launch_program, record, write_resolved
-from r1kit.pipeline.stages import StageSpec, base_model, lesson_stage, model_folder, stage
+from r1kit.pipeline.stages import StageSpec, base_model, lesson_stage, model_folder, second_trainings, stage
 from r1kit.runs import folder as runs
 from r1kit.runs import results, status
 from r1kit.runs.files import shown, write_json_atomic
@@ -68,6 +68,11 @@ class Stage:
     def heading(self) -> dict[str, str]:
         """What resolved.yaml says first."""
         return {"profile": self.settings.name, "stage": self.name, "run_id": self.run.run_id}
+
+    @property
+    def trainings(self) -> dict[str, dict[str, Any]]:
+        """What changes in the settings for each training of this lesson but its first."""
+        return second_trainings(self.name, self.settings)
 
     def artifact(self, stage_name: str, artifact: str) -> Path:
         """Return the path of what an earlier stage made, for example `artifact("01_data", "heldout")`."""

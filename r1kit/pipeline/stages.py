@@ -129,6 +129,31 @@ def base_model(settings: Profile) -> str:
     return ""
 
 
+def second_trainings(name: str, settings: Profile) -> dict[str, dict[str, Any]]:
+    """Return what changes in the settings for each training of a lesson but its first, by name.
+
+    They are known before the lesson starts, so that what cannot run is refused then.
+    """
+    grpo = settings.grpo
+    if name == "04_grpo" and grpo.collapse:
+        return {"collapse": grpo.failure()}
+    if name != "04b_rewards" or not grpo.programs:
+        return {}
+    code = grpo.programs
+    return {
+        "student": {"sft.max_steps": code.sft_steps, "sft.save_steps": code.sft_steps},
+        "programs": {
+            "grpo.max_steps": code.max_steps,
+            "grpo.save_steps": code.max_steps,
+            "grpo.num_generations": code.num_generations,
+            "grpo.per_device_train_batch_size": code.per_device_train_batch_size,
+            "grpo.max_completion_length": code.max_completion_length,
+            "grpo.collapse": None,
+            "grpo.rewards": [{"name": "binary_code", "weight": 1.0}],
+        },
+    }
+
+
 def model_folder(name: str) -> Path:
     """Return the folder of a model: `name` itself, or the hub's copy of it, downloaded if need be.
 
