@@ -19,13 +19,7 @@ from typing import TYPE_CHECKING, Any
 from r1kit.pipeline import dependencies, lineage, opening
 from r1kit.pipeline.answering_server import answering_machine
 from r1kit.pipeline.jobs import launch_program, record
-from r1kit.pipeline.stages import (
-    DATA_STAGE,
-    StageSpec,
-    lesson_stage,
-    model_folder,
-    pipeline_stages,
-)
+from r1kit.pipeline.stages import DATA_STAGE, StageSpec, lesson_stage, model_folder, pipeline_stages
 from r1kit.runs import metrics as metrics_log
 from r1kit.runs import results, status
 from r1kit.runs.files import read_json, write_json_atomic
@@ -166,15 +160,8 @@ class Composition:
         write_json_atomic(folder / "params.json", params)
         status.update(folder, state="running")
         heading = {"profile": stage.profile.name, "stage": label, "run_id": self.in_run.run_id}
-        job = launch_program(
-            stage.program,
-            folder,
-            heading,
-            inputs,
-            stage.profile,
-            stage.parameters,
-            trains=stage.trains,
-        )
+        told = (stage.profile, stage.parameters)
+        job = launch_program(stage.program, folder, heading, inputs, *told, trains=stage.trains)
         job.after = lambda: self._record(stage, folder)
         self.jobs.append(job)
         return job
@@ -271,16 +258,9 @@ class Composition:
                 sources[source] = base_of(self.profile)
             else:
                 sources[source] = self.data if source in GIVEN else self.folder(source)
-        record(
-            stage,
-            folder,
-            self.label(stage.name),
-            sources,
-            artifacts_of(stage, folder),
-            seconds=time.time() - status.read(folder)["started"],
-            metrics=metrics_of(stage, folder),
-            pass_at_1=pass_at_1_of(stage, folder),
-        )
+        result = {"metrics": metrics_of(stage, folder), "pass_at_1": pass_at_1_of(stage, folder)}
+        result["seconds"] = time.time() - status.read(folder)["started"]
+        record(stage, folder, self.label(stage.name), sources, artifacts_of(stage, folder), **result)
 
 
 def artifacts_of(stage: StageSpec, folder: Path) -> dict[str, str]:

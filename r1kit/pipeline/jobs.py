@@ -60,13 +60,8 @@ def launch_program(
         training = program.rpartition(".")[2]
         write_text_atomic(folder / "accelerate.yaml", profile.accelerate_yaml(training))
         environment |= device_mask(profile, training)
-    return launch(
-        program,
-        folder,
-        environment=environment,
-        grace=profile.machine.grace_seconds,
-        accelerate=trains,
-    )
+    grace = profile.machine.grace_seconds
+    return launch(program, folder, environment=environment, grace=grace, accelerate=trains)
 
 
 def device_mask(profile: Profile, training: str) -> dict[str, str]:

@@ -184,17 +184,9 @@ class Stage:
         """
         if self.server is not None:
             self.server.stop()
-        record(
-            self.spec,
-            self.folder,
-            self.name,
-            self.sources,
-            artifacts,
-            seconds=time.monotonic() - self.opened,
-            peak_rss_bytes=self._peak_rss_bytes(),
-            metrics=metrics,
-            pass_at_1=pass_at_1,
-        )
+        result = {"metrics": metrics, "pass_at_1": pass_at_1, "peak_rss_bytes": self._peak_rss_bytes()}
+        result["seconds"] = time.monotonic() - self.opened
+        record(self.spec, self.folder, self.name, self.sources, artifacts, **result)
         asked = self.run.manifest.get("stages", [])
         done = all(results.read_result(self.run.path / name) for name in asked)
         # Until all stages are done, "interrupted" is what the run will be if nothing more happens.
