@@ -17,25 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from r1kit.pipeline.notebook_errors import (
-    CellFailed,
-    EngineError,
-    Interrupted,
-    KernelDied,
-    Timeout,
-    UnknownParameter,
-)
-
-__all__ = [
-    "CellFailed",
-    "Engine",
-    "EngineError",
-    "Interrupted",
-    "KernelDied",
-    "Timeout",
-    "UnknownParameter",
-    "execute",
-]
+from r1kit.pipeline.notebook_errors import CellFailed, KernelDied, UnknownParameter
 
 
 class Engine:

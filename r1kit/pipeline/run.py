@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from r1kit.pipeline import dependencies, engine, opening
+from r1kit.pipeline.notebook_errors import CellFailed, EngineError, Interrupted, Timeout
 from r1kit.pipeline.stages import StageSpec
 from r1kit.runs import results, status
 from r1kit.runs.folder import PROJECT, Run
@@ -82,11 +83,11 @@ def run_notebook(spec: StageSpec, folder: Path, run: Run) -> Outcome:
             # A training in the cell may take all its grace for a checkpoint, and its supervisor some seconds.
             grace=settings.machine.grace_seconds + 15,
         )
-    except engine.Interrupted as error:
+    except Interrupted as error:
         outcome = Outcome(TERMINATED if error.signal == "SIGTERM" else INTERRUPTED, str(error))
         status.update(folder, state="interrupted", message=outcome.message)
         return outcome
-    except engine.EngineError as error:
+    except EngineError as error:
         outcome = Outcome(exit_code(error), str(error))
         status.update(folder, state="failed", message=outcome.message)
         return outcome
@@ -97,13 +98,13 @@ def run_notebook(spec: StageSpec, folder: Path, run: Run) -> Outcome:
     return Outcome(DONE)
 
 
-def exit_code(error: engine.EngineError) -> int:
+def exit_code(error: EngineError) -> int:
     """Return the exit code of `r1kit run` for a failed notebook; a failed training says its own."""
-    if isinstance(error, engine.Timeout):
+    if isinstance(error, Timeout):
         return TIMED_OUT
-    if isinstance(error, engine.CellFailed) and error.ename == "SettingsError":
+    if isinstance(error, CellFailed) and error.ename == "SettingsError":
         return BAD_SETTINGS
-    if isinstance(error, engine.CellFailed) and error.ename == "JobFailed":
+    if isinstance(error, CellFailed) and error.ename == "JobFailed":
         code = exit_code_in(error.evalue)
         return code if code in (OUT_OF_MEMORY, TIMED_OUT, COLLAPSED) else FAILED
     return FAILED
