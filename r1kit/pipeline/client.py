@@ -20,7 +20,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
 
-from r1kit.pipeline.engine import KernelDied
+from r1kit.pipeline.notebook_errors import KernelDied
 from r1kit.pipeline.record import Manager
 
 PRINTED_LIMIT = 1_000_000  # characters that a cell may print; a flood must not fill memory and disk

@@ -1,62 +1,88 @@
-"""A composed training in a notebook: its plan, its stages as supervised jobs, its results.
+"""A pipeline of pipeline.yaml in a notebook: its plan, its stages as supervised jobs, its results.
 
     pipeline = run.pipeline("r1")
     await pipeline.run(watch=r1kit.watch)
 
-Every stage is a folder `06_pipeline/<name>/` with the files of any stage; `result.json` comes last. What is
-done with equal inputs is not done again, in this run or in any other; what was cut short goes on from its
-newest checkpoint. A pipeline drawn beside the notebook's own has folders `<pipeline>.<name>`.
+Every stage is a folder `06_pipeline/<name>/` with the files of any stage; `result.json` comes last. A stage
+that was done with equal inputs, in this run or in any other, is not run again; one that was cut short resumes
+from its newest checkpoint. A pipeline beside the notebook's own has folders `<pipeline>.<name>`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1kit.evaluation.server_sampler import answering_machine
-from r1kit.pipeline import lineage, opening, prerequisites
-from r1kit.pipeline.composed import ComposedStage, compose
-from r1kit.pipeline.composed_job import inputs_of, launch_stage
-from r1kit.pipeline.stages import COMPOSED, DEFAULT_PIPELINE, STAGES
-from r1kit.runs import folder as runs
+from r1kit.pipeline import dependencies, lineage, opening
+from r1kit.pipeline.jobs import launch_program, record
+from r1kit.pipeline.stages import DATA_STAGE, StageSpec, lesson_stage, model_folder, pipeline_stages
+from r1kit.runs import metrics as metrics_log
 from r1kit.runs import results, status
-from r1kit.runs.files import read_json
+from r1kit.runs.files import read_json, write_json_atomic
+from r1kit.runs.folder import Run
 from r1kit.runs.launch import Job
-from r1kit.settings.composed import pipeline_of, pipeline_profile
-from r1kit.settings.pipelines import GIVEN
+from r1kit.settings import Profile
+from r1kit.settings.composed import base_of, pipeline_of, pipeline_profile
+from r1kit.settings.pipelines import DATA_KINDS, GIVEN, PROMPT_KINDS
+from r1kit.settings.stage_names import PIPELINE_STAGE
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from r1kit.pipeline.stage import Stage
+ACCURACY, LENGTH = "rewards/accuracy_reward/mean", "completions/mean_length"
 
 
 class Composition:
-    """A pipeline of an open stage. `stages` are its composed stages by name, `about` what it shows."""
+    """A pipeline in an open stage.
 
-    def __init__(self, opened: Stage, name: str):
-        source, overrides = opening.source_of(opened.settings), opened.run.manifest["overrides"]
-        self.opened, self.name = opened, name
-        self.stages = {stage.name: stage for stage in compose(source, overrides, name)}
+    Attributes:
+        stages: its stages by name, in order.
+        about: what it shows, in a sentence.
+        profile: the settings under which all of it runs.
+        data: the folder with the result of its data stage.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        own: str,
+        run: Run,
+        settings: Profile,
+        folder: Path,
+        jobs: list[Job],
+        serve: Callable[..., Any],
+    ):
+        """Plan the pipeline `name`, and make its data if no run has them.
+
+        Args:
+            own: the notebook's own pipeline; others have folders with their name in front.
+            folder: the stage's folder; each of the pipeline's stages is one in it.
+            jobs: gets every job that is started.
+            serve: starts the server of machine.yaml with a model: (model, machine) -> Server.
+        """
+        source, overrides = opening.source_of(settings), run.manifest["overrides"]
+        self.name, self.in_run, self.outer, self.jobs, self._serve = name, run, folder, jobs, serve
+        self.stages = pipeline_stages(source, overrides, name)
         self.profile = pipeline_profile(source, overrides, name)
         self.about = pipeline_of(self.profile, name).about
-        own = opened.params.get("PIPELINE") or DEFAULT_PIPELINE
         self.prefix = "" if name == own else f"{name}."
-        self.data = prerequisites.provide_for(opened.run, STAGES["01_data"], self.profile, name)
+        self.data = dependencies.find_or_run(run, lesson_stage(DATA_STAGE, self.profile), name)
         self._elsewhere: dict[str, Path | None] = {}
 
     def __str__(self) -> str:
-        """The plan: every stage, what it stands on, and what is left to do."""
+        """The plan: every stage, what it takes, and what is left to do."""
         lines = [f"{self.name}: {self.about}"]
         for stage in self.stages.values():
-            inputs = " + ".join(dict.fromkeys(stage.inputs.values()))
+            inputs = " + ".join(dict.fromkeys(source for _, source, _ in stage.inputs))
             lines.append(f"  {stage.name:12} {stage.kind:19} {self.state(stage.name):18} {inputs}")
         return "\n".join(lines)
 
     def state(self, name: str) -> str:
-        """What is left of a stage: `done`, `done in run X`, `goes on at step 40`, `to do`."""
+        """Return what is left of a stage: `done`, `done in run X`, `goes on at step 40`, `to do`."""
         own, found = self._own(name), self._finished(name)
         if found is not None:
             return "done" if found == own else f"done in run {lineage.identity(found)[0]}"
@@ -65,11 +91,11 @@ class Composition:
         return f"goes on at step {step}" if step else "to do"
 
     def folder(self, name: str) -> Path:
-        """Where a stage's files are, or will be: in this run, or in the one that made it before."""
+        """Return where a stage's files are, or will be: in this run, or in the one that made it before."""
         return self._finished(name) or self._own(name)
 
     def artifact(self, name: str, artifact: str = "model") -> Path:
-        """What a stage made, or the data stage: `artifact("final")`, `artifact("traces", "traces")`.
+        """Return what a stage made, or the data stage: `artifact("final")`, `artifact("traces", "traces")`.
 
         Raises:
             FileNotFoundError: the stage is not done.
@@ -80,27 +106,27 @@ class Composition:
         return folder / results.read_result(folder)["artifacts"][artifact]
 
     def label(self, name: str) -> str:
-        """What a stage is called in its run: `06_pipeline/final`."""
-        return f"{COMPOSED}/{self.prefix}{name}"
+        """Return what a stage is called in its run: `06_pipeline/final`."""
+        return f"{PIPELINE_STAGE}/{self.prefix}{name}"
 
     async def run(self, watch: Callable[[Job], Awaitable[None]] | None = None) -> None:
-        """Run what is not done yet, in order; each stage's end is a line.
+        """Run what is not done yet, in order, and print a line at each stage's end.
 
         Args:
             watch: shows a job while it runs, `r1kit.watch`; by default nothing does.
 
         Raises:
-            JobFailed: a stage failed; run again, and it goes on there.
+            JobFailed: a stage failed; run again, and it resumes there.
         """
         for position, stage in enumerate(self.stages.values(), start=1):
             where = f"{self.prefix}{stage.name} ({position} of {len(self.stages)})"
             if self._finished(stage.name) is not None:
                 print(f"{where}: {self._borrowed(stage.name)}", flush=True)
                 continue
-            status.update(self.opened.folder, message=f"{where}: {stage.kind}")
-            server = await self._serve(stage)
+            status.update(self.outer, message=f"{where}: {stage.kind}")
+            server = await self._server_of(stage)
             try:
-                job = self.start(stage.name)
+                job = self.start(stage.name, server)
                 await (watch(job) if watch else job.finished())
             except BaseException as error:
                 stopped = isinstance(error, (asyncio.CancelledError, KeyboardInterrupt))
@@ -111,74 +137,108 @@ class Composition:
             finally:
                 if server is not None:
                     server.stop()
-                    self.opened.server = None
             took = results.read_result(self._own(stage.name))["seconds"]
             print(f"{where}: done in {took:.0f} s", flush=True)
 
-    def start(self, name: str) -> Job:
+    def start(self, name: str, server: Any = None) -> Job:
         """Start a stage's program, supervised, and return at once; `result.json` follows its good end.
 
-        Where machine.yaml has a server, a GRPO stage that generates through it needs one before:
-        `await run.serve(model).ready()`. `run` does that by itself.
+        Args:
+            server: of `await run.serve(model).ready()`, for a stage that generates through it. `run` starts
+                one where machine.yaml has one.
 
         Raises:
-            FileNotFoundError: a stage that it stands on is not done.
+            FileNotFoundError: a stage that it takes something from is not done.
         """
-        stage, folder = self.stages[name], self._own(name)
-        inputs_of(self, stage)
-        prerequisites.set_stale_aside(folder, stage.inputs_hash)
-        return launch_stage(self, stage, folder)
+        stage, folder, label = self.stages[name], self._own(name), self.label(name)
+        inputs = self.inputs(name)
+        if server is not None:
+            inputs["server"] = server.folder
+        dependencies.set_stale_aside(folder, stage.inputs_hash)
+        params = {"inputs_hash": stage.inputs_hash, "kind": stage.kind, "pipeline": self.name}
+        params |= {"position": list(self.stages).index(name), "parameters": stage.parameters}
+        write_json_atomic(folder / "params.json", params)
+        status.update(folder, state="running")
+        heading = {"profile": stage.profile.name, "stage": label, "run_id": self.in_run.run_id}
+        told = (stage.profile, stage.parameters)
+        job = launch_program(stage.program, folder, heading, inputs, *told, trains=stage.trains)
+        job.after = lambda: self._record(stage, folder)
+        self.jobs.append(job)
+        return job
+
+    def inputs(self, name: str) -> dict[str, Path | str]:
+        """Return the paths that a stage's program reads.
+
+        A given model is its name on the hub for a training, which loads it by itself, else the hub's copy.
+
+        Raises:
+            FileNotFoundError: a stage that it takes something from is not done.
+        """
+        stage, given = self.stages[name], results.read_result(self.data)["artifacts"]
+        found: dict[str, Path | str] = {
+            shared: self.data / given[shared] for shared in ("tokenizer", "heldout") if shared in given
+        }
+        for role, source, artifact in stage.inputs:
+            if source == "base" and "model" not in given:
+                model = base_of(self.profile)
+                found[role] = model if stage.trains else model_folder(model)
+            else:
+                found[role] = self.artifact(source, artifact)
+        return found
 
     def answers(self) -> dict[str, pd.DataFrame]:
-        """The judged answers of every checkpoint that the pipeline's evaluations asked, by its name."""
+        """Return the judged answers of every checkpoint that the pipeline's evaluations asked, by name."""
         from r1kit.evaluation import load_results
 
-        asked = [stage for stage in self.stages.values() if stage.kind == "evaluate"]
         return {
-            name: load_results(self.artifact(stage.name, name)) for stage in asked for name in stage.inputs
+            name: load_results(self.artifact(stage.name, name))
+            for stage in self._evaluations()
+            for name in stage.parameters["names"]
         }
 
     def table(self) -> pd.DataFrame:
-        """pass@1 by level after each stage, with 95% intervals: `r1kit.evaluation.table` of `answers`."""
+        """Return pass@1 by level after each stage, with 95% intervals (`r1kit.evaluation.table`)."""
         from r1kit.evaluation import table
 
         return table(self.answers(), self.profile.evaluation.levels, self.profile.evaluation.k)
 
     def scores(self) -> dict[str, dict[str, float]]:
-        """The headline pass@1 of each checkpoint, as summary.json has it, in order of training."""
-        asked = [stage for stage in self.stages.values() if stage.kind == "evaluate"]
+        """Return the headline pass@1 of each checkpoint, as summary.json has it, in order of training."""
         return {
             f"{self.prefix}{name}": entry
-            for stage in asked
+            for stage in self._evaluations()
             for name, entry in results.read_result(self.folder(stage.name))["pass@1"].items()
         }
 
     def lineage(self) -> list[dict[str, Any]]:
-        """The pipeline's finished stages and what they stand on (see `lineage.family`), ancestors first."""
+        """Return the pipeline's finished stages and all they come from (see `lineage.family`)."""
         done = filter(None, map(self._finished, self.stages))
         return lineage.ancestry([self.data, *done])
 
     def _own(self, name: str) -> Path:
-        return self.opened.folder / f"{self.prefix}{name}"
+        return self.outer / f"{self.prefix}{name}"
+
+    def _evaluations(self) -> list[StageSpec]:
+        return [stage for stage in self.stages.values() if stage.kind == "evaluate"]
 
     def _finished(self, name: str) -> Path | None:
         """The folder of a stage that is done with these inputs: here, else in the newest run that has it."""
-        digest = self.stages[name].inputs_hash
-        if has(self._own(name), digest):
-            return self._own(name)
+        own, inputs_hash = self._own(name), self.stages[name].inputs_hash
+        if dependencies.has_result(own, inputs_hash):
+            return own
         if name not in self._elsewhere:
-            self._elsewhere[name] = made_before(digest)
+            self._elsewhere[name] = dependencies.find(own, inputs_hash)
         return self._elsewhere[name]
 
     def _borrowed(self, name: str) -> str:
         state = self.state(name)
         if state != "done":
             run, stage = lineage.identity(self._finished(name))
-            self.opened.run.update_manifest(borrowed={self.label(name): f"{run}/{stage}"})
+            self.in_run.update_manifest(borrowed={self.label(name): f"{run}/{stage}"})
         return state
 
-    async def _serve(self, stage: ComposedStage) -> Any:
-        """The profile's server with the stage's model, ready; None where there is no use for one."""
+    async def _server_of(self, stage: StageSpec) -> Any:
+        """The profile's server with the stage's model, ready; None if the stage has no use for one."""
         machine = stage.profile.machine
         if stage.kind in ("rejection_sampling", "pass_rate"):
             longest = stage.profile.data.max_prompt_length + stage.settings.max_new_tokens
@@ -187,19 +247,63 @@ class Composition:
             return None
         if machine is None or machine.server is None:
             return None
-        return await self.opened.serve(Path(inputs_of(self, stage)["model"]), machine).ready()
+        return await self._serve(Path(self.inputs(stage.name)["model"]), machine).ready()
+
+    def _record(self, stage: StageSpec, folder: Path) -> None:
+        """Write the stage's result.json."""
+        given = "model" in results.read_result(self.data)["artifacts"]
+        sources: dict[str, Path | str] = {}
+        for _, source, _ in stage.inputs:
+            if source == "base" and not given:
+                sources[source] = base_of(self.profile)
+            else:
+                sources[source] = self.data if source in GIVEN else self.folder(source)
+        result = {"metrics": metrics_of(stage, folder), "pass_at_1": pass_at_1_of(stage, folder)}
+        result["seconds"] = time.time() - status.read(folder)["started"]
+        record(stage, folder, self.label(stage.name), sources, artifacts_of(stage, folder), **result)
 
 
-def has(folder: Path, digest: str) -> bool:
-    """Whether the folder holds a result that was made with these inputs."""
-    result = results.read_result(folder)
-    return result is not None and result["inputs_hash"] == digest
+def artifacts_of(stage: StageSpec, folder: Path) -> dict[str, str]:
+    """Return name -> path inside the folder of what the stage made."""
+    if stage.kind == "evaluate":
+        return {name: f"{name}.parquet" for name in stage.parameters["names"]}
+    if not stage.trains:
+        return {"data": "data"}
+    rollouts = {"rollouts": "rollouts"} if (folder / "rollouts").is_dir() else {}
+    return {"model": "model"} | rollouts
 
 
-def made_before(digest: str) -> Path | None:
-    """The composed stage with these inputs in the newest run that has one."""
-    for run in runs.list_runs():
-        for folder in results.stage_folders(run):
-            if folder.parent.name == COMPOSED and has(folder, digest):
-                return folder
-    return None
+def metrics_of(stage: StageSpec, folder: Path) -> dict[str, float]:
+    """Return numbers of the stage: the ends of its curves, or how many rows came from where."""
+    if stage.kind in DATA_KINDS + PROMPT_KINDS:
+        return read_json(folder / "counts.json", {})
+    if stage.kind == "evaluate":
+        from r1kit.evaluation import level_metrics, table
+
+        how = stage.profile.evaluation
+        return level_metrics(table(_answers(stage, folder), how.levels, how.k))
+    rows = metrics_log.read(folder / "metrics.jsonl")
+    found = {"steps": rows[-1]["step"]} if rows else {}
+    names = {"loss": "loss"} if stage.kind == "sft" else {"accuracy": ACCURACY, "length": LENGTH}
+    for name, key in names.items():
+        values = [row[key] for row in rows if isinstance(row.get(key), (int, float))]
+        if values:
+            last = values[-3:]  # one batch is noise
+            found |= {f"{name}_first": values[0], f"{name}_last": sum(last) / len(last)}
+    return found
+
+
+def pass_at_1_of(stage: StageSpec, folder: Path) -> dict[str, Mapping[str, float]] | None:
+    """Return the headline pass@1 of every checkpoint that the stage asked; None for the other kinds."""
+    if stage.kind != "evaluate":
+        return None
+    from r1kit.evaluation import pass1_entry
+
+    levels = stage.profile.evaluation.levels
+    return {name: pass1_entry(frame, levels) for name, frame in _answers(stage, folder).items()}
+
+
+def _answers(stage: StageSpec, folder: Path) -> dict[str, Any]:
+    from r1kit.evaluation.evaluate import load_results
+
+    return {name: load_results(folder / f"{name}.parquet") for name in stage.parameters["names"]}

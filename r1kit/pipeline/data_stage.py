@@ -12,19 +12,18 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from r1kit.data import card as cards
 from r1kit.data import datasets
 from r1kit.machine.plan.inputs import given
 from r1kit.machine.resources import cores
-from r1kit.pipeline.real_data import base_model, prepare_profile
+from r1kit.pipeline.real_data import prepare_profile
+from r1kit.pipeline.stage import Stage
+from r1kit.pipeline.stages import base_model
 from r1kit.runs import metrics
 from r1kit.settings import load_profile
 from r1kit.settings.story_data import DataSettings
-
-if TYPE_CHECKING:
-    from r1kit.pipeline.stage import Stage
 
 EXAMPLE = "cpu-tiny"
 """The profile whose world is shown where the data is real."""

@@ -16,7 +16,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
 from r1kit.pipeline.client import Client, cause_of_death, new_client, sockets, start
-from r1kit.pipeline.engine import CellFailed, EngineError, Interrupted, KernelDied, Timeout
+from r1kit.pipeline.notebook_errors import CellFailed, EngineError, Interrupted, KernelDied, Timeout
 from r1kit.pipeline.record import Manager
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

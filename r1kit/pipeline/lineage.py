@@ -23,21 +23,24 @@ CONTENT = ("*.safetensors", "*.arrow", "*.parquet", "tokenizer.json")
 LOGS = ("rollouts",)
 """Artifacts that nothing is trained on, and that may be large."""
 
-TAKES = {
-    "02_sft": {"01_data": ("model", "traces")},
-    "04_grpo": {"01_data": ("prompts",), "02_sft": ("model",)},
-}
-"""What a lesson's stage takes of those before it; one that is not listed takes their models."""
 
+def parents(
+    inputs: Iterable[tuple[str, str, str]], sources: Mapping[str, Path | str]
+) -> list[dict[str, Any]]:
+    """Return the parents of a stage, for its `origin`, without artifacts that its sources did not make.
 
-def parents_of(stage: str, sources: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """The parents of a lesson's stage; `sources` are the folders of the stages before it."""
-    return [
-        parent(artifact, folder, artifact)
-        for source, folder in sources.items()
-        for artifact in TAKES.get(stage, {}).get(source, ("model",))
-        if artifact in read_result(folder)["artifacts"]
-    ]
+    Args:
+        inputs: (role, source, artifact) of what the stage takes.
+        sources: for each source the folder with its result, or a model's name on the hub.
+    """
+    found = []
+    for role, source, artifact in inputs:
+        place = sources[source]
+        if isinstance(place, str):
+            found.append({"as": role, "run": None, "stage": place, "artifact": artifact})
+        elif artifact in read_result(place)["artifacts"]:
+            found.append(parent(role, place, artifact))
+    return found
 
 
 def content_hash(path: str | Path) -> str:

@@ -1,19 +1,28 @@
-"""Opening a run, a new one or one that was begun, and the settings that are in effect in it."""
+"""Begin a run or go on with one: its settings, its pipelines, and its stages under those settings."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from r1kit.machine import detect_device
-from r1kit.pipeline.stages import STAGES, lacks
+from r1kit.pipeline.stages import (
+    StageSpec,
+    lacks,
+    lesson_stage,
+    pipeline_hash,
+    pipeline_stages,
+    second_trainings,
+)
 from r1kit.runs import folder as runs
 from r1kit.sandbox import report
 from r1kit.settings import Problem, Profile, SettingsError, load_profile
 from r1kit.settings.composed import pipeline_profile
 from r1kit.settings.errors import display_path
 from r1kit.settings.profile import CONFIG_ROOT
+from r1kit.settings.stage_names import DEFAULT_PIPELINE, STAGES
 
 
 def new_run(
@@ -37,11 +46,8 @@ def new_run(
     pipeline, *beside = pipelines_of(pipeline)
     settings = settings_of(profile, overrides, pipeline)
     refuse_what_it_has_no_settings_for(settings, stages)
-    if pipeline:
-        from r1kit.pipeline.composed import compose  # it stands on prerequisites, which stand on this module
-
-        for name in (pipeline, *beside):
-            compose(profile, overrides, name)
+    for name in (pipeline, *beside) if pipeline else ():
+        pipeline_stages(profile, overrides, name)
     device, reason = detect_device()
     trainers = {"base": settings.base, "sft": settings.sft, "grpo": settings.grpo}
     seeds = {"data": settings.data.seed, "evaluation": settings.evaluation.seed}
@@ -89,6 +95,24 @@ def reopen_run(run_id: str, profile: str, overrides: dict[str, Any]) -> tuple[ru
     return run, settings
 
 
+def stage_in(run: runs.Run, name: str, settings: Profile, pipeline: str = "") -> StageSpec:
+    """Return the lesson `name` as it is in this run; the lesson that runs pipelines has a pipeline's hash.
+
+    Args:
+        pipeline: which; by default the run's own.
+
+    Raises:
+        SettingsError: the pipeline, or the settings of one of its stages, are wrong.
+    """
+    spec = lesson_stage(name, settings)
+    if not STAGES[name].pipelines:
+        return spec
+    manifest = run.manifest
+    pipeline = pipeline or manifest.get("pipeline") or DEFAULT_PIPELINE
+    stages = pipeline_stages(source_of(settings), manifest["overrides"], pipeline)
+    return replace(spec, inputs_hash=pipeline_hash(pipeline, stages))
+
+
 def pipelines_of(told: str | None) -> list[str]:
     """The run's own pipeline, "" for none, and those that are run beside it: `r1,r1-zero`."""
     return [name.strip() for name in (told or "").split(",")]
@@ -100,10 +124,10 @@ def settings_of(source: str, overrides: dict[str, Any], pipeline: str | None) ->
 
 
 def refuse_what_it_has_no_settings_for(settings: Profile, stages: Sequence[str]) -> None:
-    """A stage that requires a part of the settings would otherwise stop in its middle, after hours perhaps.
+    """Refuse stages that would stop in their middle, after hours perhaps, for want of a part of the settings.
 
     Raises:
-        SettingsError: the profile leaves that part out, or a second training with it could not run.
+        SettingsError: the profile leaves that part out, or a second training of a stage could not run.
     """
     for name in stages:
         if lacks(STAGES[name], settings):
@@ -114,8 +138,14 @@ def refuse_what_it_has_no_settings_for(settings: Profile, stages: Sequence[str])
             allowed = f"a section as in configs/cpu-tiny/{section}.yaml"
             file = display_path(settings.folder / f"{section}.yaml")
             raise SettingsError([Problem(file, key, "nothing", allowed, message=message)])
-    if "04_grpo" in stages:
-        load_profile(settings.folder, settings.overrides | settings.grpo.failure())  # its second training
+    for name in stages:
+        for training, changes in second_trainings(name, settings).items():
+            try:
+                load_profile(settings.folder, settings.overrides | changes)
+            except SettingsError as error:
+                where = f"(in {name}, whose training {training!r} has settings of its own)"
+                problems = [replace(p, message=f"{p.message} {where}".strip()) for p in error.problems]
+                raise SettingsError(problems, error.heading) from error
 
 
 def source_of(settings: Profile) -> str:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from r1kit.data import card as cards
 from r1kit.data.tokens import token_counter
 from r1kit.machine.plan.inputs import given
+from r1kit.pipeline.stages import base_model
 from r1kit.runs.files import write_text_atomic
 from r1kit.runs.folder import runs_folder
 from r1kit.settings import Problem, Profile, SettingsError
 from r1kit.settings.errors import display_path
 from r1kit.settings.hub_data import HubDataSettings
-from r1kit.settings.stage_names import STAGE_OF_SECTION
 
 if TYPE_CHECKING:
     from r1kit.data.prepare import Progress
@@ -80,27 +80,3 @@ def prepare_profile(
     text = cards.render(card, given(settings, "sft", "max_length"), estimate(settings, card))
     write_text_atomic(folder / cards.TEXT, text)
     return Prepared(folder, card, fresh)
-
-
-def base_model(settings: Profile) -> str:
-    """The model that real data is made for: what sft.yaml starts from, else what grpo.yaml does."""
-    stages = set(STAGE_OF_SECTION.values())
-    for section in ("sft", "grpo"):
-        name = given(settings, section, "model_name_or_path")
-        if name and name not in stages:
-            return name
-    return ""
-
-
-def model_folder(name: str) -> Path:
-    """The folder of a model: `name` itself, or the hub's copy of it, loaded if it is not there yet.
-
-    Raises:
-        OSError: neither a folder nor a model that the hub gives us.
-    """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(name))

@@ -16,7 +16,7 @@ from papermill.engines import NotebookExecutionManager
 from papermill.iorw import LocalHandler, papermill_io
 from papermill.log import logger
 
-from r1kit.pipeline.engine import CellFailed, EngineError, Interrupted
+from r1kit.pipeline.notebook_errors import CellFailed, EngineError, Interrupted
 from r1kit.runs.files import WriteFailed, write_text_atomic
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from r1kit.pipeline import engine, opening, prerequisites
-from r1kit.pipeline.stages import STAGES
+from r1kit.pipeline import dependencies, engine, opening
+from r1kit.pipeline.notebook_errors import CellFailed, EngineError, Interrupted, Timeout
+from r1kit.pipeline.stages import StageSpec
 from r1kit.runs import results, status
 from r1kit.runs.folder import PROJECT, Run
+from r1kit.runs.launch import exit_code_in
 from r1kit.settings import Profile
+from r1kit.settings.stage_names import STAGES
 
 NOTEBOOKS = PROJECT / "notebooks"
 
@@ -50,13 +52,13 @@ def run_stages(run: Run, names: list[str], settings: Profile, reporter: Reporter
     run.update_manifest(stages=sorted({*run.manifest.get("stages", []), *names}))
     outcome = Outcome(DONE)
     for name in names:
-        folder = run.stage(name)
-        if prerequisites.is_done(run, STAGES[name], settings):
+        folder, spec = run.stage(name), opening.stage_in(run, name, settings)
+        if dependencies.has_result(folder, spec.inputs_hash):
             reporter.stage_skipped(name, folder)
             continue
-        prerequisites.set_stale_aside(folder, prerequisites.hash_in(run, STAGES[name], settings))
+        dependencies.set_stale_aside(folder, spec.inputs_hash)
         reporter.stage_started(name, folder, starting_point(folder))
-        outcome = run_notebook(name, folder, run, settings)
+        outcome = run_notebook(spec, folder, run)
         reporter.stage_ended(name, folder, outcome.message)
         if outcome.code != DONE:
             break
@@ -65,15 +67,15 @@ def run_stages(run: Run, names: list[str], settings: Profile, reporter: Reporter
     return outcome
 
 
-def run_notebook(name: str, folder: Path, run: Run, settings: Profile) -> Outcome:
+def run_notebook(spec: StageSpec, folder: Path, run: Run) -> Outcome:
     """Execute one notebook into its stage's folder and translate its end into an outcome."""
-    started = time.time()
+    name, settings = spec.name, spec.profile
     parameters: dict[str, Any] = {"PROFILE": opening.source_of(settings), "RUN_ID": run.run_id}
-    if STAGES[name].composed and run.manifest.get("pipeline"):
+    if STAGES[name].pipelines and run.manifest.get("pipeline"):
         parameters |= {"PIPELINE": run.manifest["pipeline"], "ALSO": run.manifest.get("beside", [])}
     try:
         engine.execute(
-            NOTEBOOKS / f"{name}.ipynb",
+            NOTEBOOKS / spec.program,
             folder / "notebook.ipynb",
             parameters,
             cwd=NOTEBOOKS,
@@ -81,12 +83,12 @@ def run_notebook(name: str, folder: Path, run: Run, settings: Profile) -> Outcom
             # A training in the cell may take all its grace for a checkpoint, and its supervisor some seconds.
             grace=settings.machine.grace_seconds + 15,
         )
-    except engine.Interrupted as error:
+    except Interrupted as error:
         outcome = Outcome(TERMINATED if error.signal == "SIGTERM" else INTERRUPTED, str(error))
         status.update(folder, state="interrupted", message=outcome.message)
         return outcome
-    except engine.EngineError as error:
-        outcome = Outcome(exit_code(error, folder, started), str(error))
+    except EngineError as error:
+        outcome = Outcome(exit_code(error), str(error))
         status.update(folder, state="failed", message=outcome.message)
         return outcome
     if results.read_result(folder) is None:
@@ -96,22 +98,15 @@ def run_notebook(name: str, folder: Path, run: Run, settings: Profile) -> Outcom
     return Outcome(DONE)
 
 
-def exit_code(error: engine.EngineError, folder: Path, started: float) -> int:
-    """The contract's exit code for a failed notebook, from the error and from how its last training ended."""
-    if isinstance(error, engine.Timeout):
+def exit_code(error: EngineError) -> int:
+    """Return the exit code of `r1kit run` for a failed notebook; a failed training says its own."""
+    if isinstance(error, Timeout):
         return TIMED_OUT
-    if isinstance(error, engine.CellFailed) and error.ename == "SettingsError":
+    if isinstance(error, CellFailed) and error.ename == "SettingsError":
         return BAD_SETTINGS
-    if isinstance(error, engine.CellFailed) and error.ename == "JobFailed":
-        jobs = [status.read(path.parent) for path in folder.rglob("status.json")]
-        codes = [
-            entry["job"]["returncode"]
-            for entry in jobs
-            if entry.get("updated", 0) >= started and entry.get("job")
-        ]
-        for code in (OUT_OF_MEMORY, TIMED_OUT, COLLAPSED):
-            if code in codes:
-                return code
+    if isinstance(error, CellFailed) and error.ename == "JobFailed":
+        code = exit_code_in(error.evalue)
+        return code if code in (OUT_OF_MEMORY, TIMED_OUT, COLLAPSED) else FAILED
     return FAILED
 
 

@@ -1,147 +1,233 @@
-"""The stages of a run: their order, what each needs of those before it, which settings its parameters turn.
+"""What a stage is before it runs: the settings and inputs that it takes, and the hash of all that decides it.
 
-A stage is one notebook of the same name. Everything else about it lies in the notebook.
+The lessons are one pipeline, named `lessons`: a stage is a notebook, and its order and needs are in
+`r1kit.settings.stage_names`. The others are in pipeline.yaml: a stage is a program. A hash holds the hashes
+of the stages before it, down to the data stage's. The hash of a pipeline's stage leaves names out, so two
+pipelines that begin alike share the stages they begin with.
 """
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from r1kit.settings import Profile
+from r1kit.settings import Profile, nearest_name, settings_hash
+from r1kit.settings.composed import base_of, pipeline_of, pipeline_profile, profiles_under
+from r1kit.settings.pipelines import GIVEN, KINDS, AnyStage
+from r1kit.settings.stage_names import MODEL_STAGES, STAGES, Lesson
+from r1kit.settings.story_data import DataSettings
+
+LESSON, DATA_STAGE = "lesson", "01_data"
+
+FORMS = ("format", "think_format", "tag_count")
+"""Rewards that judge an answer's form; those that grpo.yaml names judge sampled traces too."""
+
+NO_PART = ("collapse", "programs", "model_name_or_path", "expect")
+"""Keys of a trainer's file that decide nothing in a pipeline: the lessons' own, and what its inputs say."""
 
 
-@dataclass(frozen=True)
-class Knob:
-    """A notebook parameter. With `setting` it overrides that key of the profile, unless it is None."""
+class Input(NamedTuple):
+    """What a stage takes: `artifact` of the stage `source`, under the name by which its program reads it."""
 
-    kind: type
-    setting: str | None = None
+    role: str
+    source: str
+    artifact: str
 
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage: settings files it reads, stages whose results it reads, knobs beyond PROFILE and RUN_ID.
+    """A stage and the settings under which it runs.
 
-    `requires` is a part of the settings that a profile may leave out and this stage cannot do without.
-    `composed`: it runs the stages of pipeline.yaml; `all` leaves it out, since it is a training of its own.
+    Attributes:
+        name: its name in its pipeline, and its folder's.
+        kind: `lesson`, or one of `settings.pipelines.KINDS`.
+        program: the notebook of a lesson, else a module.
+        profile: the settings under which it runs.
+        inputs: what it takes from other stages; of a pipeline's stage, `source` may be `base`, `traces` or
+            `prompts` of the data stage.
+        inputs_hash: 16 hex digits, equal for stages that would make the same.
+        parameters: what its program is told beside the profile.
+        settings: its entry in pipeline.yaml; None for a lesson.
     """
 
     name: str
-    question: str
-    sections: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
-    requires: str = ""
-    knobs: dict[str, Knob] = field(default_factory=dict)
-    composed: bool = False
+    kind: str
+    program: str
+    profile: Profile
+    inputs: tuple[Input, ...] = ()
+    inputs_hash: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    settings: AnyStage | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether its program is a training, which `accelerate launch` starts and which leaves a model."""
+        return self.kind in KINDS and KINDS[self.kind].makes == "model"
 
 
-STAGES: dict[str, StageSpec] = {
-    spec.name: spec
-    for spec in (
-        StageSpec(
-            "00_environment", "Can this machine do the lesson, and how long will it take?", ("machine",)
-        ),
-        StageSpec(
-            "01_data",
-            "Where do reasoning traces come from, and which of them may we trust?",
-            ("data", "base"),
-            knobs={
-                "SLIP_RATE": Knob(float, "data.slip_rate"),
-                "HURRY_RATE": Knob(float, "data.hurry_rate"),
-                "TRACES": Knob(int, "data.traces"),
-            },
-        ),
-        StageSpec(
-            "02_sft",
-            "What does a model learn from imitating traces?",
-            ("sft",),
-            needs=("01_data",),
-            knobs={
-                "LEARNING_RATE": Knob(float, "sft.learning_rate"),
-                "MAX_STEPS": Knob(int, "sft.max_steps"),
-            },
-        ),
-        StageSpec(
-            "03_vllm",
-            "What is a rollout, and what does it cost?",
-            ("evaluation",),
-            needs=("01_data", "02_sft"),
-            knobs={"PROMPTS": Knob(int), "GROUP_SIZE": Knob(int)},
-        ),
-        StageSpec(
-            "04_grpo",
-            "How does a reward make a model reason better than its teacher?",
-            ("grpo",),
-            needs=("01_data", "02_sft"),
-            requires="grpo.collapse",
-            knobs={
-                "LEARNING_RATE": Knob(float, "grpo.learning_rate"),
-                "MAX_STEPS": Knob(int, "grpo.max_steps"),
-                "GROUP_SIZE": Knob(int, "grpo.num_generations"),
-            },
-        ),
-        StageSpec(
-            "04b_rewards",
-            "What does a reward really teach?",
-            ("grpo", "sft", "data"),
-            needs=("01_data", "02_sft"),
-            requires="grpo.programs",
-            knobs={
-                "MAX_STEPS": Knob(int, "grpo.programs.max_steps"),
-                "CASES": Knob(int, "grpo.programs.cases"),
-            },
-        ),
-        StageSpec(
-            "05_evaluation",
-            "Did it really get better, and how sure are we?",
-            ("evaluation",),
-            needs=("01_data", "02_sft", "04_grpo"),
-            knobs={
-                "PROBLEMS_PER_LEVEL": Knob(int, "evaluation.problems_per_level"),
-                "SAMPLES": Knob(int, "evaluation.samples"),
-            },
-        ),
-        StageSpec(
-            "06_pipeline",
-            "How do imitation and reinforcement become one training?",
-            knobs={"PIPELINE": Knob(str), "ALSO": Knob(list)},
-            composed=True,
-        ),
+def lesson_stage(name: str, settings: Profile) -> StageSpec:
+    """Return the lesson `name` under these settings. The lesson that runs pipelines has the hash
+    of a pipeline instead: `opening.stage_in`."""
+    inputs = [
+        Input(artifact, source, artifact)
+        for source, artifacts in STAGES[name].needs.items()
+        for artifact in artifacts
+    ]
+    return StageSpec(name, LESSON, f"{name}.ipynb", settings, tuple(inputs), lesson_hash(name, settings))
+
+
+def lesson_hash(name: str, settings: Profile) -> str:
+    """Hash the settings that decide a lesson's result: those it reads, and those of the lessons it needs."""
+    values = settings.dump()
+    sections = {section: values[section] for section in STAGES[name].sections if section in values}
+    if "data" in sections and not isinstance(settings.data, DataSettings):
+        sections["model"] = base_model(settings)  # its tokenizer decides which prompts are too long
+    upstream = {need: lesson_hash(need, settings) for need in STAGES[name].needs}
+    return settings_hash({"stage": name, "settings": sections, "upstream": upstream})
+
+
+def pipeline_stages(source: str | Path, overrides: Mapping[str, Any], name: str) -> dict[str, StageSpec]:
+    """Return the stages of a pipeline of pipeline.yaml by name, in order.
+
+    Args:
+        source: the profile, by name or path.
+        overrides: what the user changed; the pipeline's own changes lie below it (`settings.composed`).
+
+    Raises:
+        SettingsError: the pipeline, or the settings of one of its stages, are wrong.
+    """
+    whole = pipeline_profile(source, overrides, name)
+    profiles = profiles_under(whole, source, name)
+    hashes = _given_hashes(whole)
+    artifacts = {given_name: "model" if given_name == "base" else given_name for given_name in GIVEN}
+    stages = {}
+    for entry in pipeline_of(whole, name).stages:
+        spec = _pipeline_stage(entry, profiles[entry.name], artifacts, hashes)
+        stages[entry.name] = spec
+        hashes[entry.name] = spec.inputs_hash
+        artifacts[entry.name] = KINDS[entry.kind].artifact
+    return stages
+
+
+def pipeline_hash(name: str, stages: Mapping[str, StageSpec]) -> str:
+    """Hash what decides a whole pipeline's results, which are those of the lesson that runs it."""
+    hashes = {stage.name: stage.inputs_hash for stage in stages.values()}
+    return settings_hash({"pipeline": name, "stages": hashes})
+
+
+def base_model(settings: Profile) -> str:
+    """Return the model that real data is made for: what sft.yaml starts from, else what grpo.yaml does."""
+    for section in ("sft", "grpo"):
+        name = getattr(settings, section).model.get("model_name_or_path")
+        if name and name not in MODEL_STAGES:
+            return name
+    return ""
+
+
+def second_trainings(name: str, settings: Profile) -> dict[str, dict[str, Any]]:
+    """Return what changes in the settings for each training of a lesson but its first, by name.
+
+    They are known before the lesson starts, so that what cannot run is refused then.
+    """
+    grpo = settings.grpo
+    if name == "04_grpo" and grpo.collapse:
+        return {"collapse": grpo.failure()}
+    if name != "04b_rewards" or not grpo.programs:
+        return {}
+    code = grpo.programs
+    return {
+        "student": {"sft.max_steps": code.sft_steps, "sft.save_steps": code.sft_steps},
+        "programs": {
+            "grpo.max_steps": code.max_steps,
+            "grpo.save_steps": code.max_steps,
+            "grpo.num_generations": code.num_generations,
+            "grpo.per_device_train_batch_size": code.per_device_train_batch_size,
+            "grpo.max_completion_length": code.max_completion_length,
+            "grpo.collapse": None,
+            "grpo.rewards": [{"name": "binary_code", "weight": 1.0}],
+        },
+    }
+
+
+def model_folder(name: str) -> Path:
+    """Return the folder of a model: `name` itself, or the hub's copy of it, downloaded if need be.
+
+    Raises:
+        OSError: neither a folder nor a model that the hub gives us.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name))
+
+
+def _given_hashes(whole: Profile) -> dict[str, str]:
+    """The hash of the data stage's results; that of a given model is its name's."""
+    data = lesson_hash(DATA_STAGE, whole)
+    base = data if whole.base is not None else settings_hash({"model": base_of(whole)})
+    return dict.fromkeys(GIVEN, data) | {"base": base}
+
+
+def _pipeline_stage(
+    entry: AnyStage, profile: Profile, artifacts: Mapping[str, str], hashes: Mapping[str, str]
+) -> StageSpec:
+    """The stage of an entry; `artifacts` and `hashes` are those of what it may take."""
+    kind, sources = KINDS[entry.kind], {}
+    for role, source in entry.sources().items():
+        if isinstance(source, list):
+            sources |= {name: name for name in source}
+        else:
+            sources[kind.data if role == "data" else role] = source
+    parameters = entry.parameters()
+    if entry.kind == "rejection_sampling":
+        parameters["forms"] = [r.name for r in profile.grpo.rewards if r.name in FORMS]
+    if entry.kind in ("merge_data", "evaluate"):
+        parameters["names"] = list(sources)
+    read = profile.dump()[kind.reads] if kind.reads else {}
+    decides = {
+        "kind": entry.kind,
+        "parameters": parameters,
+        "settings": {key: value for key, value in read.items() if key not in NO_PART},
+        "inputs": {role: hashes[source] for role, source in sources.items()},
+    }
+    return StageSpec(
+        name=entry.name,
+        kind=entry.kind,
+        program=kind.program,
+        profile=profile,
+        inputs=tuple(Input(role, source, artifacts[source]) for role, source in sources.items()),
+        inputs_hash=settings_hash(decides),
+        parameters=parameters,
+        settings=entry,
     )
-}
-
-COMPOSED = "06_pipeline"
-"""The stage that runs pipelines."""
-
-DEFAULT_PIPELINE = "r1"
-"""The pipeline of a run that names none, and of the notebook's parameters cell."""
-
-# The name under which the checkpoint of a stage appears in pass@1 tables.
-CHECKPOINTS = {"01_data": "base", "02_sft": "sft", "04_grpo": "grpo"}
 
 
 class UnknownStage(ValueError):
-    """A stage that does not exist was asked for."""
+    """Raised for a stage name that does not exist."""
 
     exit_code = 2
 
 
-def lacks(spec: StageSpec, settings: Profile) -> bool:
-    """Whether the profile leaves out what the stage requires."""
-    section, _, key = spec.requires.partition(".")
+def lacks(lesson: Lesson, settings: Profile) -> bool:
+    """Return whether the profile leaves out what the lesson requires."""
+    section, _, key = lesson.requires.partition(".")
     return bool(key) and getattr(getattr(settings, section), key) is None
 
 
 def possible(settings: Profile) -> list[str]:
-    """The stages that a profile has the settings for: what `r1kit run` runs unless told otherwise."""
-    return [name for name, spec in STAGES.items() if not (spec.composed or lacks(spec, settings))]
+    """List the lessons that a profile has the settings for: what `r1kit run` runs unless told otherwise."""
+    return [name for name, lesson in STAGES.items() if not (lesson.pipelines or lacks(lesson, settings))]
 
 
 def asked_for(text: str, settings: Profile, pipeline: str | None = None) -> list[str]:
-    """The stages that `--stages` asks of a new run; "" and "all" mean what the profile, or its pipeline, has.
+    """List the stages that `--stages` asks of a new run; "" and "all" mean what the profile can run.
+
+    Args:
+        pipeline: the run's pipeline, whose run is the data stage and the pipeline stage.
 
     Raises:
         UnknownStage: see `select`.
@@ -151,24 +237,24 @@ def asked_for(text: str, settings: Profile, pipeline: str | None = None) -> list
     return select("01,06") if pipeline else possible(settings)
 
 
-def stage(name: str) -> StageSpec:
-    """The stage called `name`, or by its number ("04", "4", "04b").
+def stage(name: str) -> Lesson:
+    """Return the lesson called `name`, or with that number ("04", "4", "04b").
 
     Raises:
         UnknownStage: with the allowed names and the nearest one.
     """
     if name in STAGES:
         return STAGES[name]
-    for spec in STAGES.values():
-        if name and name.lstrip("0") == spec.name.partition("_")[0].lstrip("0"):
-            return spec
-    nearest = difflib.get_close_matches(name, STAGES, n=1, cutoff=0.3)
-    hint = f" Did you mean {nearest[0]}?" if nearest else ""
+    for lesson in STAGES.values():
+        if name and name.lstrip("0") == lesson.name.partition("_")[0].lstrip("0"):
+            return lesson
+    nearest = nearest_name(name, STAGES, 0.3)
+    hint = f" Did you mean {nearest}?" if nearest else ""
     raise UnknownStage(f"no stage is called {name!r}; there are {', '.join(STAGES)}.{hint}")
 
 
 def select(text: str, settings: Profile | None = None) -> list[str]:
-    """Stage names from "01-04", "02_sft", "00,02-03" or "all" (all but composed ones), in the run's order.
+    """List stage names from "01-04", "02_sft", "00,02-03" or "all" (without pipelines), in the run's order.
 
     Args:
         settings: between the ends of a range, stages that this profile has no settings for are left out.
@@ -177,7 +263,7 @@ def select(text: str, settings: Profile | None = None) -> list[str]:
         UnknownStage: for a name or number that no stage has, or a range that runs backwards.
     """
     if text == "all":
-        return [name for name, spec in STAGES.items() if not spec.composed]
+        return [name for name, lesson in STAGES.items() if not lesson.pipelines]
     order, chosen = list(STAGES), set()
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         first, dash, last = part.partition("-")

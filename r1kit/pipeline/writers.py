@@ -82,8 +82,8 @@ def served_writer(server: Server, tokenizer: Any, job: Path) -> Writer:
 
     Weights are sent as the trainer does after every step (see `training.weight_sync`).
     """
+    from r1kit.serving.session import Bounds
     from r1kit.training.server_link import Link
-    from r1kit.training.server_session import Bounds
 
     settings = server.machine
     bounds = Bounds(settings.server.generation_seconds, settings.server.sync_seconds)

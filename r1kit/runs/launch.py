@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,9 @@ MARGIN = 15.0  # seconds the supervisor may need beyond the grace: killing and r
 class JobFailed(RuntimeError):
     """A job that did not end with 0.
 
+    Its text begins with `[exit code N]`: text is all that a notebook's kernel passes on of an exception, and
+    `exit_code_in` reads it there.
+
     Attributes:
         returncode: 1 failed, 2 bad settings, 3 out of memory, 4 timeout, 6 a guard, 129 / 130 / 143 a signal.
         message: one paragraph for people.
@@ -34,12 +38,19 @@ class JobFailed(RuntimeError):
     """
 
     def __init__(self, returncode: int, message: str, log_tail: str = "") -> None:
-        super().__init__(f"{message}\n\n{log_tail}" if log_tail else message)
+        text = f"[exit code {returncode}] {message}"
+        super().__init__(f"{text}\n\n{log_tail}" if log_tail else text)
         self.returncode, self.message, self.log_tail = returncode, message, log_tail
 
     def _render_traceback_(self) -> list[str]:
         """IPython's hook: the reason lies in the job, so the cell shows no traceback of ours."""
         return f"JobFailed: {self}".splitlines()
+
+
+def exit_code_in(text: str) -> int:
+    """Return the exit code in the text of a `JobFailed`, 1 for any other text."""
+    found = re.match(r"\[exit code (\d+)\] ", text)
+    return int(found[1]) if found else 1
 
 
 @dataclass

@@ -60,7 +60,7 @@ class MachineSettings(Settings):
     step_seconds: float = Field(
         default=1800, gt=0, description="Longest optimizer step without its rollouts; after it, it hangs."
     )
-    expected_minutes: dict[Literal[STAGES], Annotated[float, Field(ge=0)]] = Field(
+    expected_minutes: dict[Literal[tuple(STAGES)], Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="Minutes per stage, measured on the reference machine."
     )
     reference_gflops: float | None = Field(

@@ -8,6 +8,7 @@ evaluation.yaml; its `set` replaces single values of those, and that of the pipe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -22,18 +23,48 @@ GIVEN = {"base": "model", "traces": "data", "prompts": "prompts"}
 RESERVED = (*GIVEN, "heldout", "corpus", "tokenizer", "model", "data", "server", "set")
 """Names that would be mistaken for something else in a stage's inputs."""
 
-MODEL_KINDS, DATA_KINDS = ("sft", "grpo"), ("rejection_sampling", "merge_data")
-PROMPT_KINDS = ("pass_rate",)
 
-MAY_SET = {
-    "sft": ("sft",),
-    "grpo": ("grpo",),
-    "rejection_sampling": ("grpo",),
-    "pass_rate": (),
-    "merge_data": (),
-    "evaluate": ("evaluation",),
+@dataclass(frozen=True)
+class Kind:
+    """What all stages of a kind share.
+
+    Attributes:
+        program: the module that does the work.
+        makes: `model`, `data` (traces), `prompts` or `answers`.
+        reads: the file of the profile whose values decide the result; "": its own keys alone do.
+        may_set: files that a stage's `set` may change.
+        data: what the program calls the input that pipeline.yaml calls `data`.
+    """
+
+    program: str
+    makes: str
+    reads: str = ""
+    may_set: tuple[str, ...] = ()
+    data: str = "data"
+
+    @property
+    def artifact(self) -> str:
+        """The name of what a stage of this kind hands on."""
+        return "model" if self.makes == "model" else "data"
+
+
+KINDS = {
+    "sft": Kind("r1kit.training.sft", "model", "sft", ("sft",), "traces"),
+    "grpo": Kind("r1kit.training.grpo", "model", "grpo", ("grpo",), "prompts"),
+    # Its answers are judged with the forms that grpo.yaml rewards.
+    "rejection_sampling": Kind(
+        "r1kit.evaluation.rejection_sampling", "data", may_set=("grpo",), data="prompts"
+    ),
+    "pass_rate": Kind("r1kit.evaluation.rejection_sampling", "prompts", data="prompts"),
+    "merge_data": Kind("r1kit.training.merge_data", "data"),
+    "evaluate": Kind("r1kit.evaluation.checkpoints", "answers", "evaluation", ("evaluation",)),
 }
-"""Files that a stage's `set` may change: those that the stage reads."""
+"""The kinds of stages that a pipeline may have."""
+
+MODEL_KINDS, DATA_KINDS, PROMPT_KINDS = (
+    tuple(name for name, kind in KINDS.items() if kind.makes == made) for made in ("model", "data", "prompts")
+)
+MAY_SET = {name: kind.may_set for name, kind in KINDS.items()}
 
 Overrides = Annotated[
     dict[str, Any], Field(default_factory=dict, description="Changes, each as `file.key: value`.")
@@ -47,9 +78,9 @@ class StageSettings(Settings):
     name: Name = Field(description="Its folder's name, and that of its checkpoint in tables.")
     set: Overrides
 
-    def sources(self) -> dict[str, str]:
-        """Its inputs by their role: which model, which data."""
-        return {role: getattr(self, role) for role in ("model", "data") if hasattr(self, role)}
+    def sources(self) -> dict[str, str | list[str]]:
+        """Its inputs by their role: which model or models, which data."""
+        return {role: getattr(self, role) for role in ("model", "models", "data") if hasattr(self, role)}
 
     def parameters(self) -> dict[str, Any]:
         """Its own parameters, without name, kind, inputs and overrides."""

@@ -21,9 +21,8 @@ from pathlib import Path
 
 import psutil
 
-from r1kit.pipeline import prerequisites
 from r1kit.pipeline.stage import Stage, open_stage
-from r1kit.pipeline.stages import STAGES
+from r1kit.pipeline.stages import lesson_hash
 from r1kit.runs import metrics
 from r1kit.runs.folder import Run
 from r1kit.runs.results import write_result
@@ -102,7 +101,7 @@ def finish_data(run: Run, settings: Profile, world: Path) -> None:
         shutil.copytree(world / part, folder / part)
     shutil.copytree(world / "tokenizer", folder / "base", dirs_exist_ok=True)
     artifacts = {part: part for part in ("tokenizer", *made)} | {"model": "base"}
-    digest = prerequisites.inputs_hash(STAGES["01_data"], settings)
+    digest = lesson_hash("01_data", settings)
     write_result(folder, stage="01_data", seconds=1, inputs_hash=digest, artifacts=artifacts)
 
 

@@ -71,7 +71,7 @@ def test_prompts_are_measured_and_chosen_and_groups_replaced_through_a_server(pr
     pipeline = opened.pipeline("small")
 
     async def watch(job):
-        state = read_json(opened.server.folder / STATE)
+        state = read_json(opened.folder / "server" / STATE)
         served.append((job.folder.name, state["state"], state["model"]))
         await job.finished()
 

@@ -12,8 +12,8 @@ import pytest
 from r1kit.evaluation import checkpoints, load_results, rejection_sampling, server_sampler
 from r1kit.evaluation.sampler import Completion, Samples
 from r1kit.evaluation.server_sampler import answering_machine, on_all
-from r1kit.pipeline import composed_job, composition
-from r1kit.pipeline.composed import compose
+from r1kit.pipeline import composition
+from r1kit.pipeline.stages import pipeline_stages
 from r1kit.runs import metrics
 from r1kit.settings import load_profile, yaml_dump
 from r1kit.settings.cluster import LayoutSettings, ServerSettings
@@ -174,14 +174,14 @@ def test_one_program_judges_held_out_problems_and_benchmarks(tmp_path):
     folder = tmp_path / "real"
     shutil.copytree(CONFIG_ROOT / "h200-1", folder)
     (folder / "pipeline.yaml").write_text(yaml_dump({"pipelines": PIPELINES}))
-    zero, judged = compose(folder, {}, "small")
-    assert composed_job.program_of(zero) == "r1kit.training.grpo"
-    assert composed_job.program_of(judged) == "r1kit.evaluation.checkpoints"
-    (_, *_, of_levels) = compose("cpu-tiny", {}, "r1-zero")
-    assert composed_job.program_of(of_levels) == "r1kit.evaluation.checkpoints"
-    more = compose(folder, {"evaluation.benchmarks": {"aime24": 8}}, "small")
-    assert zero.inputs_hash == more[0].inputs_hash
-    assert judged.inputs_hash != more[1].inputs_hash
+    stages = pipeline_stages(folder, {}, "small")
+    assert stages["zero"].program == "r1kit.training.grpo"
+    assert stages["judged"].program == "r1kit.evaluation.checkpoints"
+    *_, of_levels = pipeline_stages("cpu-tiny", {}, "r1-zero").values()
+    assert of_levels.program == "r1kit.evaluation.checkpoints"
+    more = pipeline_stages(folder, {"evaluation.benchmarks": {"aime24": 8}}, "small")
+    assert stages["zero"].inputs_hash == more["zero"].inputs_hash
+    assert stages["judged"].inputs_hash != more["judged"].inputs_hash
 
 
 CHOSEN = {
@@ -214,17 +214,16 @@ def test_a_stage_that_only_writes_answers_has_a_server_for_as_long_as_it_runs(
         def stop(self):
             heard.append("stopped")
 
-    def serve(model, machine):
+    def start_server(model, machine):
         heard.append((model.parent.name, machine.server.max_model_len))
-        run.server = Server()
-        return run.server
+        return Server()
 
     def one(machine, tokens):
         return on_all(machine, ServerSettings(max_model_len=tokens), [0])
 
     Server.folder.mkdir()
     monkeypatch.setattr(composition, "answering_machine", one)
-    monkeypatch.setattr(run, "serve", serve)
+    monkeypatch.setattr(run, "_start_server", start_server)
     asyncio.run(run.pipeline("chosen").run())
     assert programs[0] == ["begin", "measured", "end"]
     longest = run.settings.data.max_prompt_length + 64

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from r1kit.pipeline import composed_job, opening, prerequisites, stage
-from r1kit.pipeline.composed import compose
+from r1kit.pipeline import jobs, opening, stage
 from r1kit.pipeline.run import starting_point
-from r1kit.pipeline.stages import STAGES
+from r1kit.pipeline.stages import lesson_hash, pipeline_stages
 from r1kit.runs import status
 from r1kit.runs.launch import Job, JobFailed
 from r1kit.runs.results import read_result, stage_folders, summarise, write_result
@@ -56,7 +55,7 @@ def programs(monkeypatch):
             (folder / made).mkdir(exist_ok=True)
         return Ended(folder, module)
 
-    monkeypatch.setattr(composed_job, "launch", launch)
+    monkeypatch.setattr(jobs, "launch", launch)
     return started, broken
 
 
@@ -65,7 +64,7 @@ def finish_data(run, settings):
     names = ("model", "tokenizer", "traces", "prompts", "heldout")
     for name in names:
         (folder / name).mkdir(exist_ok=True)
-    digest = prerequisites.inputs_hash(STAGES["01_data"], settings)
+    digest = lesson_hash("01_data", settings)
     write_result(folder, stage="01_data", seconds=1, inputs_hash=digest, artifacts={n: n for n in names})
 
 
@@ -80,22 +79,26 @@ def reopened(profile, run_id, pipeline="short", **parameters):
     return stage.open_stage("06_pipeline", values | parameters)
 
 
+def hashes(*pipeline):
+    return {name: stage.inputs_hash for name, stage in pipeline_stages(*pipeline).items()}
+
+
 def test_names_do_not_decide_what_a_stage_makes(profile):
-    short = {s.name: s.inputs_hash for s in compose(profile, {}, "short")}
-    other = {s.name: s.inputs_hash for s in compose(profile, {}, "other")}
+    short = hashes(profile, {}, "short")
+    other = hashes(profile, {}, "other")
     assert short["begin"] == other["first"]
     assert len({*short.values(), *other.values()}) == 4
 
 
 def test_a_change_reaches_the_stages_that_stand_on_it(profile):
-    before = {s.name: s.inputs_hash for s in compose(profile, {}, "other")}
+    before = hashes(profile, {}, "other")
     for change, changed in (
         ({"pipeline.other.first.sft.max_steps": 21}, {"first", "end"}),
         ({"pipeline.other.end.grpo.max_steps": 21}, {"end"}),
         ({"data.seed": 5}, {"first", "end"}),
         ({"grpo.collapse.max_steps": 3}, set()),
     ):
-        after = {s.name: s.inputs_hash for s in compose(profile, change, "other")}
+        after = hashes(profile, change, "other")
         assert {name for name in before if before[name] != after[name]} == changed, change
 
 
@@ -213,7 +216,7 @@ def test_pipelines_behind_a_comma_are_checked_now_and_run_beside_the_first(profi
     monkeypatch.setattr(
         engine, "execute", lambda source, target, parameters, **keys: given.update(parameters)
     )
-    running.run_notebook("06_pipeline", run.stage("06_pipeline"), run, settings)
+    running.run_notebook(opening.stage_in(run, "06_pipeline", settings), run.stage("06_pipeline"), run)
     assert (given["PIPELINE"], given["ALSO"]) == ("short", ["other"])
     with pytest.raises(SettingsError, match="Did you mean `other`"):
         opening.new_run(profile, {}, "other-run", pipeline="short,othr")

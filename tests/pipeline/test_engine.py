@@ -14,6 +14,14 @@ import time
 import pytest
 
 from r1kit.pipeline import engine
+from r1kit.pipeline.notebook_errors import (
+    CellFailed,
+    EngineError,
+    Interrupted,
+    KernelDied,
+    Timeout,
+    UnknownParameter,
+)
 
 slow = pytest.mark.slow
 pytestmark = pytest.mark.failures
@@ -43,7 +51,7 @@ def run(notebook, tmp_path):
         path, output, caught = notebook(*cells), tmp_path / "out" / "out.ipynb", None
         try:
             engine.execute(path, output, parameters or {}, cwd=tmp_path, **options)
-        except (engine.EngineError, engine.Interrupted) as error:
+        except (EngineError, Interrupted) as error:
             caught = error
         return read(output), caught
 
@@ -121,7 +129,7 @@ def test_the_caller_hears_of_every_cell(run):
 @slow
 def test_a_cell_error_names_the_cell_and_leaves_the_rest_pending(run):
     executed, error = run("print('before')", "raise KeyError('nothing')", "print('after')")
-    assert isinstance(error, engine.CellFailed)
+    assert isinstance(error, CellFailed)
     assert (error.ename, error.evalue, error.cell_index) == ("KeyError", "'nothing'", 2)
     assert statuses(executed) == ["completed", "completed", "failed", "pending"]
     assert executed.metadata.papermill.exception is True
@@ -139,7 +147,7 @@ def test_a_cell_error_names_the_cell_and_leaves_the_rest_pending(run):
 )
 def test_a_dead_kernel_is_a_failure_and_says_how_it_died(run, code, words):
     executed, error = run(code, "print('after')")
-    assert isinstance(error, engine.KernelDied)
+    assert isinstance(error, KernelDied)
     assert words in str(error)
     assert statuses(executed) == ["completed", "failed", "pending"]
     assert executed.metadata.papermill.exception is True
@@ -150,7 +158,7 @@ def test_a_dead_kernel_is_a_failure_and_says_how_it_died(run, code, words):
 @slow
 def test_a_timeout_shows_where_the_cell_hung(run):
     executed, error = run("import time\ntime.sleep(600)", "print('after')", timeout=2.5)
-    assert isinstance(error, engine.Timeout)
+    assert isinstance(error, Timeout)
     assert statuses(executed) == ["completed", "failed", "pending"]
     assert executed.metadata.papermill.exception is True
     names = [output.ename for output in executed.cells[1].outputs]
@@ -169,7 +177,7 @@ def test_a_cell_that_ignores_its_interrupt_is_ended_all_the_same(run):
     """
     started = time.monotonic()
     executed, error = run(stubborn, timeout=2.5, grace=0.5)
-    assert isinstance(error, engine.Timeout)
+    assert isinstance(error, Timeout)
     assert statuses(executed) == ["completed", "failed"]
     assert time.monotonic() - started < 20
 
@@ -184,9 +192,7 @@ def test_a_flood_of_output_is_cut_and_the_notebook_goes_on(run):
 
 
 def test_an_unknown_parameter_starts_nothing_and_names_the_nearest(notebook, tmp_path):
-    with pytest.raises(
-        engine.UnknownParameter, match=r"unknown notebook parameter 'NAMES'.*did you mean NAME"
-    ):
+    with pytest.raises(UnknownParameter, match=r"unknown notebook parameter 'NAMES'.*did you mean NAME"):
         engine.execute(notebook("1"), tmp_path / "out.ipynb", {"NAMES": 1, "TABLE": {}}, cwd=tmp_path)
     assert not (tmp_path / "out.ipynb").exists()
 
@@ -197,7 +203,7 @@ def test_a_missing_notebook_is_named(tmp_path):
 
 
 def test_a_kernel_that_cannot_start_is_told_as_such(notebook, tmp_path):
-    with pytest.raises(engine.KernelDied, match="did not start"):
+    with pytest.raises(KernelDied, match="did not start"):
         engine.execute(notebook("1", kernel="no-such-kernel"), tmp_path / "out.ipynb", {}, cwd=tmp_path)
     executed = read(tmp_path / "out.ipynb")
     assert executed.metadata.papermill.exception is True

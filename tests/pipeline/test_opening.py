@@ -65,3 +65,13 @@ def test_a_notebook_opened_alone_is_refused_too():
     for number in ("", run.run_id):
         with pytest.raises(SettingsError, match="04b_rewards cannot run without it"):
             open_stage("04b_rewards", {"PROFILE": "mi350x-8", "RUN_ID": number})
+
+
+def test_the_lesson_on_rewards_is_refused_before_what_comes_first_too(runs_folder):
+    """It trained for minutes and then failed on sft.yaml, which nobody had touched."""
+    short = {"grpo.programs.sft_steps": 6}
+    with pytest.raises(SettingsError) as refused:
+        opening.new_run("cpu-tiny", short, stages=["02_sft", "04b_rewards"])
+    assert "04b_rewards" in refused.value.problems[0].message
+    assert refused.value.problems[0].key == "warmup_steps"
+    assert list(runs_folder.iterdir()) == []

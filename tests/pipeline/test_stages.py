@@ -5,11 +5,21 @@ from operator import getitem
 
 import pytest
 
-from r1kit.pipeline import opening, prerequisites
-from r1kit.pipeline.stages import STAGES, UnknownStage, asked_for, possible, select, stage
+from r1kit.pipeline import dependencies, opening
+from r1kit.pipeline.stages import (
+    UnknownStage,
+    asked_for,
+    lesson_hash,
+    lesson_stage,
+    pipeline_hash,
+    pipeline_stages,
+    possible,
+    select,
+)
 from r1kit.runs.files import write_json_atomic
 from r1kit.runs.results import write_result
 from r1kit.settings import load_profile, profile_names
+from r1kit.settings.stage_names import STAGES
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +29,7 @@ def runs_folder(tmp_path, monkeypatch):
 
 
 def finish(run, name, settings):
-    digest = prerequisites.inputs_hash(STAGES[name], settings)
+    digest = lesson_hash(name, settings)
     write_result(run.stage(name), stage=name, seconds=1.0, inputs_hash=digest, peak_rss_bytes=1)
 
 
@@ -77,27 +87,25 @@ def test_every_knob_that_is_a_setting_stands_in_the_shipped_profile():
 def test_a_stage_depends_on_its_settings_and_on_those_before_it():
     before = load_profile("cpu-tiny")
     after = load_profile("cpu-tiny", {"sft.learning_rate": 1e-3})
-    changed = [
-        name
-        for name, spec in STAGES.items()
-        if prerequisites.inputs_hash(spec, before) != prerequisites.inputs_hash(spec, after)
-    ]
+    changed = [name for name in STAGES if lesson_hash(name, before) != lesson_hash(name, after)]
     assert changed == ["02_sft", "03_vllm", "04_grpo", "04b_rewards", "05_evaluation"]
 
 
 def test_a_result_counts_only_with_the_inputs_it_was_made_from():
     run, settings = opening.new_run("cpu-tiny", {})
-    assert not prerequisites.is_done(run, stage("02"), settings)
+    folder, digest = run.stage("02_sft"), lesson_hash("02_sft", settings)
+    assert not dependencies.has_result(folder, digest)
     finish(run, "02_sft", settings)
-    assert prerequisites.is_done(run, stage("02"), settings)
-    assert not prerequisites.is_done(run, stage("02"), load_profile("cpu-tiny", {"sft.max_steps": 45}))
+    assert dependencies.has_result(folder, digest)
+    other = lesson_hash("02_sft", load_profile("cpu-tiny", {"sft.max_steps": 45}))
+    assert not dependencies.has_result(folder, other)
 
 
 def test_what_a_stage_needs_is_borrowed_from_the_newest_equal_run(capsys):
     older, settings = opening.new_run("cpu-tiny", {}, "older-run")
     finish(older, "01_data", settings)
     run, settings = opening.new_run("cpu-tiny", {}, "this-run")
-    assert prerequisites.provide(run, STAGES["01_data"], settings) == older.stage("01_data")
+    assert dependencies.find_or_run(run, lesson_stage("01_data", settings)) == older.stage("01_data")
     assert run.manifest["borrowed"] == {"01_data": "older-run"}
     assert "older-run" in capsys.readouterr().out
 
@@ -107,8 +115,8 @@ def test_an_attempt_with_other_inputs_is_set_aside_not_lost(runs_folder):
     folder.mkdir()
     (folder / "metrics.jsonl").write_text("{}\n")
     write_json_atomic(folder / "params.json", {"inputs_hash": "old"})
-    assert not prerequisites.set_stale_aside(folder, "old")
-    assert prerequisites.set_stale_aside(folder, "new")
+    assert not dependencies.set_stale_aside(folder, "old")
+    assert dependencies.set_stale_aside(folder, "new")
     (aside,) = folder.glob("stale-*")
     assert (aside / "metrics.jsonl").is_file()
     assert not (folder / "metrics.jsonl").exists()
@@ -126,5 +134,13 @@ def test_every_profile_can_run_the_main_path_and_the_lesson_on_rewards_needs_the
 def test_real_data_depends_on_the_model_whose_tokenizer_measures_it():
     before = load_profile("gpu-small")
     after = load_profile("gpu-small", {"sft.model_name_or_path": "Qwen/Qwen2.5-7B-Instruct"})
-    data = STAGES["01_data"]
-    assert prerequisites.inputs_hash(data, before) != prerequisites.inputs_hash(data, after)
+    assert lesson_hash("01_data", before) != lesson_hash("01_data", after)
+
+
+def test_results_of_older_versions_are_still_found():
+    """Hashes recorded at commit 6b6e438; they change where a profile's values do, and for no other reason."""
+    assert lesson_hash("02_sft", load_profile("cpu-tiny")) == "87f7c3b4af96f444"
+    assert lesson_hash("01_data", load_profile("gpu-small")) == "66eff13179dc4062"
+    stages = pipeline_stages("cpu-tiny", {}, "r1")
+    assert stages["reasoning"].inputs_hash == "3374c87cedad4295"
+    assert pipeline_hash("r1", stages) == "ea08b722827d7c6d"

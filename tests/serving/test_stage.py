@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 import r1kit
-from r1kit.pipeline.stage import device_mask
+from r1kit.pipeline.jobs import device_mask
 from r1kit.settings import load_profile
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,13 +9,7 @@ import pytest
 from r1kit.settings import SettingsError
 from r1kit.settings.parameters import check_parameters
 
-
-@dataclass
-class Knob:
-    kind: type
-
-
-DECLARED = {"PROFILE": str, "RUN_ID": str, "LEARNING_RATE": Knob(float), "MAX_STEPS": Knob(int), "LIVE": bool}
+DECLARED = {"PROFILE": str, "RUN_ID": str, "LEARNING_RATE": float, "MAX_STEPS": int, "LIVE": bool}
 GIVEN = {"PROFILE": "cpu-tiny", "RUN_ID": ""}
 
 
@@ -62,10 +55,3 @@ def test_all_wrong_parameters_are_reported_at_once() -> None:
         "MAX_STEPS",
         "LIVE",
     }
-
-
-def test_optional_and_list_types_are_understood() -> None:
-    declared = {"LEVELS": list[int], "LIMIT": int | None}
-    assert check_parameters("x", {"LEVELS": [1], "LIMIT": 3}, declared) == {"LEVELS": [1], "LIMIT": 3}
-    with pytest.raises(SettingsError, match="a whole number"):
-        check_parameters("x", {"LIMIT": "three"}, declared)
