@@ -51,7 +51,7 @@ def test_a_room_imports_only_from_floors_below_it():
 
 
 @pytest.mark.parametrize(
-    "statement", ["import r1kit", "import r1kit.cli", "import r1kit.settings, r1kit.runs.folder"]
+    "statement", ["import r1kit", "import r1kit.cli.main", "import r1kit.settings, r1kit.runs.folder"]
 )
 def test_light_imports_load_no_heavy_library(statement):
     heavy = "{'torch', 'transformers', 'trl', 'datasets', 'pandas', 'matplotlib'}"
@@ -63,7 +63,7 @@ def test_light_imports_load_no_heavy_library(statement):
 def test_help_loads_no_heavy_library():
     code = (
         "import sys; sys.argv = ['r1kit', '--help']\n"
-        "from r1kit.cli import main\n"
+        "from r1kit.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code\n"
         "print(sorted({'torch', 'transformers', 'pandas'} & set(sys.modules)), file=sys.stderr)"

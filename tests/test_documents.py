@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from r1kit.cli import app
-from r1kit.pipeline.opening import refuse_what_it_has_no_settings_for
+from r1kit.cli.main import app
+from r1kit.pipeline.open_run import refuse_what_it_has_no_settings_for
 from r1kit.pipeline.stages import asked_for
 from r1kit.settings import load_profile, parse_overrides, profile_names, yaml_load
 

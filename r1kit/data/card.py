@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from r1kit.settings.lengths import Lengths, from_counts
+from r1kit.settings.known_models import Lengths, from_counts
 
 CARD, TEXT = "card.json", "card.md"
 BINS = (512, 1024, 2048, 4096, 8192, 16384, 32768)

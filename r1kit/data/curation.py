@@ -36,11 +36,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from r1kit.data.parallel import map_in_order
-from r1kit.data.row_files import RowFile, in_batches, write_parquet
+from r1kit.data.row_files import RowFile, in_batches, map_in_order, write_parquet
 from r1kit.data.texts import ngrams, numbers, problem_text, prose, row_text, row_words, trace_text, words
 from r1kit.runs.files import write_json_atomic
-from r1kit.settings.curation import (
+from r1kit.settings.data import (
     CurationSettings,
     DecontaminationStep,
     ExactStep,

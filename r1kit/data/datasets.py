@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1kit.data.format import user_prompt
-from r1kit.data.stories import generate, normalise, stream
-from r1kit.data.teacher import write_trace
+from r1kit.data.stories import generate, normalise, stream, write_trace
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from r1kit.settings.models import DataSettings
+    from r1kit.settings.profile import DataSettings
 
 Row = dict[str, Any]
 TRACES_SEED, PROMPTS_SEED, HELDOUT_SEED, RARE_SEED = 1_000_003, 2_000_003, 3_000_017, 6_000_011

@@ -34,8 +34,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from r1kit.data.card import CARD, Card, SourceCard
-from r1kit.data.parallel import map_in_order
-from r1kit.data.row_files import in_steps, open_rows, whole_file
+from r1kit.data.row_files import in_steps, map_in_order, open_rows, whole_file
 from r1kit.data.sources import (
     FLAG,
     INTEGER,
@@ -49,9 +48,9 @@ from r1kit.data.sources import (
     source_of,
 )
 from r1kit.data.texts import problem_text, words
-from r1kit.data.tokens import TokenCounter
+from r1kit.data.tokenizer import TokenCounter
 from r1kit.runs.files import folder_lock, read_json, write_json_atomic
-from r1kit.settings.hub_data import HubDataSettings, HubPrompts
+from r1kit.settings.data import HubDataSettings, HubPrompts
 
 if TYPE_CHECKING:
     import numpy as np

@@ -36,8 +36,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from r1kit.data.format import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, user_prompt
-from r1kit.data.stories import LARGEST_VALUE, Problem, generate
-from r1kit.data.teacher import Trace
+from r1kit.data.stories import LARGEST_VALUE, Problem, Trace, generate
 
 Row = dict[str, Any]
 PROGRAM_TRACES_SEED, PROGRAM_PROMPTS_SEED = 4_000_037, 5_000_011

@@ -9,10 +9,29 @@ The columns of known datasets are those of their cards. Row counts are given whe
 that pins the dataset, states them; others are not checked. `revision` is the commit that is taken unless a
 profile names another (`revision:`). Commits were read in public repositories that pin these datasets, and
 where the hub's listing of a dataset was to be had, it begins with the same digits (2026-11-24).
+
+Readers: how a row of a known dataset or a local file becomes rows of r1kit's, or the reason why not.
+
+Ours are those of the embedded world (`r1kit/data/datasets.py`) without its levels and slips:
+
+- traces: `messages` (user, assistant), `problem`, `solution` ("" where nobody states it), `verified` (None
+  where nobody looked)
+- prompts: `prompt` (one user turn), `problem`, `solution`, `verification_info` (JSON, "" without test cases)
+
+Departures from open-r1, which takes `messages` and a solution column as they are:
+
+- A trace without an end of its thoughts is left out: cut off by a limit, it teaches to think without end.
+- OpenR1-Math's `messages` holds the first generation that a verifier liked. We read `generations` and its
+  flags: `correctness_math_verify`, and where that says no `correctness_llama`; complete ones only.
+- A gold in prose counts only through its last `\boxed{}`; without one the row is left out (open-r1's
+  verifier reads the last number, which fails right answers).
+- A program's problem needs a case that can fail, read from and written to the standard streams: problems with
+  a checker of their own, files or an interactor cannot be judged by comparing outputs.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,9 +41,140 @@ from typing import Any
 
 import pyarrow as pa
 
-from r1kit.data import source_rows
+from r1kit.data.format import THINK_CLOSE, THINK_OPEN, user_prompt
 from r1kit.data.row_files import RowFile, dataset_rows, open_rows
-from r1kit.settings.hub_data import HubDataSettings, HubPrompts, HubTraces
+from r1kit.settings.data import HubDataSettings, HubPrompts, HubTraces
+
+Row = dict[str, Any]
+Read = Row | str
+"""A row of ours, or the reason why there is none."""
+
+
+def trace(row: Mapping[str, Any], most: int = 1) -> list[Read]:
+    """Read a row whose `messages` are a question and a trace in R1's form, possibly behind a system turn."""
+    if row.get("finish_reason") not in (None, "stop"):
+        return ["the generation was cut off"]
+    return [_trace(row["messages"] or [], think=True)]
+
+
+def local_trace(row: Mapping[str, Any], most: int = 1) -> list[Read]:
+    """Read a row of one's own: in any form, with its `solution` and `verified` where it has them."""
+    read = _trace(row["messages"] or [], think=False)
+    if isinstance(read, str):
+        return [read]
+    given = {name: row[name] for name in ("problem", "solution", "verified") if row.get(name) is not None}
+    return [read | given]
+
+
+def generations(row: Mapping[str, Any], most: int = 1) -> list[Read]:
+    """Read at most `most` of the right and complete generations of a row of OpenR1-Math."""
+    complete, by_rules, by_model = (
+        row[name] or [] for name in ("is_reasoning_complete", "correctness_math_verify", "correctness_llama")
+    )
+    reads = [
+        _trace([*user_prompt(row["problem"]), {"role": "assistant", "content": text}], think=True)
+        for number, text in enumerate(row["generations"] or [])
+        if _flag(complete, number) and (_flag(by_rules, number) or _flag(by_model, number))
+    ]
+    good = [read for read in reads if not isinstance(read, str)][:most]
+    if not good:
+        return reads[:1] or ["no right and complete generation"]
+    return [read | {"solution": row["answer"] or "", "verified": True} for read in good]
+
+
+def problem(
+    row: Mapping[str, Any], prompt: str, solution: str, prose: bool = False, instruction: str = ""
+) -> list[Read]:
+    """Read a problem with an answer to check against, or with test cases in `verification_info`.
+
+    Args:
+        prompt, solution: the names of these columns; "" for no solution.
+        prose: the solution is prose, its last box the answer.
+        instruction: added to the question.
+    """
+    text = _question(row[prompt])
+    if not text:
+        return ["no problem"]
+    gold = str(row[solution] if solution and row[solution] is not None else "").strip()
+    tests = row.get("verification_info") or ""
+    if prose and gold:
+        gold = last_box(gold)
+        if not gold:
+            return ["the solution is prose without a box"]
+    if not gold and not tests:
+        return ["no solution"]
+    return [_prompt(text, gold, tests if isinstance(tests, str) else json.dumps(tests), instruction)]
+
+
+def program(
+    row: Mapping[str, Any], prompt: str, solution: str = "", prose: bool = False, instruction: str = ""
+) -> list[Read]:
+    """Read a row of open-r1/codeforces, `verifiable-prompts`: a prompt, its language, and pairs of texts."""
+    if row["interaction_format"]:
+        return ["interactive"]
+    if row["generated_checker"]:
+        return ["needs a checker of its own"]
+    if (row["input_mode"] or "stdio") != "stdio":
+        return ["reads and writes files"]
+    cases = [
+        {"type": "stdin_stdout", "input": pair["input"], "output": pair["output"]}
+        for pair in row["official_tests"] or row["examples"] or []
+        if (pair["output"] or "").strip()
+    ]
+    text = (row[prompt] or "").strip()
+    if not cases or not text:
+        return ["no problem" if cases else "no test that expects anything"]
+    info = {"language": row["language"] or "python", "test_cases": cases}
+    return [_prompt(text, "", json.dumps(info, ensure_ascii=False), instruction)]
+
+
+def last_box(text: str) -> str:
+    r"""Return the content of the last `\boxed{}` of a text, "" if there is none or it is never closed."""
+    start = text.rfind(r"\boxed{")
+    if start < 0:
+        return ""
+    depth, start = 1, start + len(r"\boxed{")
+    for position in range(start, len(text)):
+        escaped = text[position - 1] == "\\"
+        depth += ((text[position] == "{") - (text[position] == "}")) * (not escaped)
+        if depth == 0:
+            return text[start:position].strip()
+    return ""
+
+
+def _trace(messages: list[Mapping[str, Any]], think: bool) -> Read:
+    turns = [{"role": turn["role"], "content": turn["content"] or ""} for turn in messages]
+    asked = next((turn["content"] for turn in turns if turn["role"] == "user"), "")
+    answer = turns[-1]["content"] if turns and turns[-1]["role"] == "assistant" else ""
+    if not asked.strip() or not answer.strip():
+        return "no question or no answer"
+    if think and THINK_OPEN not in answer:
+        return "no thoughts"
+    if THINK_OPEN in answer:
+        if THINK_CLOSE not in answer:
+            return "the thoughts have no end"
+        if not answer.rpartition(THINK_CLOSE)[2].strip():
+            return "no answer after the thoughts"
+    solution = last_box(answer.rpartition(THINK_CLOSE)[2])
+    return {"messages": turns, "problem": asked, "solution": solution, "verified": None}
+
+
+def _prompt(text: str, solution: str, info: str, instruction: str) -> Row:
+    asked = f"{text}\n\n{instruction}" if instruction else text
+    return {"prompt": user_prompt(asked), "problem": text, "solution": solution, "verification_info": info}
+
+
+def _question(value: Any) -> str:
+    """Return the text of a prompt: as it is, or the last user turn of a conversation."""
+    if isinstance(value, str):
+        return value.strip()
+    asked = [turn["content"] for turn in value or () if turn["role"] == "user"]
+    return asked[-1].strip() if asked else ""
+
+
+def _flag(flags: list[bool | None], number: int) -> bool:
+    return number < len(flags) and bool(flags[number])  # `correctness_llama` is often empty
+
 
 Entry = HubTraces | HubPrompts
 
@@ -81,12 +231,12 @@ class Source:
     counts: Mapping[str, int] = field(default_factory=dict)
     revision: str | None = None
     traces: tuple[str, ...] = ()
-    read_trace: Callable[..., list[source_rows.Read]] = source_rows.trace
+    read_trace: Callable[..., list[Read]] = trace
     prompts: tuple[str, ...] = ()
     prompt: str = "problem"
     solution: str = ""
     prose: bool = False
-    read_prompt: Callable[..., list[source_rows.Read]] = source_rows.problem
+    read_prompt: Callable[..., list[Read]] = problem
     pass_rate: str = ""
 
     @property
@@ -95,7 +245,7 @@ class Source:
         return pa.schema(dict(self.columns))
 
 
-LOCAL_TRACES = Source(columns={"messages": TURNS}, traces=("messages",), read_trace=source_rows.local_trace)
+LOCAL_TRACES = Source(columns={"messages": TURNS}, traces=("messages",), read_trace=local_trace)
 LOCAL_PROMPTS = Source(solution="solution", pass_rate="pass_rate")
 """Local files and folders."""
 
@@ -118,7 +268,7 @@ SOURCES: dict[str, Source] = {
         revision="e4e141ec9dea9f8326f4d347be56105859b2bd68",
         traces=("problem", "answer", "generations", "is_reasoning_complete", "correctness_math_verify",
                 "correctness_llama"),
-        read_trace=source_rows.generations,
+        read_trace=generations,
         solution="answer",
     ),
     "open-r1/codeforces": Source(
@@ -133,7 +283,7 @@ SOURCES: dict[str, Source] = {
         prompts=("official_tests", "examples", "input_mode", "generated_checker", "interaction_format",
                  "language"),
         prompt="prompt",
-        read_prompt=source_rows.program,
+        read_prompt=program,
     ),
     "open-r1/codeforces-cots": Source(
         columns={
@@ -235,9 +385,7 @@ def columns_read(entry: Entry, there: Iterable[str] = ()) -> list[str]:
     return [prompt, *([solution] if solution else []), *source.prompts]
 
 
-def reader_of(
-    entry: Entry, there: Iterable[str] = ()
-) -> Callable[[Mapping[str, Any]], list[source_rows.Read]]:
+def reader_of(entry: Entry, there: Iterable[str] = ()) -> Callable[[Mapping[str, Any]], list[Read]]:
     """Return the function that reads a row of this entry: a row of ours, or a reason, per trace or prompt."""
     source = source_of(entry)
     if isinstance(entry, HubTraces):

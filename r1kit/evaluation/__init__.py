@@ -16,12 +16,12 @@ _WHERE = {
     "load_results": "r1kit.evaluation.checkpoints",
     "save_results": "r1kit.evaluation.checkpoints",
     "letter_after_reasoning": "r1kit.evaluation.judges",
-    "mean_interval": "r1kit.evaluation.estimators",
-    "pass_at_k": "r1kit.evaluation.estimators",
+    "mean_interval": "r1kit.evaluation.statistics",
+    "pass_at_k": "r1kit.evaluation.statistics",
     "questions_of": "r1kit.evaluation.benchmarks",
-    "level_metrics": "r1kit.evaluation.tables",
-    "pass1_entry": "r1kit.evaluation.tables",
-    "table": "r1kit.evaluation.tables",
+    "level_metrics": "r1kit.evaluation.report",
+    "pass1_entry": "r1kit.evaluation.report",
+    "table": "r1kit.evaluation.report",
 }
 __all__ = sorted(_WHERE)
 

@@ -17,9 +17,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1kit.evaluation.benchmarks import questions_of
+from r1kit.evaluation.benchmarks import (
+    Question,
+    choose_problems,
+    questions_of,
+    story_question,
+    story_questions,
+)
 from r1kit.evaluation.judges import judge_rows
-from r1kit.evaluation.questions import Question, choose_problems, story_question, story_questions
 from r1kit.evaluation.report import render, scores
 from r1kit.evaluation.sampler import (
     LocalSampler,
@@ -34,11 +39,10 @@ from r1kit.evaluation.sampler import (
 from r1kit.evaluation.server_sampler import answering_machine, sampler_at
 from r1kit.machine import detect_device
 from r1kit.rewards import format_reward
-from r1kit.rewards.shared_sandbox import configure_by
-from r1kit.runs import metrics
-from r1kit.settings.benchmarks import PROMPT_ROOM, BenchmarkSettings
-from r1kit.settings.evaluation import EvaluationSettings
-from r1kit.settings.models import MachineSettings
+from r1kit.rewards.code import configure_by
+from r1kit.runs import jsonl
+from r1kit.settings.evaluation import PROMPT_ROOM, BenchmarkSettings, EvaluationSettings
+from r1kit.settings.profile import MachineSettings
 from r1kit.training import program
 
 if TYPE_CHECKING:
@@ -207,7 +211,7 @@ def sampler_of(
         with local_sampler(model, settings, device or detect_device()[0].split(":")[0]) as sampler:
             yield sampler
         return
-    from r1kit.serving.start import serve
+    from r1kit.serving.server import serve
 
     server_of_ours = serve(folder / "server", own, str(model), tell=tell)
     try:
@@ -267,7 +271,7 @@ def judge(job: program.Job) -> None:
     configure_by(machine.sandbox)  # LiveCodeBench's programs
     parts = parts_of(job, settings)
     each = sum(question.samples + settings.greedy for _, part in parts for question in part)
-    metrics.truncate_after(job.metrics, -1)  # what is on disk already is counted again, in a moment
+    jsonl.truncate_after(job.metrics, -1)  # what is on disk already is counted again, in a moment
     for number, name in enumerate(names):
         path, folder = job.folder / f"{name}.parquet", job.folder / "answers" / name
         count = counter(job, number * each, len(names) * each)
@@ -343,7 +347,7 @@ def counter(job: program.Job, before: int, total: int) -> Progress:
         if seconds_each:
             # Of the checkpoints to come nothing is known but that they are asked as much.
             row["seconds_left"] = seconds_each * (total - before - done)
-        metrics.append(job.metrics, row)
+        jsonl.append(job.metrics, row)
 
     told = now_and_then(tell)
 

@@ -24,12 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1kit.data.append_log import AppendLog
 from r1kit.data.format import THINK_CLOSE, THINK_OPEN, user_prompt
 from r1kit.data.row_files import RowFile, in_batches, parquet_writer, parts
 from r1kit.data.texts import problem_text
 from r1kit.evaluation.server_sampler import Asked, answers_in, ask_all, prompt_id, unanswered_in
-from r1kit.settings.generation import GenerationSettings
+from r1kit.runs.jsonl import AppendLog
+from r1kit.settings.data import GenerationSettings
 
 if TYPE_CHECKING:
     import pyarrow as pa

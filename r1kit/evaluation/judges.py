@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from r1kit.data.format import THINK_CLOSE, THINK_OPEN
-from r1kit.evaluation.questions import Question
-from r1kit.rewards.accuracy import accuracy_reward, judge_all
-from r1kit.rewards.answers import answer_after_reasoning, boxed
+from r1kit.evaluation.benchmarks import Question
+from r1kit.rewards.accuracy import accuracy_reward, answer_after_reasoning, boxed, judge_all
 from r1kit.rewards.code import binary_code_reward
 from r1kit.rewards.equivalence import read
 

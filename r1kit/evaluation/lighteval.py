@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1kit.evaluation.questions import Question
+from r1kit.evaluation.benchmarks import Question
 from r1kit.evaluation.sampler import Sampling
 from r1kit.runs.files import read_json, write_json_atomic, write_text_atomic
 from r1kit.runs.launch import supervise

@@ -31,9 +31,9 @@ from typing import Any
 from r1kit.evaluation.sampler import LocalSampler, Sampler, Samples, Sampling, load_checkpoint
 from r1kit.evaluation.server_sampler import sampler_at
 from r1kit.rewards.registry import get_rewards
-from r1kit.runs import metrics
+from r1kit.runs import jsonl
 from r1kit.runs.files import read_json, write_json_atomic
-from r1kit.runs.fingerprint import model_fingerprint
+from r1kit.runs.weight_versions import model_fingerprint
 from r1kit.settings import settings_hash
 from r1kit.settings.rewards import REWARDS
 from r1kit.training import program
@@ -70,7 +70,7 @@ def judged_answers(
     size = max(1, told["batch_size"] // told["samples"])
     shards = [job.folder / "shards" / f"{first:07d}.json" for first in range(0, len(prompts), size)]
     missing = [i for i, path in enumerate(shards) if read_json(path) is None]
-    metrics.truncate_after(job.metrics, missing[0] if missing else len(shards))
+    jsonl.truncate_after(job.metrics, missing[0] if missing else len(shards))
     if missing:
         sampler, judge = sampler_of(job, told), judge_of(forms)
     for i in missing:
@@ -82,7 +82,7 @@ def judged_answers(
         write_json_atomic(shards[i], judged)
         right = sum(entry["correct"] == 1.0 for entry in judged) / max(1, len(judged))
         row = {"step": i + 1, "total_steps": len(shards), "right": right}
-        metrics.append(job.metrics, row | {"tokens_per_second": samples.tokens_per_second})
+        jsonl.append(job.metrics, row | {"tokens_per_second": samples.tokens_per_second})
         if job.watchdog:
             job.watchdog.beat(i + 1)
     if job.watchdog:

@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from r1kit.data.append_log import AppendLog
 from r1kit.data.format import THINK_CLOSE, THINK_OPEN
 from r1kit.evaluation.sampler import (
     ANSWERS,
@@ -43,16 +42,17 @@ from r1kit.evaluation.sampler import (
     encode,
 )
 from r1kit.machine import detect_device
+from r1kit.runs.jsonl import AppendLog
 from r1kit.runs.server_files import KEY as KEY_FILE
 from r1kit.runs.server_files import server_state
-from r1kit.settings.cluster import LayoutSettings, ServerSettings
-from r1kit.settings.generation import PatienceSettings, SamplingSettings
+from r1kit.settings.data import PatienceSettings, SamplingSettings
+from r1kit.settings.machine import LayoutSettings, ServerSettings
 
 if TYPE_CHECKING:
     import httpx
     import tenacity
 
-    from r1kit.settings.models import MachineSettings
+    from r1kit.settings.profile import MachineSettings
 
 UNANSWERED = "unanswered.jsonl"
 LOG_KEY = ("prompt_id", "sample", "sampling")

@@ -17,18 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1kit.evaluation.server_sampler import answering_machine
-from r1kit.pipeline import dependencies, lineage, opening
+from r1kit.pipeline import dependencies, lineage, open_run
 from r1kit.pipeline.jobs import launch_program, record
 from r1kit.pipeline.stages import DATA_STAGE, StageSpec, lesson_stage, model_folder, pipeline_stages
-from r1kit.runs import metrics as metrics_log
+from r1kit.runs import jsonl as metrics_log
 from r1kit.runs import results, status
 from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.runs.folder import Run
 from r1kit.runs.launch import Job
 from r1kit.settings import Profile
-from r1kit.settings.composed import base_of, pipeline_of, pipeline_profile
-from r1kit.settings.pipelines import DATA_KINDS, GIVEN, PROMPT_KINDS
-from r1kit.settings.stage_names import PIPELINE_STAGE
+from r1kit.settings.pipelines import DATA_KINDS, GIVEN, PIPELINE_STAGE, PROMPT_KINDS
+from r1kit.settings.profile import base_of, pipeline_of, pipeline_profile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +63,7 @@ class Composition:
             jobs: gets every job that is started.
             serve: starts the server of machine.yaml with a model: (model, machine) -> Server.
         """
-        source, overrides = opening.source_of(settings), run.manifest["overrides"]
+        source, overrides = open_run.source_of(settings), run.manifest["overrides"]
         self.name, self.in_run, self.outer, self.jobs, self._serve = name, run, folder, jobs, serve
         self.stages = pipeline_stages(source, overrides, name)
         self.profile = pipeline_profile(source, overrides, name)

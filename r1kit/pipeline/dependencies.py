@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from r1kit.pipeline import lineage
-from r1kit.pipeline.opening import settings_of, source_of
+from r1kit.pipeline.open_run import settings_of, source_of
 from r1kit.pipeline.stages import StageSpec, lesson_hash
 from r1kit.runs import folder as runs
 from r1kit.runs import results

@@ -161,8 +161,7 @@ def _execute(
     stderr_file: Any = None,
     **_unused: Any,
 ) -> Any:
-    from r1kit.pipeline.kernel import run_cells
-    from r1kit.pipeline.record import AtomicHandler, Manager
+    from r1kit.pipeline.kernel import AtomicHandler, Manager, run_cells
 
     options = {"output_path": output_path, "log_output": log_output, "progress_bar": progress_bar}
     handler = AtomicHandler.register(output_path)

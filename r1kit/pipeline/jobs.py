@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from r1kit.machine.masks import mask
+from r1kit.machine.devices import mask
 from r1kit.pipeline import lineage
 from r1kit.pipeline.stages import LESSON, StageSpec
 from r1kit.runs import results

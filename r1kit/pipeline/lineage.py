@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from r1kit.runs.folder import PROJECT, Run, runs_folder
-from r1kit.runs.manifest import git_state
+from r1kit.runs.folder import PROJECT, Run, git_state, runs_folder
 from r1kit.runs.results import read_result, stage_folders
 from r1kit.runs.weight_versions import checksum_of
 from r1kit.settings import Profile, settings_hash

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from r1kit.pipeline import dependencies, engine, opening
+from r1kit.pipeline import dependencies, engine, open_run
 from r1kit.pipeline.notebook_errors import CellFailed, EngineError, Interrupted, Timeout
 from r1kit.pipeline.stages import StageSpec
 from r1kit.runs import results, status
 from r1kit.runs.folder import PROJECT, Run
 from r1kit.runs.launch import exit_code_in
 from r1kit.settings import Profile
-from r1kit.settings.stage_names import STAGES
+from r1kit.settings.pipelines import STAGES
 
 NOTEBOOKS = PROJECT / "notebooks"
 
 DONE, FAILED, BAD_SETTINGS, OUT_OF_MEMORY, TIMED_OUT, NOT_AS_EXPECTED = 0, 1, 2, 3, 4, 5
-COLLAPSED = 6  # as in r1kit.training.guards, which imports torch
+COLLAPSED = 6  # as in r1kit.training.rl.guards, which imports torch
 INTERRUPTED, TERMINATED = 130, 143
 
 
@@ -52,7 +52,7 @@ def run_stages(run: Run, names: list[str], settings: Profile, reporter: Reporter
     run.update_manifest(stages=sorted({*run.manifest.get("stages", []), *names}))
     outcome = Outcome(DONE)
     for name in names:
-        folder, spec = run.stage(name), opening.stage_in(run, name, settings)
+        folder, spec = run.stage(name), open_run.stage_in(run, name, settings)
         if dependencies.has_result(folder, spec.inputs_hash):
             reporter.stage_skipped(name, folder)
             continue
@@ -70,7 +70,7 @@ def run_stages(run: Run, names: list[str], settings: Profile, reporter: Reporter
 def run_notebook(spec: StageSpec, folder: Path, run: Run) -> Outcome:
     """Execute one notebook into its stage's folder and translate its end into an outcome."""
     name, settings = spec.name, spec.profile
-    parameters: dict[str, Any] = {"PROFILE": opening.source_of(settings), "RUN_ID": run.run_id}
+    parameters: dict[str, Any] = {"PROFILE": open_run.source_of(settings), "RUN_ID": run.run_id}
     if STAGES[name].pipelines and run.manifest.get("pipeline"):
         parameters |= {"PIPELINE": run.manifest["pipeline"], "ALSO": run.manifest.get("beside", [])}
     try:

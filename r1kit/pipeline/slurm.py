@@ -23,9 +23,9 @@ from pathlib import Path
 from r1kit.runs import nodes
 from r1kit.runs.files import read_json, write_text_atomic
 from r1kit.runs.folder import Run, runs_folder
-from r1kit.serving.own_node import check_reachable
+from r1kit.serving.server import check_reachable
 from r1kit.settings import Profile
-from r1kit.settings.site import Site
+from r1kit.settings.machine import Site
 
 WARNING = 60  # seconds before the limit, on top of the grace: the kernel and Slurm need some too
 WAITING, ACTIVE = (

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1kit.pipeline import dependencies, opening
+from r1kit.pipeline import dependencies, open_run
 from r1kit.pipeline.jobs import launch_program, record, write_resolved
 from r1kit.pipeline.stages import StageSpec, base_model, lesson_stage, model_folder, second_trainings, stage
 from r1kit.runs import folder as runs
@@ -23,9 +23,8 @@ from r1kit.runs import results, status
 from r1kit.runs.files import shown, write_json_atomic
 from r1kit.runs.launch import Job
 from r1kit.settings import Profile, load_profile
-from r1kit.settings.models import MachineSettings
-from r1kit.settings.parameters import check_parameters
-from r1kit.settings.stage_names import DEFAULT_PIPELINE, STAGE_OF_SECTION, STAGES
+from r1kit.settings.pipelines import DEFAULT_PIPELINE, STAGE_OF_SECTION, STAGES, check_parameters
+from r1kit.settings.profile import MachineSettings
 
 if TYPE_CHECKING:
     from r1kit.pipeline.composition import Composition
@@ -194,7 +193,7 @@ class Stage:
         print(f"{self.name} is done; its result is in {shown(self.folder)}")
 
     def _start_server(self, model: Path, machine: MachineSettings) -> Server:
-        from r1kit.serving.start import serve
+        from r1kit.serving.server import serve
 
         return serve(self.folder / "server", machine, model, heading=self.heading)
 
@@ -241,18 +240,18 @@ def open_stage(name: str, namespace: dict[str, Any]) -> Stage:
     pipeline = (values.get("PIPELINE") or DEFAULT_PIPELINE) if lesson.pipelines else ""
 
     if run_id:
-        run, settings = opening.reopen_run(run_id, profile_name, changes)
-        opening.refuse_what_it_has_no_settings_for(settings, [name])
+        run, settings = open_run.reopen_run(run_id, profile_name, changes)
+        open_run.refuse_what_it_has_no_settings_for(settings, [name])
     else:
-        run, settings = opening.new_run(profile_name, changes, stages=[name], pipeline=pipeline or None)
+        run, settings = open_run.new_run(profile_name, changes, stages=[name], pipeline=pipeline or None)
         print(f"new run {run.run_id}")
     os.environ.update(settings.machine.environment)
     if lesson.programs:
-        from r1kit.rewards.shared_sandbox import configure_by
+        from r1kit.rewards.code import configure_by
 
         configure_by(settings.machine.sandbox)
     sources = {need: dependencies.find_or_run(run, lesson_stage(need, settings)) for need in lesson.needs}
-    spec, folder = opening.stage_in(run, name, settings, pipeline), run.stage(name)
+    spec, folder = open_run.stage_in(run, name, settings, pipeline), run.stage(name)
     dependencies.set_stale_aside(folder, spec.inputs_hash)
     params = {key: values[key] for key, knob in lesson.knobs.items() if not knob.setting}
     opened = Stage(spec, params, run, folder, sources)

@@ -83,7 +83,7 @@ def served_writer(server: Server, tokenizer: Any, job: Path) -> Writer:
     Weights are sent as the trainer does after every step (see `training.weight_sync`).
     """
     from r1kit.serving.session import Bounds
-    from r1kit.training.server_link import Link
+    from r1kit.training.rl.server_connection import Link
 
     settings = server.machine
     bounds = Bounds(settings.server.generation_seconds, settings.server.sync_seconds)
@@ -134,7 +134,7 @@ def logprobs_of(model: Any, prompt_ids: list[int], completion_ids: list[int]) ->
     """The trainer's log-probabilities of the completion's tokens."""
     import torch
 
-    from r1kit.training.objective import token_logprobs
+    from r1kit.training.rl.objective import token_logprobs
 
     with torch.inference_mode():
         ids = torch.tensor([prompt_ids + completion_ids])

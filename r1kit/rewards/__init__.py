@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from r1kit.rewards.accuracy import accuracy_reward
 from r1kit.rewards.code import binary_code_reward, code_reward, get_code_format_reward
-from r1kit.rewards.format import format_reward, tag_count_reward, think_format_reward
-from r1kit.rewards.language import get_language_consistency_reward
+from r1kit.rewards.format import (
+    format_reward,
+    get_language_consistency_reward,
+    tag_count_reward,
+    think_format_reward,
+)
 from r1kit.rewards.length import get_cosine_scaled_reward, get_soft_overlong_punishment, len_reward
-from r1kit.rewards.registry import NAMES, get_rewards
+from r1kit.rewards.registry import NAMES, Scores, get_rewards, score
 from r1kit.rewards.style import get_repetition_penalty_reward, reasoning_steps_reward
-from r1kit.rewards.total import Scores, score
 
 __all__ = [
     "NAMES",

@@ -9,30 +9,102 @@ Public names and arguments are open-r1's (`src/open_r1/rewards.py`); programs ru
 - **A row that cannot be judged is None too**: no test cases (there a ZeroDivisionError), malformed ones, a
   language that is not judged here. The reason is logged, once for each.
 - **A case passes only if all its lines are right**; there the first correct line was enough
-  (`sandbox/compare.py`).
+  (`sandbox/judge.py`).
 - **A case over its time fails alone**; there it voided the program's other cases (`sandbox/judge.py`).
 - **The program is what the answer gives after the reasoning** (`sandbox/programs.py`); no program is 0.0.
 - **No event loop**: `asyncio.run` raised inside Jupyter. All of this is threads and blocking calls.
 - `binary_code_reward` stops at a program's first failing case; open-r1 runs all and asks for more than 0.99.
 - `get_code_format_reward` matches the whole text: with re.MULTILINE, anything after `</answer>` passed.
+
+The one sandbox of this process that the code rewards share: started by the first program, closed at exit.
+
+TRL calls a reward as a bare function, so there is nobody to hand a sandbox to it.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from r1kit.data.format import begins_reasoning
 from r1kit.rewards.completions import completion_text
 from r1kit.rewards.format import has_form
-from r1kit.rewards.shared_sandbox import configure, shared_sandbox
-from r1kit.sandbox.cases import Problem, read_problem
+from r1kit.sandbox import Limits, Sandbox
+from r1kit.sandbox.execution import MIB, Verdict
 from r1kit.sandbox.judge import Job, judge
-from r1kit.sandbox.programs import answer_part, blocks, language_name, program
-from r1kit.sandbox.verdicts import Verdict
+from r1kit.sandbox.programs import Problem, answer_part, blocks, language_name, program, read_problem
+from r1kit.sandbox.runner import default_workers
+from r1kit.settings.machine import SandboxSettings
 
-__all__ = ["binary_code_reward", "code_reward", "configure", "get_code_format_reward", "shared_sandbox"]
+_lock = threading.RLock()
+_options: dict[str, Any] = {"fork_server": True}  # what the next shared sandbox is started with
+_sandbox: Sandbox | None = None  # in the child of a fork it starts brokers of its own
+
+
+def configure(*, fork_server: bool = True, **options: Any) -> None:
+    """Set the options of the shared sandbox, as `Sandbox` takes them; one that runs with others is closed.
+
+    Without `workers` a process takes its share of the sandbox's usual number: LOCAL_WORLD_SIZE processes
+    share a host, and eight times all cores would make programs time out.
+    """
+    global _options
+    with _lock:
+        wanted = {"fork_server": fork_server, **options}
+        if wanted != _options:
+            close_shared()
+            _options = wanted
+
+
+def configure_by(settings: SandboxSettings) -> None:
+    """`configure` with `sandbox` of machine.yaml."""
+    options = settings.model_dump()
+    limits = {key: options.pop(key) for key in ("cpu_seconds", "wall_seconds")}
+    limits["memory_bytes"] = options.pop("memory_mb") * MIB
+    configure(limits=Limits(**limits), **options)
+
+
+def shared_sandbox() -> Sandbox:
+    """The sandbox of this process, started if need be.
+
+    Raises:
+        SandboxError: no tier of isolation works here, and `unsafe` was not configured.
+    """
+    global _sandbox
+    with _lock:
+        if _sandbox is None:
+            workers = _options.get("workers") or share_of_workers()
+            _sandbox = Sandbox(**{**_options, "workers": workers})
+        return _sandbox
+
+
+def close_shared() -> None:
+    """End the shared sandbox, if there is one; the next program starts a new one."""
+    global _sandbox
+    with _lock:
+        if _sandbox is not None:
+            _sandbox.close()
+        _sandbox = None
+
+
+def share_of_workers() -> int:
+    """The sandbox's usual number of workers, divided by the processes that share this host; at least one."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, default_workers() // max(1, int(processes) if processes.isdigit() else 1))
+
+
+def _renew_lock() -> None:
+    """In the child of a fork: another thread may have held the lock."""
+    global _lock
+    _lock = threading.RLock()
+
+
+atexit.register(close_shared)
+os.register_at_fork(after_in_child=_renew_lock)
+
 
 _log = logging.getLogger(__name__)
 _logged: set[str] = set()
@@ -51,7 +123,7 @@ def code_reward(
 
     Args:
         completions: TRL's completions, B strings or B conversations.
-        verification_info: B rows `{"language", "test_cases"}`, or their JSON (`sandbox/cases.py`).
+        verification_info: B rows `{"language", "test_cases"}`, or their JSON (`sandbox/programs.py`).
         num_parallel: programs at the same time; None means as many as the sandbox has workers.
         provider_type: "local", this host's sandbox; open-r1's cloud services are refused.
         enforce_same_language: refuse rows of more than one language.

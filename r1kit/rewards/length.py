@@ -16,8 +16,7 @@ from functools import partial
 from typing import NamedTuple
 
 from r1kit.rewards.accuracy import accuracy_reward
-from r1kit.rewards.arguments import finite_number, whole_number
-from r1kit.rewards.completions import completion_lengths, groups_by_prompt
+from r1kit.rewards.completions import completion_lengths, finite_number, groups_by_prompt, whole_number
 
 
 def len_reward(

@@ -1,7 +1,7 @@
 """Runs over several nodes of a Slurm job: which train, which serve, how programs start and stop there.
 
 A profile sets `num_machines` in accelerate.yaml. `srun` then starts its trainings, one task per process, and
-`r1kit.training.rank` tells each task its rank. No agent of torch or accelerate stands between: theirs kill a
+`r1kit.runs.rank` tells each task its rank. No agent of torch or accelerate stands between: theirs kill a
 trainer 30 s after a signal, and a checkpoint of 7.6 billion parameters takes longer. Run folder, package and
 Python are on a disk that all nodes share.
 
@@ -98,7 +98,7 @@ def training_step(
     if processes % wanted:
         raise NoNodes(f"num_processes {processes} of accelerate.yaml does not divide among {wanted} machines")
     trainers = nodes.trainers[:wanted]
-    rank = [sys.executable, "-m", "r1kit.training.rank", module, str(folder / "resolved.yaml")]
+    rank = [sys.executable, "-m", "r1kit.runs.rank", module, str(folder / "resolved.yaml")]
     rendezvous = {"MASTER_ADDR": address(trainers[0]), "MASTER_PORT": str(_free_port())}
     return step(rank, folder, grace, trainers, processes // wanted), rendezvous
 

@@ -32,8 +32,8 @@ from typing import Any
 
 import psutil
 
-from r1kit.machine.monitor import Monitor
-from r1kit.runs import metrics, outcome, processes, status, weight_versions
+from r1kit.machine.resources import Monitor
+from r1kit.runs import jsonl, outcome, processes, status, weight_versions
 from r1kit.runs.files import read_json
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -251,7 +251,7 @@ def start_sampling(
         row = {"time": round(time.time(), 3), **extra(), **monitor.read()}
         cost = time.perf_counter() - began
         with contextlib.suppress(OSError):  # a full disk must not end the training
-            metrics.append(path, row | {"cost": round(cost, 5)})
+            jsonl.append(path, row | {"cost": round(cost, 5)})
         return cost
 
     def work() -> None:

@@ -9,12 +9,16 @@ A version is written under a name with a leading dot and gets its own by a renam
 half a model. `token` is new for every sync: a server that was restarted, or that serves another run, cannot
 answer with it by chance. The checksum is xxh3 over the whole file: it guards against torn and stale files (a
 network disk that answers from its cache), not against an attacker.
+
+What makes two model folders one model for server and trainer: shape and tokens, not the weights.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import mmap
 import os
 import re
@@ -172,3 +176,24 @@ def drop_old(folder: str | Path, keep: str) -> None:
     for path in Path(folder).iterdir():
         if path.name != keep and NAME.fullmatch(path.name.removeprefix(".")):
             shutil.rmtree(path, ignore_errors=True)
+
+
+# What transformers writes about the program that saved the model, not about the model.
+NOT_THE_MODEL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
+
+
+def model_fingerprint(model: str | Path) -> str:
+    """16 hex digits over config.json and tokenizer.json of a model folder; "" for a hub id.
+
+    Weights are left out: those of a server change with every sync.
+    """
+    folder = Path(model)
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        return ""
+    kept = {key: value for key, value in config.items() if key not in NOT_THE_MODEL}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
+    tokenizer = folder / "tokenizer.json"
+    if tokenizer.is_file():
+        digest.update(tokenizer.read_bytes())
+    return digest.hexdigest()[:16]

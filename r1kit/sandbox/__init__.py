@@ -6,7 +6,7 @@ Python all use the same code.
 
 from __future__ import annotations
 
+from r1kit.sandbox.execution import Execution, Limits, Verdict
 from r1kit.sandbox.runner import Sandbox, SandboxError
-from r1kit.sandbox.verdicts import Execution, Limits, Verdict
 
 __all__ = ["Execution", "Limits", "Sandbox", "SandboxError", "Verdict"]

@@ -5,6 +5,21 @@ network and signals given up by Landlock, and the filter refuses what Landlock l
 cannot write files at all: the kernel bounds one file (RLIMIT_FSIZE) but not their sum, and a disk of a fixed
 size takes a mount. It can also still learn whether a path exists.
 unsafe: rlimits only, for machines where nothing else works and somebody said so.
+
+The command line of bubblewrap: what a program sees of the machine.
+
+Nothing but the interpreter and the system's libraries, read-only; one scratch disk of fixed size at /box
+(/tmp is a link to it); no network, no other process, no capability. Traps that trials found (2026-11):
+
+- bubblewrap must be started with an empty environment: `--clearenv` leaves its own readable in
+  /proc/1/environ; so too its arguments, which therefore go in by a file (`--args`).
+- a bound file leaves the tmpfs above it writable and without limit: the root ends read-only, and every tmpfs
+  has a size.
+
+Starting a process with exactly the descriptors, environment and process group it should have.
+
+`subprocess` would do, but numbers descriptors as it likes; with fixed numbers a sandbox's command line never
+changes and can be written down once.
 """
 
 from __future__ import annotations
@@ -12,13 +27,127 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import shutil
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from r1kit.sandbox import bubblewrap, landlock, linux, seccomp
-from r1kit.sandbox.spawn import STATUS, spawn
-from r1kit.sandbox.verdicts import MIB, Limits
+from r1kit.sandbox import kernel
+from r1kit.sandbox.execution import MIB, Limits
+from r1kit.sandbox.kernel import end_with_parent
+
+BOX = "/box"
+ARGUMENTS, FILTER = 5, 6  # file descriptors
+SYSTEM = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/lib", "/lib32", "/lib64")
+READABLE = ("/etc/ld.so.cache", "/etc/alternatives", "/usr/share/zoneinfo")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": BOX,
+    "TMPDIR": BOX,
+    "LANG": "C.UTF-8",
+    # Each thread's arena would take 64 MB of the address space, each BLAS thread a stack.
+    "MALLOC_ARENA_MAX": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+def bubblewrap_path() -> str | None:
+    """The path of bubblewrap, if it is installed."""
+    return shutil.which("bwrap")
+
+
+def bubblewrap_command(program: str, status: int, *, filtered: bool = True) -> list[str]:
+    """The part that does not go in by `--args`; the command to run follows it."""
+    filter_ = ["--seccomp", str(FILTER)] if filtered else []
+    return [program, "--args", str(ARGUMENTS), "--json-status-fd", str(status), *filter_]
+
+
+def bubblewrap_arguments(
+    interpreter: str, roots: Sequence[str], scratch_bytes: int, *, proc: bool, toolchain: bool, forks: bool
+) -> bytes:
+    """What goes in by `--args`, each argument ended by NUL.
+
+    roots: read-only folders that the interpreter needs besides the system's. toolchain: all of /usr, for a
+    compiler. forks: for a fork server, which gives each run a scratch disk of its own and needs the right to
+    mount for that, in its own namespace only; the program that it forks does not keep it.
+    """
+    parts = ["--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    parts += ["--cap-add", "CAP_SYS_ADMIN"] if forks else []
+    parts += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--clearenv"]
+    for name, value in ENVIRONMENT.items():
+        parts += ["--setenv", name, value]
+    parts += ["--ro-bind", "/usr", "/usr"] if toolchain else []
+    for path in SYSTEM:
+        inside_usr = path.startswith("/usr/")
+        if os.path.islink(path) and not inside_usr:
+            parts += ["--symlink", os.readlink(path).lstrip("/"), path]
+        elif os.path.isdir(path) and not (inside_usr and toolchain):
+            parts += ["--ro-bind", path, path]
+    for path in READABLE:
+        if not (path.startswith("/usr/") and toolchain):
+            parts += ["--ro-bind-try", path, path]
+    for path in (*roots, interpreter):
+        if not (path.startswith("/usr/") and toolchain):
+            parts += ["--ro-bind", path, path]
+    for device in DEVICES:  # `--dev` would bring a terminal and shared memory, and takes a millisecond longer
+        parts += ["--dev-bind", device, device]
+    if proc:
+        parts += ["--proc", "/proc"]
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            parts += ["--symlink", f"/proc/self/fd/{number}", f"/dev/{name}"]
+    parts += ["--size", str(scratch_bytes), "--tmpfs", BOX, "--symlink", BOX.lstrip("/"), "/tmp"]
+    parts += ["--remount-ro", "/", "--chdir", BOX]
+    return b"".join(os.fsencode(part) + b"\0" for part in parts)
+
+
+STATUS = 7  # where bubblewrap, or a start that failed, reports
+_SPARE = 32  # descriptors are moved up here first, so that none is overwritten before it is moved
+_MOST = 256  # a broker has fewer than that
+
+
+def spawn(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    descriptors: Mapping[int, int],
+    *,
+    folder: str = "/",
+    prepare: Callable[[], None] = lambda: None,
+    status_survives: bool = False,
+) -> int:
+    """Start `command` in a group of its own, with only `descriptors` (its number: ours), until we end.
+
+    prepare: called in the new process when nothing but closing other descriptors is left to do. An error
+    before the program has replaced us is written to descriptor STATUS, which the program itself gets only if
+    `status_survives`.
+    Only for a process without other threads.
+    """
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        moved = {target: fcntl.fcntl(source, fcntl.F_DUPFD, _SPARE) for target, source in descriptors.items()}
+        for target, source in moved.items():
+            os.dup2(source, target, inheritable=target != STATUS or status_survives)
+        os.setpgid(0, 0)  # not a session: by the broker's, what it left behind is found if it is lost
+        end_with_parent(parent)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):  # Python ignores or handles them
+            signal.signal(number, signal.SIG_DFL)
+        os.chdir(folder)
+        prepare()
+        last = max(descriptors)
+        for unused in set(range(last)) - set(descriptors):
+            os.closerange(unused, unused + 1)
+        os.closerange(last + 1, _MOST)
+        os.execve(command[0], list(command), dict(environment))
+    except BaseException as error:
+        os.write(STATUS, f"{type(error).__name__}: {error}".encode())
+    finally:
+        os._exit(127)
+
 
 BUBBLEWRAP, NO_PROC, LANDLOCK, UNSAFE = "bubblewrap", "bubblewrap-no-proc", "landlock", "unsafe"
 STACK_BYTES = 16 * MIB  # also every thread's: 64 MB each ate the address space after 14 threads
@@ -82,15 +211,15 @@ class Enclosure:
         command = [self.interpreter.path, "-I", "-S", "-B", "-X", "utf8", "-c", script, *arguments]
         if self.namespaces:
             key = limits.scratch_bytes, children, forks
-            inner = {bubblewrap.ARGUMENTS: self._kept(key, lambda: self._arguments(*key))}
+            inner = {ARGUMENTS: self._kept(key, lambda: self._arguments(*key))}
             if not forks:
-                inner[bubblewrap.FILTER] = self._kept(
+                inner[FILTER] = self._kept(
                     ("filter", children),
-                    lambda: linux.memory_file(seccomp.build_filter(shared_pids=False, children=children)),
+                    lambda: kernel.memory_file(kernel.build_filter(shared_pids=False, children=children)),
                 )
             for file in inner.values():
                 os.lseek(file, 0, os.SEEK_SET)
-            outer = bubblewrap.bubblewrap_command(self.path, STATUS, filtered=not forks)
+            outer = bubblewrap_command(self.path, STATUS, filtered=not forks)
             environment = {"PATH": "/usr/bin:/bin"}
             return spawn(
                 outer + command,
@@ -99,7 +228,7 @@ class Enclosure:
                 prepare=lambda: None if forks else _set_limits(self.limits(limits)),
                 status_survives=True,
             )
-        environment = {**bubblewrap.ENVIRONMENT, "HOME": "/", "TMPDIR": folder or "/tmp"}
+        environment = {**ENVIRONMENT, "HOME": "/", "TMPDIR": folder or "/tmp"}
         ruleset = -1
         if self.tier == LANDLOCK and folder:
             ruleset = self._ruleset(children, folder)
@@ -109,13 +238,13 @@ class Enclosure:
         def give_up_rights() -> None:
             if not forks:
                 _set_limits(self.limits(limits))
-            linux.no_new_privileges()
-            linux.drop_capabilities()
+            kernel.no_new_privileges()
+            kernel.drop_capabilities()
             if self.tier == LANDLOCK:
-                landlock.apply_landlock(ruleset)
+                kernel.apply_landlock(ruleset)
                 if not forks:
-                    filter_ = seccomp.build_filter(shared_pids=True, shared_files=True, children=children)
-                    linux.install_filter(seccomp.filter_for_pid(filter_, os.getpid()))
+                    filter_ = kernel.build_filter(shared_pids=True, shared_files=True, children=children)
+                    kernel.install_filter(kernel.filter_for_pid(filter_, os.getpid()))
 
         try:
             return spawn(command, environment, descriptors, folder=folder or "/", prepare=give_up_rights)
@@ -141,7 +270,7 @@ class Enclosure:
         if self.namespaces and _kernel() >= (5, 14):
             return 3  # bubblewrap's init, a fork server, the program
         if time.monotonic() - self._tasks[0] > _COUNT_SECONDS:
-            self._tasks = time.monotonic(), linux.tasks_of_this_user()
+            self._tasks = time.monotonic(), kernel.tasks_of_this_user()
         return self._tasks[1] + 3
 
     def _kept(self, key: tuple, make: Callable[[], int]) -> int:
@@ -151,8 +280,8 @@ class Enclosure:
         return self._files[key]
 
     def _arguments(self, scratch_bytes: int, toolchain: bool, forks: bool) -> int:
-        return linux.memory_file(
-            bubblewrap.bubblewrap_arguments(
+        return kernel.memory_file(
+            bubblewrap_arguments(
                 self.interpreter.path,
                 self.interpreter.roots,
                 scratch_bytes,
@@ -165,8 +294,8 @@ class Enclosure:
     def _ruleset(self, toolchain: bool, folder: str | None) -> int:
         own = [*self.interpreter.roots, self.interpreter.path]
         system = ["/usr"] if toolchain else []
-        read = [*bubblewrap.SYSTEM, *bubblewrap.READABLE, *own, *system, *bubblewrap.DEVICES]
-        ruleset = landlock.landlock_rules(read, write=["/dev/null"], folder=folder)
+        read = [*SYSTEM, *READABLE, *own, *system, *DEVICES]
+        ruleset = kernel.landlock_rules(read, write=["/dev/null"], folder=folder)
         try:
             return fcntl.fcntl(ruleset, fcntl.F_DUPFD_CLOEXEC, _HIGH)
         finally:

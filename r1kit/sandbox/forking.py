@@ -23,13 +23,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from r1kit.sandbox import linux, seccomp
-from r1kit.sandbox.alone import OneShotRunner
-from r1kit.sandbox.enclosure import Enclosure
-from r1kit.sandbox.frames import Reply, Request
-from r1kit.sandbox.spawn import STATUS
-from r1kit.sandbox.verdicts import MIB, Execution, Limits, Verdict
-from r1kit.sandbox.watch import execution_of, watch
+from r1kit.sandbox import kernel
+from r1kit.sandbox.enclosure import STATUS, Enclosure
+from r1kit.sandbox.execution import MIB, Execution, Limits, Reply, Request, Verdict
+from r1kit.sandbox.one_shot import OneShotRunner, execution_of, watch
 
 SERVER = Path(__file__).with_name("fork_server.py")
 RUNS_PER_SERVER = 500
@@ -65,7 +62,7 @@ class ForkingRunner:
         if self._control is not None:
             self._control.close()
             self._control = None
-            linux.reap()
+            kernel.reap()
 
     def _run(self, request: Request, owners: Mapping[int, int]) -> Reply:
         if self._runs >= RUNS_PER_SERVER:
@@ -73,15 +70,15 @@ class ForkingRunner:
         control = self._control or self._start()
         self._runs += 1
         with contextlib.ExitStack() as cleanup:
-            payload = linux.memory_file(request.payload or b"\n")
-            stdin = linux.memory_file(request.stdin)
+            payload = kernel.memory_file(request.payload or b"\n")
+            stdin = kernel.memory_file(request.stdin)
             (stdout, program_stdout), (stderr, program_stderr) = os.pipe(), os.pipe()
             for descriptor in (payload, stdin, stdout, stderr):
                 cleanup.callback(os.close, descriptor)
             scratch = request.limits.scratch_bytes if self.enclosure.scratch else 0
             order = {"limits": self.enclosure.limits(request.limits), "scratch": scratch}
             order["files"] = request.limits.scratch_files
-            starved_before, began = linux.oom_kills(), time.monotonic()
+            starved_before, began = kernel.oom_kills(), time.monotonic()
             try:
                 streams = [stdin, program_stdout, program_stderr, payload]
                 socket.send_fds(control, [json.dumps(order).encode()], streams)
@@ -97,7 +94,7 @@ class ForkingRunner:
             if os.lseek(payload, 0, os.SEEK_CUR) == 0:
                 said = watched.stderr.decode("utf-8", "replace")[-300:] or f"exit code {code}"
                 return Reply(Execution(Verdict.INFRA, seconds=seconds, detail=f"did not start: {said}"))
-            starved = linux.oom_kills() > starved_before
+            starved = kernel.oom_kills() > starved_before
             return Reply(
                 execution_of(watched, code, request.limits, seconds=seconds, used=used, starved=starved)
             )
@@ -105,10 +102,10 @@ class ForkingRunner:
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         null = os.open(os.devnull, os.O_RDWR)
-        errors = linux.memory_file(sealed=False)
+        errors = kernel.memory_file(sealed=False)
         # Runs of one server share its process numbers in any tier.
-        filter_ = seccomp.build_filter(shared_pids=True, shared_files=not self.enclosure.namespaces)
-        arguments = [filter_.hex(), str(seccomp.PID_PLACEHOLDER), str(linux.CAPSET[platform.machine()])]
+        filter_ = kernel.build_filter(shared_pids=True, shared_files=not self.enclosure.namespaces)
+        arguments = [filter_.hex(), str(kernel.PID_PLACEHOLDER), str(kernel.CAPSET[platform.machine()])]
         arguments += [":".join(self.enclosure.interpreter.packages)]
         try:
             self.enclosure.start(
@@ -126,7 +123,7 @@ class ForkingRunner:
                 raise OSError(f"the fork server did not start: {said}") from None
         except BaseException:
             ours.close()
-            linux.reap()
+            kernel.reap()
             raise
         finally:
             theirs.close()

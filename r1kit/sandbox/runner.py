@@ -15,9 +15,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from r1kit.sandbox import tiers
-from r1kit.sandbox.client import Broker, BrokerError
-from r1kit.sandbox.frames import Request
-from r1kit.sandbox.verdicts import GIB, MIB, Execution, Limits, Verdict
+from r1kit.sandbox.broker import Broker, BrokerError
+from r1kit.sandbox.execution import GIB, MIB, Execution, Limits, Request, Verdict
 
 MOST_WORKERS = 32
 COMPILER_LIMITS = Limits(

@@ -3,6 +3,8 @@
 What a kernel, a container runtime and a distribution allow cannot be told from version numbers (Ubuntu's
 AppArmor, docker's seccomp profile, a masked /proc). So each tier runs a program that tries what it must
 not be able to do.
+
+Where this machine runs model-written programs: for `run.json`, and as a line of the doctor.
 """
 
 from __future__ import annotations
@@ -13,14 +15,18 @@ import sys
 import tempfile
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from r1kit.sandbox.bubblewrap import bubblewrap_path
-from r1kit.sandbox.client import Broker, BrokerError, Configuration
-from r1kit.sandbox.enclosure import BUBBLEWRAP, LANDLOCK, NO_PROC, UNSAFE
-from r1kit.sandbox.frames import Request
-from r1kit.sandbox.landlock import landlock_version
-from r1kit.sandbox.seccomp import filter_supported
-from r1kit.sandbox.verdicts import Limits, Verdict
+from r1kit.sandbox.broker import Broker, BrokerError, Configuration
+from r1kit.sandbox.enclosure import BUBBLEWRAP, LANDLOCK, NO_PROC, UNSAFE, bubblewrap_path
+from r1kit.sandbox.execution import Limits, Request, Verdict
+from r1kit.sandbox.kernel import filter_supported, landlock_version
+
+if TYPE_CHECKING:
+    from r1kit.machine.doctor import Check
+    from r1kit.settings import Profile
+    from r1kit.settings.machine import SandboxSettings
+
 
 NAMES = (BUBBLEWRAP, NO_PROC, LANDLOCK)
 _PROBE = """
@@ -164,3 +170,32 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+CODE_REWARDS = ("code", "binary_code", "naive_code")
+
+
+def record(settings: SandboxSettings) -> dict[str, Any]:
+    """`{"tier", "reason"}` of the isolation in use; the tier is None where nothing works, and why."""
+    try:
+        tier = choose(settings.tier, unsafe=settings.unsafe, fork_server=settings.fork_server)
+    except LookupError as error:
+        return {"tier": None, "reason": str(error)}
+    return {"tier": tier.name, "reason": tier.reason}
+
+
+def check(profile: Profile) -> Check:
+    """Whether programs can be isolated: a must where the profile rewards code, else a warning."""
+    from r1kit.machine.doctor import Check  # needs psutil, which a broker is without
+
+    found = record(profile.machine.sandbox)
+    tier, reason = found["tier"], found["reason"]
+    want = BUBBLEWRAP
+    if tier is None:
+        needed = any(reward.name in CODE_REWARDS for reward in profile.grpo.rewards)
+        level = "fail" if needed or profile.grpo.programs else "warn"
+        return Check("sandbox", False, "none", want, f"{reason}; as root: apt-get install bubblewrap", level)
+    if tier == want or profile.machine.sandbox.tier == tier:
+        return Check("sandbox", True, f"{tier} ({reason})")
+    do = "it is good enough to go on; stronger with bubblewrap (as root: apt-get install bubblewrap)"
+    return Check("sandbox", False, f"{tier} ({reason})", want, do, "warn")

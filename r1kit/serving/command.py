@@ -19,7 +19,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from r1kit.machine.masks import mask
+from r1kit.machine.devices import mask
 from r1kit.serving.server import KEY, secret
 from r1kit.settings.machine import MachineSettings
 

@@ -31,7 +31,7 @@ import psutil
 
 from r1kit.runs import outcome, processes, weight_versions
 from r1kit.runs.files import read_json, write_json_atomic
-from r1kit.runs.fingerprint import model_fingerprint
+from r1kit.runs.weight_versions import model_fingerprint
 from r1kit.serving import diagnosis
 from r1kit.serving.command import make_secret, server_command, server_environment
 from r1kit.serving.server import RESTART, STATE

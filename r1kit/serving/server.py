@@ -6,12 +6,21 @@ folder:
     server.json     the keeper's: state, message, urls, pids, model, fingerprint, restarts (see `keeper`)
     api_key         the secret for /v1, if there is one
     restart.json    a trainer's: "it does not answer, start it again"; gone once the keeper has read it
+
+A server on a Slurm node of its own: what it needs that one beside the trainer does not.
+
+`launch(serving=True)` starts the keeper there with srun. Everything it says reaches us through the server's
+folder, which all nodes see; what we want of it goes the same way, because no signal crosses nodes.
+
+Starting a server: under the supervisor from a notebook, or in the foreground from the command line.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,9 +29,11 @@ from typing import Any
 
 import psutil
 
-from r1kit.runs import processes
-from r1kit.runs.files import read_json, write_json_atomic
-from r1kit.runs.launch import Job, JobFailed
+from r1kit.runs import nodes, processes
+from r1kit.runs.files import read_json, write_json_atomic, write_text_atomic
+from r1kit.runs.folder import runs_folder
+from r1kit.runs.launch import Job, JobFailed, launch
+from r1kit.settings import Problem, SettingsError, yaml_dump
 from r1kit.settings.machine import MachineSettings
 
 STATE, KEY, RESTART = "server.json", "api_key", "restart.json"
@@ -198,3 +209,116 @@ def exposure(machine: MachineSettings) -> str:
         f"...) are open, and {guard}: whoever reaches the port can replace the weights and run the worker's "
         "functions. Keep it in a private network."
     )
+
+
+def node_for_servers() -> str:
+    """The node of this Slurm job on which a server will run; "" where it runs beside the trainer."""
+    found = nodes.allocated()
+    return found.servers[0] if found and found.servers else ""
+
+
+def check_reachable(machine: MachineSettings) -> None:
+    """Refuse a server that the trainers' nodes could not reach, before anything starts.
+
+    Neither is changed silently: who listens to other machines lets them replace the weights, and which disk
+    all nodes share is the site's to know.
+
+    Raises:
+        SettingsError: it would listen to its own node only, or take weights from its own node's memory.
+    """
+    problems = []
+    if is_loopback(machine.server.host):
+        message = (
+            "The server has a node of its own (server_nodes of the site file), and the trainers' nodes could "
+            "not reach it. Whoever reaches that address can replace the weights: a private network only."
+        )
+        problems.append(
+            Problem("machine.yaml", "server.host", machine.server.host, "0.0.0.0", message=message)
+        )
+    sync = machine.weight_sync
+    if sync.transport == "file" and sync.folder is None:
+        message = (
+            "The server has a node of its own, and weights in the memory of the trainer's node (/dev/shm) do "
+            "not reach it."
+        )
+        allowed = "a folder on a disk that all nodes share"
+        problems.append(Problem("machine.yaml", "weight_sync.folder", "null", allowed, message=message))
+    if problems:
+        raise SettingsError(problems)
+
+
+class NoServerInProfile(ValueError):
+    """A server was asked for that the profile does not describe."""
+
+    exit_code = 2
+
+
+def serve(
+    folder: str | Path,
+    machine: MachineSettings,
+    model: str | Path,
+    *,
+    heading: dict[str, Any] | None = None,
+    tell: Callable[[str], None] = print,
+) -> Server:
+    """Start the server of `machine` with `model` under the supervisor and return at once.
+
+    Args:
+        folder: gets resolved.yaml, server.json, train.log and the key.
+        model: a folder, or a hub id.
+        heading: what resolved.yaml says beside `machine` and `inputs`.
+        tell: gets a line whenever there is news of the start.
+
+    Raises:
+        NoServerInProfile: machine.yaml has no `server`.
+        SettingsError: it would run on a Slurm node of its own, where the trainers could not reach it.
+    """
+    if machine.server is None:
+        raise NoServerInProfile("machine.yaml of this profile has no `server`; --profile cpu-cluster has one")
+    if node := node_for_servers():
+        check_reachable(machine)
+    folder = Path(folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / STATE).unlink(missing_ok=True)
+    name = str(Path(model).resolve()) if Path(model).exists() else str(model)
+    content = {**(heading or {}), "inputs": {"model": name}, "machine": machine.model_dump(mode="json")}
+    write_text_atomic(folder / "resolved.yaml", yaml_dump(content))
+    environment = {**machine.environment, **machine.server.environment}
+    job = launch(
+        "r1kit.serving.keeper",
+        folder,
+        environment=environment,
+        grace=GRACE,
+        accelerate=False,
+        serving=True,
+    )
+    return Server(job, machine, tell, node)
+
+
+def new_folder(profile: str) -> Path:
+    """A folder for a server outside any run: `runs/servers/<time>-<profile>`."""
+    return runs_folder() / "servers" / f"{time.strftime('%Y%m%d-%H%M%S')}-{profile}"
+
+
+def stay(server: Server, when_ready: Callable[[], None]) -> int:
+    """Wait until the server is ready, call `when_ready`, and wait for its end; the exit code for a shell.
+
+    Ctrl-C and SIGTERM end the server first.
+    """
+
+    def terminate(number: int, _frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        server.wait_ready()
+        when_ready()
+        server.job.wait()
+    except JobFailed as error:
+        print(error, file=sys.stderr)
+        return error.returncode
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    finally:
+        server.stop()
+    return 0

@@ -3,13 +3,28 @@
 Every row is the model's own config.json. A test holds each to the totals in the tables that the plan's
 formulas were checked with (7.615 / 7.070 billion for Qwen2.5-7B, 8.030 / 7.505 for Llama-3.1-8B,
 4.022 / 4.022 for Qwen3-4B, 1.544 / 1.544 for Qwen2.5-1.5B; all parameters / those in matrix products).
+
+Lengths of documents as a histogram, and what padding, packing and truncation make of them.
+
+A training step costs its slots, not its tokens. So the gain of packing is the ratio of two fills, which a
+histogram of lengths decides: for documents of one length there is none. The guide's "38x" is more than any
+histogram of long traces gives (docs/big-machine.md, last table).
+
+What is known of the lengths of each data source's traces: measured here, or published means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import bisect
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import NormalDist
 from typing import Any
+
+from r1kit.settings.errors import Problem, SettingsError
 
 
 @dataclass(frozen=True)
@@ -139,3 +154,208 @@ def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
         qk_norm=config.get("model_type") == "qwen3",
         rope_theta=float(config.get("rope_theta") or rope.get("rope_theta") or 1e4),
     )
+
+
+SAMPLE = 2000
+"""Documents that packing is tried on: enough for a fill within 1%, packed in a hundredth of a second."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """A histogram: `share[i]` of the documents have `tokens[i]` tokens; ascending, shares sum to 1."""
+
+    tokens: tuple[int, ...]
+    share: tuple[float, ...]
+    source: str = ""
+
+    @property
+    def mean(self) -> float:
+        """Mean tokens of a document."""
+        return sum(n * p for n, p in zip(self.tokens, self.share, strict=True))
+
+    @property
+    def attended(self) -> float:
+        """sum(n^2) / sum(n): the length that attention costs as much as."""
+        return sum(n * n * p for n, p in zip(self.tokens, self.share, strict=True)) / self.mean
+
+    def cut(self, most: int) -> Lengths:
+        """Every document truncated to `most` tokens."""
+        below = [(n, p) for n, p in zip(self.tokens, self.share, strict=True) if n < most]
+        rest = 1 - sum(p for _, p in below)
+        kept = [*below, (most, rest)] if rest > 1e-12 else below
+        return Lengths(tuple(n for n, _ in kept), tuple(p for _, p in kept), self.source)
+
+    def dropped(self, most: int) -> float:
+        """Share of all tokens that truncation to `most` throws away."""
+        return 1 - self.cut(most).mean / self.mean
+
+    def longer(self, most: int) -> float:
+        """Share of documents longer than `most`."""
+        return sum(p for n, p in zip(self.tokens, self.share, strict=True) if n > most)
+
+    def quantiles(self, count: int) -> list[int]:
+        """`count` documents spread evenly over the distribution."""
+        sums, total = [], 0.0
+        for p in self.share:
+            total += p
+            sums.append(total)
+        last = len(sums) - 1
+        return [
+            self.tokens[min(last, bisect.bisect_left(sums, (i + 0.5) / count * total))] for i in range(count)
+        ]
+
+
+def from_counts(pairs: Iterable[Sequence[float]], source: str) -> Lengths:
+    """A histogram from (tokens, documents) pairs in any order.
+
+    Raises ValueError if there is no document or a length is not positive.
+    """
+    counts: dict[int, float] = {}
+    for tokens, documents in pairs:
+        counts[int(tokens)] = counts.get(int(tokens), 0) + documents
+    total = sum(counts.values())
+    if total <= 0 or min(counts) <= 0:
+        raise ValueError(f"{source}: a length histogram is a list of [tokens, documents], all positive")
+    ordered = sorted(counts)
+    return Lengths(tuple(ordered), tuple(counts[n] / total for n in ordered), source)
+
+
+def read_lengths(path: str | Path) -> Lengths:
+    """A measured histogram from a JSON file: [[tokens, documents], ...].
+
+    Raises SettingsError if the file is not one.
+    """
+    try:
+        return from_counts(json.loads(Path(path).read_text(encoding="utf-8")), str(path))
+    except (OSError, ValueError, TypeError) as error:
+        form = "a JSON list of [tokens, documents]"
+        raise SettingsError([Problem("--lengths", str(path), found=str(error), allowed=form)]) from error
+
+
+def log_normal(parts: Sequence[tuple[float, float]], spread: float, source: str) -> Lengths:
+    """A mixture of log-normals, each (documents, mean tokens), all with the same `spread` (sigma of the log).
+
+    It stands in where only means are published; a measured histogram replaces it.
+    """
+    pairs, normal = [], NormalDist()
+    for documents, mean in parts:
+        centre = math.log(mean) - spread**2 / 2
+        points = [(i + 0.5) / 200 for i in range(200)]
+        raw = [math.exp(centre + spread * normal.inv_cdf(p)) for p in points]
+        scale = mean * len(raw) / sum(raw)  # the cut tails would otherwise lower the mean
+        pairs += [(max(1, round(n * scale)), documents / len(raw)) for n in raw]
+    return from_counts(pairs, source)
+
+
+def padded_fill(lengths: Lengths, rows: int) -> float:
+    """Share of slots that hold tokens when `rows` documents are padded to the longest of them.
+
+    The expected longest of n independent draws is exact: sum over x of x (F(x)^n - F(x-)^n).
+    """
+    longest, below = 0.0, 0.0
+    total = sum(lengths.share)
+    cumulated = 0.0
+    for tokens, share in zip(lengths.tokens, lengths.share, strict=True):
+        cumulated += share / total
+        now = min(1.0, cumulated) ** rows
+        longest += tokens * (now - below)
+        below = now
+    return lengths.mean / longest
+
+
+def packed_fill(lengths: Lengths, row: int) -> float:
+    """Share of slots filled by best-fit decreasing into rows of `row` tokens, as TRL's `bfd` packs."""
+    rooms: list[int] = []  # ascending free slots of open rows
+    documents = sorted((min(n, row) for n in lengths.quantiles(SAMPLE)), reverse=True)
+    rows = 0
+    for n in documents:
+        place = bisect.bisect_left(rooms, n)
+        if place == len(rooms):
+            rows += 1
+            room = row - n
+        else:
+            room = rooms.pop(place) - n
+        if room:
+            bisect.insort(rooms, room)
+    return sum(documents) / (rows * row)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What packing is worth: fills are shares of slots that hold tokens, `gain` is their ratio."""
+
+    padded: float
+    packed: float
+    gain: float
+    bound: float
+    dropped: float
+
+
+def packing_gain(lengths: Lengths, row: int, rows: int, strategy: str = "bfd") -> Packing:
+    """Padding against packing at the same row length and rows a batch.
+
+    `bound` is 1 / padded fill: no way of packing can gain more. `dropped` is the share of tokens that is
+    truncated away (0 for `wrapped` and `bfd_split`, which keep every token).
+    """
+    kept = lengths.cut(row)
+    padded = padded_fill(kept, rows)
+    packed = 1.0 if strategy in ("wrapped", "bfd_split") else packed_fill(kept, row)
+    dropped = 0.0 if strategy in ("wrapped", "bfd_split") else lengths.dropped(row)
+    return Packing(padded, packed, packed / padded, 1 / padded, dropped)
+
+
+# 3,000 verified traces of cpu-tiny with their prompts, by its tokenizer, 2026-11-24.
+STORIES = (
+    (42, 455), (48, 1068), (54, 603), (60, 165), (66, 297), (72, 41), (78, 260), (84, 111),
+)  # fmt: skip
+# The longest prompt and answer among them.
+STORY_PROMPT, STORY_ANSWER = 36, 46
+# Rows and mean tokens of Mixture-of-Thoughts: the sizes on its card (3.87, 1.60, 1.59 GB) at 3.49 bytes a
+# token, which is 7.06 GB over the 2.02 billion tokens that the guide packed.
+MIXTURE = {"code": (83_070, 13_400), "math": (93_733, 4_900), "science": (172_514, 2_600)}
+# A fifth of CodeForces-CoTs exceeds 20,000 tokens (open-r1's third update): a log-normal of that mean does so
+# with a spread of about 0.7. Taken for all three; a measured histogram would be better.
+SPREAD = 0.7
+# open-r1's card: about 100,000 traces; their mean is taken from Mixture-of-Thoughts' part on code.
+CODEFORCES = (100_000, 13_400)
+# Problems of its parts (its card); the traces are those of Mixture-of-Thoughts' mathematics.
+OPENR1_MATH = {"default": 93_733, "all": 225_129, "extended": 131_396}
+KEPT = 0.74
+"""Share of cpu-tiny's traces that rejection sampling leaves: 10,333 of 14,000, 2026-11-24."""
+
+
+def parts_of(source: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """(documents, mean tokens) of one entry of `traces_from`; empty where nothing is known."""
+    weight, most = source.get("weight", 1.0), source.get("most") or float("inf")
+    if source["dataset"] == "open-r1/Mixture-of-Thoughts":
+        config = source.get("config", "default")
+        chosen = list(MIXTURE.values()) if config == "all" else [MIXTURE[config]] if config in MIXTURE else []
+    elif source["dataset"] == "open-r1/OpenR1-Math-220k":
+        chosen = [(OPENR1_MATH.get(source.get("config", "default"), 0), MIXTURE["math"][1])]
+    elif source["dataset"] == "open-r1/codeforces-cots":
+        chosen = [CODEFORCES]
+    else:
+        return []  # a file of one's own
+    total = sum(documents for documents, _ in chosen) * weight
+    scale = weight * min(1.0, most / total) if total else 0.0
+    return [(documents * scale, mean) for documents, mean in chosen]
+
+
+def trace_lengths(data: Mapping[str, Any]) -> Lengths | None:
+    """The length histogram of data.yaml's traces, prompt included; None where nothing is known.
+
+    data: the values of data.yaml with either `source`.
+    """
+    if data["source"] == "stories":
+        return from_counts(STORIES, "3,000 traces of cpu-tiny, measured 2026-11-24")
+    parts = [part for source in data["traces_from"] for part in parts_of(source)]
+    if not parts:
+        return None
+    return log_normal(parts, SPREAD, f"published means, log-normal with spread {SPREAD}: an assumption")
+
+
+def trace_count(data: Mapping[str, Any]) -> int:
+    """Traces of one epoch of SFT."""
+    if data["source"] == "stories":
+        return round(data["traces"] * KEPT)
+    return round(sum(n for source in data["traces_from"] for n, _ in parts_of(source)))

@@ -1,15 +1,148 @@
-"""machine.yaml: the only file of a profile that knows what it runs on."""
+"""machine.yaml: the only file of a profile that knows what it runs on.
+
+The cluster part of machine.yaml: which devices serve and which train, the vLLM server, the way of weights.
+
+All of it is optional. Without `server` a profile generates inside the trainer, as cpu-tiny does. What TRL
+names already (`use_vllm`, `vllm_mode`, `vllm_group_port`, ...) stands in grpo.yaml.
+
+What `r1kit plan` is told in machine.yaml because it cannot be computed.
+
+A site file: what a cluster wants to hear from a job, kept apart from the profiles because it is no setting
+of a training.
+
+`sites/<name>.yaml`, by name or path. Network cards need variables that differ from site to site (the GID
+index most of all): they stand here and nowhere else.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from r1kit.settings.cluster import EnvironmentText, LayoutSettings, ServerSettings, WeightSyncSettings
-from r1kit.settings.planning import AcceleratorName, PlanSettings
-from r1kit.settings.stage_names import STAGES
-from r1kit.settings.strict import Positive, Settings
+from r1kit.settings.errors import Problem, SettingsError, display_path, nearest_name
+from r1kit.settings.pipelines import STAGES
+from r1kit.settings.validation import Positive, Seconds, Settings, Source, settings_of
+
+# An environment variable is text, but nobody writes OMP_NUM_THREADS: "1".
+EnvironmentText = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
+Devices = list[Annotated[int, Field(ge=0)]]
+
+
+class LayoutSettings(Settings):
+    """Which GPUs of the machine do what, by their numbers without any mask; a CPU has none to share."""
+
+    serve: Devices = Field(description="Devices of the vLLM server; empty where it runs inside the trainer.")
+    train: Annotated[Devices, Field(min_length=1)] = Field(description="One training process on each.")
+
+
+class ServerSettings(Settings):
+    """A vLLM server beside the trainer, started with `r1kit serve` or by the lesson."""
+
+    replicas: Positive = Field(
+        default=1,
+        description="Servers, each with the whole model; vLLM's own data parallelism refuses dense models.",
+    )
+    tensor_parallel_size: Positive = Field(default=1, description="Devices over which one replica is cut.")
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address the server listens on. Anyone who reaches it may replace the weights.",
+    )
+    port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="Port of the first replica, the next ones follow; 0 takes free ones.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Type of the served weights; `auto` takes the model's own."
+    )
+    max_model_len: Positive = Field(description="Tokens of the longest prompt and completion together.")
+    max_num_seqs: Positive | None = Field(
+        default=None, description="Completions in flight at once in a replica; null: vLLM decides."
+    )
+    gpu_memory_utilization: float | None = Field(
+        default=None, gt=0, le=1, description="Share of a device's memory for weights and KV cache."
+    )
+    kv_cache_gib: float | None = Field(
+        default=None, gt=0, description="KV cache of a replica in GiB, instead of a share of the memory."
+    )
+    eager: bool = Field(
+        default=False, description="Neither compile nor capture graphs: starts sooner, generates more slowly."
+    )
+    shared_secret: bool = Field(
+        default=True, description="Ask for a key on /v1; vLLM leaves its development endpoints open."
+    )
+    environment: dict[str, EnvironmentText] = Field(
+        default_factory=dict, description="Environment variables of the server, on top of the profile's."
+    )
+    arguments: dict[str, str | int | float | bool] = Field(
+        default_factory=dict,
+        description="Further options of vLLM's server by their long names, without dashes in front.",
+    )
+    start_seconds: Seconds = Field(default=600, description="Longest wait until a server is ready.")
+    health_seconds: Seconds = Field(
+        default=60, description="Longest silence on /health before a server counts as dead."
+    )
+    generation_seconds: Seconds = Field(default=900, description="Longest time of one batch of rollouts.")
+    sync_seconds: Seconds = Field(default=120, description="Longest time of one transfer of the weights.")
+    restart: bool = Field(
+        default=False, description="Start a server again that died; the same run then goes on."
+    )
+    restarts: int = Field(default=3, ge=0, description="How often, before the run stops.")
+
+
+class WeightSyncSettings(Settings):
+    """How the trainer's weights reach the server, and when the two count as apart."""
+
+    transport: Literal["file", "nccl"] = Field(
+        default="file",
+        description="`file`: through a folder both see, works everywhere; `nccl`: TRL's own way, GPUs only.",
+    )
+    folder: str | None = Field(
+        default=None, description="Folder of the transport `file`; null: shared memory (/dev/shm)."
+    )
+    drift: float = Field(
+        default=0.1,
+        gt=0,
+        description="Stop when the mean importance ratio of trainer and server leaves 1, or their "
+        "log-probabilities differ on average, by more than this.",
+    )
+
+
+def grpo_processes(layout: LayoutSettings | None, processes: int) -> int:
+    """Training processes of GRPO: one on each device of `layout.train`, else as many as accelerate's.
+
+    Base model and SFT train on all `processes`: no server runs beside them.
+    """
+    return len(layout.train) if layout else processes
+
+
+AcceleratorName = Literal["mi300x", "mi325x", "mi350x", "mi355x", "h100", "h200", "b200", "l4", "cpu"]
+"""Rows of the device table, `r1kit.machine.speed.DEVICES` (a test holds the two equal)."""
+
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+
+
+class PlanSettings(Settings):
+    """Numbers for `r1kit plan`. Write a comment beside each that says where it is from."""
+
+    train_share: PositiveShare | None = Field(
+        default=None,
+        description="Share of the peak that training reaches, recomputation included; null: device table.",
+    )
+    decode_share: PositiveShare | None = Field(
+        default=None, description="Share of the memory bandwidth that generation reaches; null: device table."
+    )
+    sft_step_seconds: float | None = Field(
+        default=None, gt=0, description="A measured SFT step; hours and MFU then come from it."
+    )
+    mean_completion: PositiveShare = Field(
+        default=0.5,
+        description="Mean length of a GRPO completion over max_completion_length: 0.5 is uniform lengths.",
+    )
 
 
 class SandboxSettings(Settings):
@@ -75,3 +208,68 @@ class MachineSettings(Settings):
     plan: PlanSettings = Field(
         default_factory=PlanSettings, description="What `r1kit plan` assumes on this machine."
     )
+
+
+SITE_ROOT = Path(__file__).resolve().parents[2] / "sites"
+Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)]
+
+
+class Site(Settings):
+    """What `r1kit run --on slurm` asks the cluster for."""
+
+    partition: str | None = Field(default=None, description="Slurm's partition; null: the default one.")
+    account: str | None = Field(default=None, description="Whom the hours are charged to.")
+    time: str = Field(
+        default="24:00:00",
+        pattern=r"^(\d+-)?\d{1,2}(:\d{2}){0,2}$|^\d+$",
+        description="Limit of one start of the job; a run that needs longer is requeued and goes on.",
+    )
+    server_nodes: int = Field(
+        default=0, ge=0, description="Nodes for the vLLM servers, beside the trainer's num_machines."
+    )
+    gpus_per_node: Positive | None = Field(default=None, description="GPUs of a node; null asks for none.")
+    cpus_per_node: Positive | None = Field(default=None, description="Cores of a node; null: all of them.")
+    options: dict[str, Text | bool] = Field(
+        default_factory=dict,
+        description="Further options of sbatch by their long names, without dashes: {constraint: mi350x}.",
+    )
+    setup: list[str] = Field(
+        default_factory=list, description="Lines of bash before everything else: module load rocm."
+    )
+    environment: dict[str, Text] = Field(
+        default_factory=dict, description="Variables of every node: network cards, NCCL, RCCL."
+    )
+    requeues: int = Field(
+        default=20, ge=0, description="How often a run is put back into the queue at its time limit."
+    )
+
+
+def load_site(name_or_path: str) -> Site:
+    """The site of that name in sites/, or in that file; without a name one with every default.
+
+    Raises:
+        SettingsError: there is no such file, or something in it is wrong; all problems at once.
+    """
+    if not name_or_path:
+        return Site()
+    path = Path(name_or_path).expanduser()
+    if "/" not in name_or_path and not path.suffix:
+        path = SITE_ROOT / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in SITE_ROOT.glob("*.yaml"))
+        raise SettingsError(
+            [
+                Problem(
+                    name_or_path,
+                    "site",
+                    found="a folder" if path.is_dir() else "no such file or directory",
+                    allowed=", ".join([*known, "or the path of a site file"]),
+                    nearest=nearest_name(path.stem, known),
+                    message=f"Sites are files in {display_path(SITE_ROOT)}.",
+                )
+            ]
+        )
+    site, problems = settings_of(Site, Source("site", display_path(path)), {}, path)
+    if problems:
+        raise SettingsError(problems, f"bad site file {display_path(path)}")
+    return site

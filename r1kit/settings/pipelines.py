@@ -4,18 +4,224 @@ A stage takes its model and its data from the run's data stage (`base`, `traces`
 before it, so a pipeline can hold no cycle. What a stage does is said by sft.yaml, grpo.yaml and
 evaluation.yaml; its `set` replaces single values of those, and that of the pipeline those of every file.
 `--set pipeline.r1.cold_start.sft.max_steps=40` reaches into a stage.
+
+The lessons: their order, what each needs of those before it, and which settings its parameters change.
+
+A lesson is a stage of a run and a notebook of the same name; everything else about it is in the notebook.
+Settings files name lessons too (`model_name_or_path: 02_sft`), so the one list of them is here.
+
+Notebook parameters: names and types of the parameters cell, checked before a stage opens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from r1kit.settings.errors import Problem, describe, nearest_name
-from r1kit.settings.strict import Positive, Settings
+from r1kit.settings.errors import Problem, SettingsError, describe, nearest_name
+from r1kit.settings.validation import Positive, Settings
 from r1kit.settings.yaml import KeyPath
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A notebook parameter. With `setting` it overrides that key of the profile, unless it is None."""
+
+    kind: type
+    setting: str | None = None
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One lesson.
+
+    Attributes:
+        sections: settings files that it reads, its training's own first.
+        needs: earlier lessons whose results it reads, and the artifacts that its own are made from.
+        requires: a part of the settings that a profile may leave out and this lesson cannot do without.
+        knobs: its parameters beyond PROFILE and RUN_ID.
+        pipelines: it runs the pipelines of pipeline.yaml; "all" leaves it out, since each is a training of
+            its own.
+        programs: its kernel may run model-written programs, or judge answers that are programs.
+    """
+
+    name: str
+    question: str
+    sections: tuple[str, ...] = ()
+    needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    requires: str = ""
+    knobs: dict[str, Knob] = field(default_factory=dict)
+    pipelines: bool = False
+    programs: bool = False
+
+
+STAGES: dict[str, Lesson] = {
+    lesson.name: lesson
+    for lesson in (
+        Lesson("00_environment", "Can this machine do the lesson, and how long will it take?", ("machine",)),
+        Lesson(
+            "01_data",
+            "Where do reasoning traces come from, and which of them may we trust?",
+            ("data", "base"),
+            knobs={
+                "SLIP_RATE": Knob(float, "data.slip_rate"),
+                "HURRY_RATE": Knob(float, "data.hurry_rate"),
+                "TRACES": Knob(int, "data.traces"),
+            },
+        ),
+        Lesson(
+            "02_sft",
+            "What does a model learn from imitating traces?",
+            ("sft",),
+            needs={"01_data": ("model", "traces")},
+            knobs={
+                "LEARNING_RATE": Knob(float, "sft.learning_rate"),
+                "MAX_STEPS": Knob(int, "sft.max_steps"),
+            },
+        ),
+        Lesson(
+            "03_vllm",
+            "What is a rollout, and what does it cost?",
+            ("evaluation",),
+            needs={"01_data": ("model",), "02_sft": ("model",)},
+            knobs={"PROMPTS": Knob(int), "GROUP_SIZE": Knob(int)},
+        ),
+        Lesson(
+            "04_grpo",
+            "How does a reward make a model reason better than its teacher?",
+            ("grpo",),
+            needs={"01_data": ("prompts",), "02_sft": ("model",)},
+            requires="grpo.collapse",
+            knobs={
+                "LEARNING_RATE": Knob(float, "grpo.learning_rate"),
+                "MAX_STEPS": Knob(int, "grpo.max_steps"),
+                "GROUP_SIZE": Knob(int, "grpo.num_generations"),
+            },
+            programs=True,
+        ),
+        Lesson(
+            "04b_rewards",
+            "What does a reward really teach?",
+            ("grpo", "sft", "data"),
+            needs={"01_data": ("model",), "02_sft": ("model",)},
+            requires="grpo.programs",
+            knobs={
+                "MAX_STEPS": Knob(int, "grpo.programs.max_steps"),
+                "CASES": Knob(int, "grpo.programs.cases"),
+            },
+            programs=True,
+        ),
+        Lesson(
+            "05_evaluation",
+            "Did it really get better, and how sure are we?",
+            ("evaluation",),
+            needs={"01_data": ("model",), "02_sft": ("model",), "04_grpo": ("model",)},
+            knobs={
+                "PROBLEMS_PER_LEVEL": Knob(int, "evaluation.problems_per_level"),
+                "SAMPLES": Knob(int, "evaluation.samples"),
+            },
+            programs=True,
+        ),
+        Lesson(
+            "06_pipeline",
+            "How do imitation and reinforcement become one training?",
+            knobs={"PIPELINE": Knob(str), "ALSO": Knob(list)},
+            pipelines=True,
+        ),
+    )
+}
+"""The lessons by name, in order."""
+
+STAGE_OF_SECTION = {"base": "01_data", "sft": "02_sft", "grpo": "04_grpo"}
+"""The lesson that trains with each trainer's file; the file's name is also its checkpoint's in tables."""
+
+MODEL_STAGES = tuple(STAGE_OF_SECTION.values())
+"""Lessons that leave a model behind, so that `model_name_or_path` may name them."""
+
+PIPELINE_STAGE = "06_pipeline"
+"""The lesson that runs the pipelines of pipeline.yaml."""
+
+DEFAULT_PIPELINE = "r1"
+"""The pipeline of a run that names none, and of the notebook's parameters cell."""
+
+
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "True or False",
+    list: "a list",
+    dict: "a dictionary",
+}
+REQUIRED = ("PROFILE", "RUN_ID")
+
+
+def check_parameters(stage: str, given: Mapping[str, Any], declared: Mapping[str, type]) -> dict[str, Any]:
+    """Return the values of all declared parameters, each of its declared type.
+
+    Args:
+        stage: the notebook's name, for messages.
+        given: name -> value, as the parameters cell (or papermill) set them.
+        declared: name -> type.
+
+    Returns:
+        a value for every declared name; a whole number becomes a float where a number is declared; None for a
+        parameter that is not set or None, which keeps the profile's value.
+
+    Raises:
+        SettingsError: with every unknown name, wrong type, and PROFILE or RUN_ID that is not set.
+    """
+    problems: list[Problem] = []
+    values: dict[str, Any] = dict.fromkeys(declared)
+
+    def refuse(name: str, value: Any, **fields: str) -> None:
+        found = "nothing" if value is None else describe(value)
+        problems.append(Problem(f"notebooks/{stage}.ipynb", name, found=found, **fields))
+
+    for name in [name for name in given if name not in declared]:
+        nearest = nearest_name(name, declared)
+        message = f"{stage} has no such parameter."
+        refuse(name, given[name], allowed=", ".join(declared), nearest=nearest, message=message)
+    for name, kind in declared.items():
+        value = given.get(name)
+        if value is None:
+            if name in REQUIRED:
+                refuse(name, None, allowed=WORDS[kind], message="The parameters cell must set it.")
+        elif type(value) is kind:
+            values[name] = value
+        elif type(value) is int and kind is float:
+            values[name] = float(value)
+        else:
+            refuse(name, value, allowed=WORDS[kind], message=_how_to_write(name, value, kind))
+    if problems:
+        plural = "s" if len(problems) > 1 else ""
+        raise SettingsError(problems, f"{len(problems)} wrong parameter{plural} of {stage}")
+    return values
+
+
+def _how_to_write(name: str, value: Any, kind: type) -> str:
+    """The line that would be right, for the mistakes that papermill's options invite."""
+    if isinstance(value, str):
+        if kind is bool and value.lower() in ("true", "false"):
+            return f"It is text; write {name} = {value.capitalize()} without quotes."
+        if kind not in (int, float):
+            return ""
+        try:
+            kind(value)
+        except ValueError:
+            return "It is text, and no number can be read from it."
+        return f"It is text; write {name} = {value} without quotes (papermill: -p {name} {value}, not -r)."
+    if isinstance(value, float) and value.is_integer() and kind is int:
+        return f"Write it without a point or exponent: {name} = {int(value)}"
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and kind is str:
+        return f'It is a number; write it in quotes: {name} = "{value}" (papermill: -r {name} {value}).'
+    if isinstance(value, bool) and kind in (int, float):
+        return "True and False are no numbers."
+    return ""
+
 
 GIVEN = {"base": "model", "traces": "data", "prompts": "prompts"}
 """What the data stage provides, and as what it can serve."""
@@ -56,7 +262,7 @@ KINDS = {
         "r1kit.evaluation.rejection_sampling", "data", may_set=("grpo",), data="prompts"
     ),
     "pass_rate": Kind("r1kit.evaluation.rejection_sampling", "prompts", data="prompts"),
-    "merge_data": Kind("r1kit.training.merge_data", "data"),
+    "merge_data": Kind("r1kit.pipeline.merge_data", "data"),
     "evaluate": Kind("r1kit.evaluation.checkpoints", "answers", "evaluation", ("evaluation",)),
 }
 """The kinds of stages that a pipeline may have."""

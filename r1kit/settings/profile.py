@@ -1,29 +1,195 @@
-"""Load a profile: read its files, apply overrides, check types and rules, report every problem at once."""
+"""Load a profile: read its files, apply overrides, check types and rules, report every problem at once.
+
+accelerate.yaml: accelerate's own file, checked against accelerate's keys.
+
+Which strict model reads which file of a profile, and how a file is checked.
+
+The settings of a composed training: those of the whole pipeline, and those of each of its stages.
+
+Files, then the pipeline's `set`, then what the user changed (`--set`), then the stage's `set`: the last
+that speaks wins.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from r1kit.settings.algorithms import make_room
-from r1kit.settings.benchmarks import BenchmarkSettings
-from r1kit.settings.cluster import grpo_processes
+from r1kit.settings import trl_keys
+from r1kit.settings.data import DataSettings, HubDataSettings
 from r1kit.settings.errors import Problem, SettingsError, describe, display_path, nearest_name
-from r1kit.settings.evaluation import EvaluationSettings
-from r1kit.settings.hub_data import HubDataSettings
-from r1kit.settings.machine import MachineSettings
-from r1kit.settings.models import FILES, OPTIONAL_FILES, SECTIONS, model_for, validate_section
-from r1kit.settings.overrides import key_path, set_override, unshared
-from r1kit.settings.pipelines import PipelineSettings, place_of
-from r1kit.settings.rules import View, check, data, machine, training  # noqa: F401 - they register rules
-from r1kit.settings.story_data import DataSettings
-from r1kit.settings.training import TRAINER_SECTIONS, BaseSettings, GrpoSettings, SftSettings
-from r1kit.settings.validation import Source
+from r1kit.settings.evaluation import BenchmarkSettings, EvaluationSettings
+from r1kit.settings.machine import MachineSettings, grpo_processes
+from r1kit.settings.pipelines import AnyStage, Pipeline, PipelineSettings, place_of
+from r1kit.settings.rules import View, check
+from r1kit.settings.rules import data as _data_rules  # noqa: F401 - registers its rules
+from r1kit.settings.rules import machine as _machine_rules  # noqa: F401
+from r1kit.settings.rules import training as _training_rules  # noqa: F401
+from r1kit.settings.training import (
+    TRAINER_SECTIONS,
+    BaseSettings,
+    GrpoSettings,
+    SftSettings,
+    TrainerSettings,
+    make_room,
+)
+from r1kit.settings.validation import Settings, Source, key_path, set_override, unshared, validate
 from r1kit.settings.yaml import KeyPath, read_file, yaml_dump
+
+# Older names that accelerate still converts.
+CONVERTED = ("fp16", "dynamo_backend")
+PRECISIONS = ("no", "fp16", "bf16", "fp8")
+WHOLE = ("num_processes", "num_machines", "machine_rank", "main_process_port")
+
+
+def validate_accelerate(data: Any, source: Source) -> tuple[dict | None, list[Problem], set[KeyPath]]:
+    """Check accelerate.yaml: its mapping (None if anything is wrong), the problems, the wrong paths."""
+    if not isinstance(data, dict):
+        found = "an empty file" if data is None else describe(data)
+        return (
+            None,
+            [Problem(source.file, "", found=found, allowed="a mapping of keys to values: key: value")],
+            {()},
+        )
+    known = [*trl_keys.accelerate_keys(), *CONVERTED]
+    found: dict[str, Problem] = {}
+
+    def wrong(key: str, allowed: str, message: str = "", nearest: str = "") -> None:
+        value = describe(data[key]) if key in data else "nothing"
+        found[key] = source.problem((key,), found=value, allowed=allowed, message=message, nearest=nearest)
+
+    for key in data:
+        if key not in known:
+            wrong(key, "", "Unknown key; accelerate would refuse the file.", nearest_name(key, known))
+    kinds = trl_keys.distributed_types()
+    kind = data.get("distributed_type")
+    if kind not in kinds:
+        nearest = nearest_name(kind, kinds) if isinstance(kind, str) else ""
+        hint = 'YAML reads a bare NO as false; write distributed_type: "NO"' if kind is False else ""
+        wrong("distributed_type", f"one of {', '.join(kinds)}", hint, nearest)
+    precision = data.get("mixed_precision", "no")
+    if precision not in PRECISIONS:
+        hint = 'YAML reads a bare no as false; write mixed_precision: "no"' if precision is False else ""
+        nearest = nearest_name(precision, PRECISIONS) if isinstance(precision, str) else ""
+        wrong("mixed_precision", f"one of {', '.join(PRECISIONS)}", hint, nearest)
+    for key in WHOLE:
+        least = 1 if key in ("num_processes", "num_machines") else 0
+        value = data.get(key, least)
+        if value is None and key == "main_process_port":
+            continue
+        if type(value) is not int or value < least:
+            wrong(key, f"a whole number, {least} or more")
+    if not isinstance(data.get("use_cpu", False), bool):
+        wrong("use_cpu", "true or false")
+    if "num_processes" not in data and kind != "NO":
+        wrong("num_processes", "a whole number, 1 or more", "The key is missing.")
+    for key in ("deepspeed_config", "fsdp_config"):
+        if not isinstance(data.get(key, {}), dict):
+            wrong(key, "a mapping")
+    problems = sorted(found.values(), key=lambda problem: problem.line or 0)
+    return (None if problems else dict(data)), problems, {(key,) for key in found}
+
+
+FILES: dict[str, type[Settings]] = {
+    "machine": MachineSettings,
+    "data": DataSettings,
+    "base": BaseSettings,
+    "sft": SftSettings,
+    "grpo": GrpoSettings,
+    "evaluation": EvaluationSettings,
+    "pipeline": PipelineSettings,
+}
+SECTIONS = (*FILES, "accelerate")
+OPTIONAL_FILES = ("base", "pipeline")
+
+
+def model_for(section: str, data: Any) -> type[Settings]:
+    """Return the model that a content chooses: `source` in data.yaml, `benchmarks` in evaluation.yaml."""
+    if isinstance(data, dict):
+        if section == "data" and data.get("source") == "hub":
+            return HubDataSettings
+        if section == "evaluation" and "benchmarks" in data:
+            return BenchmarkSettings
+    return FILES[section]
+
+
+def known_keys(section: str) -> list[str]:
+    """List every key that may be in the section's file."""
+    own = FILES[section]
+    theirs = own.trainer_keys() if issubclass(own, TrainerSettings) else {}
+    return [*own.model_fields, *theirs]
+
+
+def validate_section(section: str, data: Any, source: Source) -> tuple[Any, list[Problem], set[KeyPath]]:
+    """Check one file of a profile, by itself.
+
+    Returns:
+        the typed section (None if anything is wrong), the problems, and the paths that are wrong.
+    """
+    if section == "accelerate":
+        return validate_accelerate(data, source)
+    model = model_for(section, data)
+    trainer = issubclass(model, TrainerSettings)
+    typed, problems, wrong = validate(
+        model,
+        data,
+        source,
+        beside=model.trainer_keys() if trainer else None,
+        explain=lambda name: _unknown_key(section, name),
+    )
+    return model.from_flat(data) if trainer and typed else typed, problems, wrong
+
+
+def resolved_section(section: str, values: Mapping[str, Any]) -> Any:
+    """Read one section of resolved.yaml back as its typed settings.
+
+    The profile was checked when the file was written: TRL's values and the rules are not checked again.
+
+    Raises:
+        SettingsError: an unknown key, or a wrong value of one of our own keys: somebody edited the file.
+    """
+    model = model_for(section, values)
+    theirs = model.trainer_keys() if issubclass(model, TrainerSettings) else {}
+    own = {key: value for key, value in values.items() if key not in theirs}
+    source = Source(section, f"{section} of resolved.yaml")
+    typed, problems, _ = validate(model, own, source, explain=lambda name: _unknown_key(section, name))
+    if problems:
+        raise SettingsError(problems)
+    return model.from_flat(values) if theirs else typed
+
+
+def _unknown_key(section: str, name: str) -> dict[str, str]:
+    """Explain a key that the section's file does not take: a former name, a key of another file."""
+    own = FILES[section]
+    if issubclass(own, TrainerSettings):
+        if name in trl_keys.REFUSED:
+            return {
+                "allowed": "not in this file",
+                "nearest": "",
+                "message": trl_keys.REFUSED[name],
+                "rule": "refused_key",
+            }
+        if name in trl_keys.RENAMED:
+            nearest, why = trl_keys.RENAMED[name]
+            return {
+                "allowed": "",
+                "nearest": nearest if nearest in known_keys(section) else "",
+                "message": f"Unknown key. {why}".strip(),
+                "rule": "renamed_key",
+            }
+    fields = {}
+    if issubclass(own, TrainerSettings):  # too many keys to list them all
+        fields = {"allowed": "", "nearest": nearest_name(name, known_keys(section))}
+    files = [f"{other}.yaml" for other in FILES if other != section and name in known_keys(other)]
+    if files:
+        message = f"Unknown key here; it belongs in {' or '.join(files)}."
+        fields |= {"message": message, "nearest": ""}
+    return fields
+
 
 CONFIG_ROOT = Path(__file__).resolve().parents[2] / "configs"
 LENGTHS = {"max_steps", "num_train_epochs"}
@@ -273,3 +439,99 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Source], list[Problem
             values[section] = document.value
             sources[section] = Source(section, name, document.lines)
     return values, sources, problems
+
+
+def pipeline_of(profile: Profile, name: str) -> Pipeline:
+    """The pipeline called `name`.
+
+    Raises:
+        SettingsError: the profile has no such pipeline, or no pipeline.yaml.
+    """
+    known = list(profile.pipeline.pipelines) if profile.pipeline else []
+    if name in known:
+        return profile.pipeline.pipelines[name]
+    file = display_path(profile.folder / "pipeline.yaml")
+    message = "There is no such pipeline." if known else f"{profile.name} has no pipeline.yaml."
+    problem = Problem(file, "pipelines", describe(name), ", ".join(known), nearest_name(name, known), message)
+    raise SettingsError([problem])
+
+
+def pipeline_profile(source: str | Path, overrides: Mapping[str, Any], name: str) -> Profile:
+    """The profile under which the whole pipeline runs, its data stage included.
+
+    Raises:
+        SettingsError: bad settings, or no such pipeline.
+    """
+    pipeline = pipeline_of(load_profile(source, overrides), name)
+    try:
+        return load_profile(source, over(pipeline.set, overrides))
+    except SettingsError as error:
+        raise SettingsError(_placed(error, f"{name}.set", source), error.heading) from error
+
+
+def stage_profiles(source: str | Path, overrides: Mapping[str, Any], name: str) -> dict[str, Profile]:
+    """The profile of every stage of a pipeline, by the stage's name, in order.
+
+    Raises:
+        SettingsError: with the problems of all stages.
+    """
+    return profiles_under(pipeline_profile(source, overrides, name), source, name)
+
+
+def profiles_under(whole: Profile, source: str | Path, name: str) -> dict[str, Profile]:
+    """`stage_profiles`, given the profile of the whole pipeline."""
+    stages = pipeline_of(whole, name).stages
+    profiles, problems = {}, []
+    for position, stage in enumerate(stages):
+        implied = implied_settings(stage, stages, whole)
+        try:
+            profiles[stage.name] = load_profile(source, over({**whole.overrides, **implied}, stage.set))
+        except SettingsError as error:
+            problems += _placed(error, f"{name}.stages.{position}.set", source, stage.name)
+    if problems:
+        raise SettingsError(problems, f"{len(problems)} problems in the pipeline {name}")
+    return profiles
+
+
+def implied_settings(stage: AnyStage, stages: list[AnyStage], whole: Profile) -> dict[str, Any]:
+    """What a stage's place in the pipeline says about its file, so that the rules judge what will happen.
+
+    A model that no SFT came before counts as the base model. The lessons of 04 and 04b are no part of it.
+    """
+    if stage.kind not in ("sft", "grpo"):
+        return {}
+    taught = stage.kind == "grpo" and "sft" in ancestors(stage.name, stages)
+    implied: dict[str, Any] = {f"{stage.kind}.model_name_or_path": "02_sft" if taught else base_of(whole)}
+    if stage.kind == "grpo":
+        implied |= {"grpo.collapse": None, "grpo.programs": None}
+    return implied
+
+
+def base_of(profile: Profile) -> str:
+    """The base model as `model_name_or_path` names it: the data stage's, or the given model."""
+    if profile.base is not None:
+        return "01_data"
+    return profile.sft.model["model_name_or_path"]
+
+
+def ancestors(name: str, stages: list[AnyStage]) -> set[str]:
+    """The kinds of all stages whose weights this stage's model went through."""
+    by_name = {stage.name: stage for stage in stages}
+    kinds, source = set(), by_name[name].sources().get("model")
+    while source in by_name:
+        kinds.add(by_name[source].kind)
+        source = by_name[source].sources().get("model")
+    return kinds
+
+
+def _placed(error: SettingsError, where: str, source: str | Path, stage: str = "") -> list[Problem]:
+    """The problems of a file that are the pipeline's doing, with their place in pipeline.yaml."""
+    word = f"in the stage {stage}" if stage else "in this pipeline"
+    return [
+        replace(
+            problem,
+            file=f"pipelines.{where} on {problem.file.removeprefix('override of ')}",
+            message=f"{problem.message} ({word})".strip(),
+        )
+        for problem in error.problems
+    ]

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from r1kit.settings.strict import Positive, Settings
+from r1kit.settings.validation import Positive, Settings
 
 Language = Literal["en", "zh"]
 CodeLanguage = Literal["python", "cpp"]

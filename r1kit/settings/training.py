@@ -2,22 +2,174 @@
 
 These files are flat: `learning_rate` is a key of TRL's SFTConfig, `row_packing` one of ours. What TRL and
 transformers already name is not repeated here; trl_keys.json lists it.
+
+GRPO's family by name: what `algorithm` in grpo.yaml stands for in TRL's keys.
+
+grpo.yaml's `guards`: signs at which a GRPO is stopped, since what follows would be wasted or harmful.
+
+grpo.yaml's `curriculum` and `dynamic_sampling`: which prompts are asked, which groups are trained on.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr
 
 from r1kit.settings import trl_keys
-from r1kit.settings.algorithms import AlgorithmName, expand
-from r1kit.settings.curriculum import CurriculumSettings, DynamicSamplingSettings
-from r1kit.settings.guards import GuardSettings
 from r1kit.settings.rewards import AnyReward
-from r1kit.settings.strict import Positive, Settings
+from r1kit.settings.validation import Positive, Settings, Share
+
+AlgorithmName = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"]
+
+DEFINING: dict[str, dict[str, Any]] = {
+    "grpo": {"loss_type": "grpo", "importance_sampling_level": "token", "scale_rewards": "group"},
+    "dr_grpo": {"loss_type": "dr_grpo", "importance_sampling_level": "token", "scale_rewards": "none"},
+    "dapo": {"loss_type": "dapo", "importance_sampling_level": "token"},
+    "gspo": {"loss_type": "grpo", "importance_sampling_level": "sequence"},
+    "cispo": {"loss_type": "cispo", "importance_sampling_level": "token"},
+}
+"""Keys without which it would be another algorithm: a file may repeat them and not contradict them."""
+
+USUAL: dict[str, dict[str, Any]] = {
+    "dapo": {"epsilon": 0.2, "epsilon_high": 0.28},
+    "gspo": {"epsilon": 3e-4, "epsilon_high": 4e-4},
+    "cispo": {"epsilon_high": 5.0},
+}
+"""The papers' bounds; a key in the file takes their place."""
+
+
+def expand(algorithm: Any) -> dict[str, Any]:
+    """Return TRL's keys for an algorithm; none for anything else, which leaves all to the file.
+
+    Each paper changes one line of GRPO; what a file does not say stays as it is in TRL:
+
+    - `grpo` (DeepSeekMath, arXiv:2402.03300, equation 3): the mean over each completion, then over
+      completions; the advantage is divided by the group's standard deviation.
+    - `dr_grpo` (arXiv:2503.20783, section 3.2): the sum over a completion's tokens over one constant length
+      for all, and no standard deviation. A long wrong answer is no longer cheaper by the token than a short
+      one.
+    - `dapo` (arXiv:2503.14476, sections 3.1 and 3.3): the mean over all tokens of the batch, and more room
+      upwards: a ratio may reach 1.28 and fall to 0.8. Its dynamic sampling is the key `dynamic_sampling`, its
+      overlong penalty the reward `soft_overlong_punishment`.
+    - `gspo` (arXiv:2507.18071, sections 4 and 5.1): one ratio per completion, the geometric mean of its
+      tokens'; it moves little, so it is clipped at 3e-4 and 4e-4.
+    - `cispo` (MiniMax-M1, arXiv:2506.13585, section 3.1): the ratio is a weight, clipped and without
+      gradient, so no token is left out. 5.0 is the bound of ScaleRL (arXiv:2510.13786).
+    """
+    if not isinstance(algorithm, str):
+        return {}
+    return {**DEFINING.get(algorithm, {}), **USUAL.get(algorithm, {})}
+
+
+def make_room(values: dict[str, Any], kept: Container[Any]) -> None:
+    """Drop from grpo.yaml's values the keys of its own algorithm: an override names another.
+
+    Args:
+        kept: keys that were overridden as well.
+    """
+    for key in expand(values["algorithm"]):
+        if key not in kept:
+            values.pop(key, None)
+
+
+def same(key: str, one: Any, other: Any) -> bool:
+    """Whether two values of a TRL key mean the same: `scale_rewards` also takes true and false."""
+    if key == "scale_rewards":
+        one, other = ({True: "group", False: "none"}.get(v, v) for v in (one, other))
+    return one == other
+
+
+class GuardSettings(Settings):
+    """Bounds on averages over `window` logged rows; null turns a guard off.
+
+    The bounds are wide: they end what has failed, and the shipped runs pass none of them.
+    """
+
+    window: Positive = Field(default=10, description="Logged rows that an average is taken over.")
+    min_entropy: float | None = Field(
+        default=0.002,
+        ge=0,
+        description="Mean entropy of a token in nats; below, nothing is explored any more.",
+    )
+    max_entropy_growth: float | None = Field(
+        default=8.0, gt=1, description="Entropy over that of the first window; above, the policy dissolves."
+    )
+    min_distinct: Share | None = Field(
+        default=None, description="Distinct answers over completions of a group that is not all right."
+    )
+    max_same_answer: Share | None = Field(
+        default=0.9, description="Completions of different prompts that end in one and the same answer."
+    )
+    max_repetition: Share | None = Field(
+        default=0.8, description="Word 4-grams of a completion that occurred in it before."
+    )
+    min_length_share: Share | None = Field(
+        default=0.2, description="Completion length over that of the first window; below, reasoning is gone."
+    )
+    max_clipped: Share | None = Field(
+        default=0.95, description="Completions cut at max_completion_length, if they were fewer at first."
+    )
+    patience: Positive = Field(
+        default=3, description="Held-out measurements in a row below the best one, while the reward rose."
+    )
+    min_heldout_drop: float | None = Field(
+        default=0.05, ge=0, le=1, description="How far below the best each of them lies."
+    )
+    min_reward_rise: float = Field(
+        default=0.05, ge=0, description="How far the reward has risen since the best one."
+    )
+
+
+class LengthStage(Settings):
+    """From which step on completions may be how long."""
+
+    step: int = Field(ge=0, description="First optimizer step of the stage.")
+    max_completion_length: Positive = Field(description="Longest completion in tokens.")
+
+
+class CurriculumSettings(Settings):
+    """Which prompts GRPO asks.
+
+    `levels` goes from one level of the dataset to the next; `pass_rate` asks what is sometimes right;
+    `length` leaves the prompts alone and lets completions grow longer in stages.
+    """
+
+    strategy: Literal["none", "levels", "pass_rate", "length"] = Field(description="How prompts are chosen.")
+    reward: str = Field(
+        default="accuracy", description="The reward whose mean over a group is its pass rate."
+    )
+    promote: Share = Field(
+        default=0.8, description="`levels`: pass rate of a level from which on the next one is asked as well."
+    )
+    focus: float = Field(
+        default=3.0, ge=1, le=100, description="`levels`: weight of the newest open level, beside 1."
+    )
+    revisit: Share = Field(
+        default=0.1, description="Share of prompts drawn from all that are open, so no estimate grows old."
+    )
+    memory: float = Field(
+        default=0.9, ge=0, lt=1, description="Weight of a pool's older groups at each new one."
+    )
+    lengths: list[LengthStage] = Field(
+        default_factory=list, description="`length`: its stages, the first from step 0."
+    )
+
+
+class DynamicSamplingSettings(Settings):
+    """Groups whose completions all earned the same are replaced by others (DAPO, section 3.2); those that are
+    left are passed over by the gradient's work.
+    """
+
+    max_extra: float = Field(
+        default=1.0,
+        ge=0,
+        le=10,
+        description="Groups written in addition at most, as a multiple of the step's; 0: none is replaced.",
+    )
+
 
 TRAINER_SECTIONS = ("base", "sft", "grpo")
 """Files whose keys go to a trainer: to TrainingArguments, SFTConfig and GRPOConfig."""

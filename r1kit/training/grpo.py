@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from r1kit.data.format import begins_reasoning
 from r1kit.training import program
-from r1kit.training.server_link import check_servers, link_of, preflight
+from r1kit.training.rl.server_connection import check_servers, link_of, preflight
 
 if TYPE_CHECKING:
     from r1kit.settings.training import GrpoSettings
@@ -27,15 +27,15 @@ def train(job: program.Job) -> None:
     from transformers import AutoTokenizer
     from trl import GRPOConfig
 
+    from r1kit.rewards.code import configure_by
     from r1kit.rewards.registry import get_rewards
-    from r1kit.rewards.shared_sandbox import configure_by
     from r1kit.settings.machine import SandboxSettings
-    from r1kit.training.grpo_trainer import GrpoTrainer
-    from r1kit.training.guards import Guards, UnscoredWatch
-    from r1kit.training.heldout import evaluation_keys, heldout_dataset, watch_heldout
     from r1kit.training.optimizer import build_optimizer
     from r1kit.training.resume import fit, make_config, model_arguments, small_dataset, trainer_arguments
-    from r1kit.training.served import generating_through
+    from r1kit.training.rl.guards import Guards, UnscoredWatch
+    from r1kit.training.rl.heldout import evaluation_keys, heldout_dataset, watch_heldout
+    from r1kit.training.rl.trainer import GrpoTrainer
+    from r1kit.training.rl.vllm_rollouts import generating_through
 
     keys, model_keys, settings = job.section("grpo")
     keys, keep = trainer_arguments(job, keys)
@@ -97,8 +97,8 @@ def leave_vllm_out(job: program.Job) -> None:
 
 def prompt_curriculum(grpo: GrpoSettings, seed: int, prompts: Any) -> Any:
     """Return the Curriculum of grpo.yaml; None where the dataset is trained on in TRL's order."""
-    from r1kit.settings.curriculum import CurriculumSettings
-    from r1kit.training.curriculum import Curriculum, pools_of
+    from r1kit.settings.training import CurriculumSettings
+    from r1kit.training.rl.curriculum import Curriculum, pools_of
 
     settings = grpo.curriculum or CurriculumSettings(strategy="none")
     if grpo.dynamic_sampling is None and settings.strategy in ("none", "length"):

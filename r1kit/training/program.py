@@ -3,6 +3,10 @@
 A training program is `python -m r1kit.training.<name> <job>/resolved.yaml`, started by hand, by `accelerate
 launch` or by the supervisor. It writes only into the job folder, and says what ended it in the last line of
 its output.
+
+A training asked to stop: one signal lets the step end and a checkpoint be written, a second does not.
+
+What a training program is given: `resolved.yaml` and its folder, where everything is written.
 """
 
 from __future__ import annotations
@@ -10,13 +14,121 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from r1kit.training.job import Job, read_job
-from r1kit.training.processes import process_count
-from r1kit.training.stop_request import StopRequest
-from r1kit.training.watchdog import start_watchdog, write_exit_reason
+from r1kit.training.checkpoints import process_count
+from r1kit.training.watchdog import Watchdog, start_watchdog, write_exit_reason
+
+ECHO_SECONDS = 5.0  # in which a second SIGTERM is taken for the first
+
+
+@dataclass
+class StopRequest:
+    """Remembers the first SIGTERM or SIGINT; the training loop asks for it after every step.
+
+    Before and after the loop (`in_loop` False) a signal ends the program at once: there is nothing to save.
+    So does a second signal, whatever the program is doing, unless it comes right behind the first: torchrun's
+    agent, which is inside `accelerate launch`, passes on to its processes what they have already heard.
+    `received` may also come from another process of the training; this one's own signal, a moment later, is
+    then its first.
+    """
+
+    received: int | None = None
+    heard: float = 0.0
+    in_loop: bool = False
+    signals: int = 0
+
+    def install(self) -> None:
+        """Handle SIGTERM and SIGINT from now on."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        now = time.monotonic()
+        if self.signals and number == signal.SIGTERM and now - self.heard < ECHO_SECONDS:
+            return
+        self.signals += 1
+        if self.signals > 1:
+            os._exit(128 + number)
+        self.heard = now
+        if self.received is not None:
+            return
+        self.received = number
+        if not self.in_loop:
+            raise SystemExit(128 + number)
+        print(f"{signal.Signals(number).name}: finishing this step, then saving a checkpoint", flush=True)
+
+
+@dataclass
+class Job:
+    """One training to do: its folder and the content of `resolved.yaml`, paths made absolute."""
+
+    folder: Path
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    device: str = "cpu"
+    started: float = field(default_factory=time.time)
+    stop: StopRequest = field(default_factory=StopRequest)
+    watchdog: Watchdog | None = None
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """The values of machine.yaml."""
+        return self.settings.get("machine", {})
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of `checkpoint-N` folders."""
+        return self.folder / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """The append-only metrics file."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def rollouts(self) -> Path:
+        """Folder of `step_%05d.parquet`."""
+        return self.folder / "rollouts"
+
+    @property
+    def model(self) -> Path:
+        """Folder of the final weights; it exists only when they are complete."""
+        return self.folder / "model"
+
+    def section(self, name: str) -> tuple[dict[str, Any], dict[str, Any], Any]:
+        """A settings file in three parts: the trainer's keys, ModelConfig's keys, our own (typed)."""
+        from r1kit.settings import resolved_section
+
+        own = resolved_section(name, self.settings[name])
+        return own.trl, own.model, own
+
+
+def read_job(path: str | Path) -> Job:
+    """The job of a `resolved.yaml`; inputs that exist become absolute paths, others are hub ids.
+
+    Raises ValueError if the file is no mapping with `inputs`, FileNotFoundError if it or a relative input is
+    missing.
+    """
+    from r1kit.settings import yaml_load
+
+    path = Path(path).resolve()
+    settings = yaml_load(path.read_text(encoding="utf-8"))
+    if not isinstance(settings, dict) or not isinstance(settings.get("inputs"), dict):
+        raise ValueError(f"{path}: not a resolved settings file (a mapping with `inputs`)")
+    inputs = {}
+    for name, value in settings["inputs"].items():
+        local = path.parent / value
+        if not local.exists() and (value.startswith(".") or os.path.isabs(value)):
+            raise FileNotFoundError(f"{path}: inputs.{name} is {value}, but {local} does not exist")
+        inputs[name] = str(local.resolve()) if local.exists() else value
+    return Job(folder=path.parent, settings=settings, inputs=inputs)
+
 
 DONE, FAILED, BAD_SETTINGS, OUT_OF_MEMORY = 0, 1, 2, 3
 # What allocators say when they fail through a plain RuntimeError (torch's CPU allocator does).

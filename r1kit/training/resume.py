@@ -16,13 +16,12 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer
 
-from r1kit.runs import metrics
+from r1kit.runs import jsonl
 from r1kit.settings import Problem, SettingsError
 from r1kit.training import checkpoints
-from r1kit.training.callbacks import CompleteMarker, GracefulStop, MetricsLog, Progress
-from r1kit.training.job import Job
-from r1kit.training.processes import check_resume, check_sharded, check_started
-from r1kit.training.throughput import throughput_of
+from r1kit.training.callbacks import CompleteMarker, GracefulStop, MetricsLog, Progress, throughput_of
+from r1kit.training.checkpoints import check_resume, check_sharded, check_started
+from r1kit.training.program import Job
 
 
 class ExactResume:
@@ -173,7 +172,7 @@ def clean_up(job: Job) -> None:
     newest = checkpoints.newest_complete(job.checkpoints)
     step = checkpoints.step_of(newest) if newest else 0
     if job.metrics.exists():
-        metrics.truncate_after(job.metrics, step)
+        jsonl.truncate_after(job.metrics, step)
     for path in job.rollouts.glob("step_*.parquet"):
         if int(path.stem.removeprefix("step_")) > step:
             path.unlink()

@@ -19,7 +19,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from r1kit.runs import metrics
+from r1kit.runs import jsonl
 from r1kit.views.progress import clock, describe, newest
 
 TICK = 0.5  # seconds: at most two plots a second
@@ -50,7 +50,7 @@ async def watch(job: Any, *, draw: Draw | None = None, title: str = "", beside: 
 
         job = attach(job)
     view = _View(title or Path(job.folder).name, draw or default_figure)
-    follower = metrics.follow(Path(job.folder) / "metrics.jsonl")
+    follower = jsonl.follow(Path(job.folder) / "metrics.jsonl")
     stopping: list[asyncio.Task] = []
 
     def stop(_: Any = None) -> None:
@@ -94,7 +94,7 @@ async def watch(job: Any, *, draw: Draw | None = None, title: str = "", beside: 
 
 def default_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
     """The reward panel if the rows hold rewards, else the loss curve."""
-    from r1kit.views.plots import loss_curve, training_panel
+    from r1kit.views.figures import loss_curve, training_panel
 
     return training_panel(rows) if any("reward" in row for row in rows) else loss_curve(rows)
 
@@ -164,7 +164,7 @@ class _View:
             self._handle.update(self._html(self._mirror(open_=True, log=log)))
 
     def _painted(self, rows: list) -> tuple[bytes, str]:
-        from r1kit.views.plots import figure_alt, png
+        from r1kit.views.figures import figure_alt, png
 
         figure = self._draw(rows)
         return png(figure), figure_alt(figure)

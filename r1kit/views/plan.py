@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from r1kit.machine.peaks import DEVICES
 from r1kit.machine.plan import PipelinePlan, Plan, StageCost
-from r1kit.runs import metrics, results, status
+from r1kit.machine.speed import DEVICES
+from r1kit.runs import jsonl, results, status
 from r1kit.runs.files import read_json
 
 WARM_UP_SHARE = 0.2
@@ -161,7 +161,7 @@ def measured(run: Path) -> dict[str, float]:
     if environment and "gflops" in environment["metrics"]:
         found["gflops"] = environment["metrics"]["gflops"]
     for name, folder in (("sft", run / "02_sft"), ("grpo", run / "04_grpo")):
-        rows = metrics.read(folder / "metrics.jsonl")
+        rows = jsonl.read(folder / "metrics.jsonl")
         rows = rows[round(len(rows) * WARM_UP_SHARE) :]
         if len(rows) > 1:
             found[f"{name}.step_seconds"] = median(
@@ -178,7 +178,7 @@ def peak_memory(folder: Path) -> int | None:
     """Return the most bytes that a job held: on its fullest GPU, or without one resident in all processes."""
     on_gpus = [
         gpu.get("memory_used", 0)
-        for row in metrics.read(folder / "system.jsonl")
+        for row in jsonl.read(folder / "system.jsonl")
         for gpu in row.get("gpus", [])
     ]
     job = status.read(folder).get("job") or read_json(folder / "status.json", {}).get("job") or {}

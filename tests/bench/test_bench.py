@@ -6,16 +6,16 @@ import json
 
 import pytest
 
-from r1kit.bench import answer_pairs, curation, rewards, sandbox
-from r1kit.rewards.equivalence.text import LONGEST_ANSWER
+from r1kit.cli.benchmarks import curation, rewards, sandbox
+from r1kit.rewards.equivalence.expression import LONGEST_ANSWER
 
 
 def test_half_of_the_answers_are_plain_numbers_and_groups_share_a_gold():
-    pairs = answer_pairs.grouped(800, 3)
+    pairs = rewards.grouped(800, 3)
     plain = sum(gold.lstrip("-").isdigit() for gold, _ in pairs) / len(pairs)
     assert 0.4 < plain < 0.6
     assert all(len({gold for gold, _ in pairs[i : i + 8]}) == 1 for i in range(0, 800, 8))
-    assert len(set(answer_pairs.distinct(500, 3))) == 500
+    assert len(set(rewards.distinct(500, 3))) == 500
     assert max(len(text) for pair in pairs for text in pair) < LONGEST_ANSWER
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from r1kit.bench import grpo
+from r1kit.cli.benchmarks import grpo
 from r1kit.settings import SettingsError
 
 from ..training.conftest import tokenizer, world, write_job  # noqa: F401

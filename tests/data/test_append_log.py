@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from r1kit.data.append_log import AppendLog, LogInUse
+from r1kit.runs.jsonl import AppendLog, LogInUse
 
 
 def opened(path):

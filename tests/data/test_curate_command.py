@@ -5,9 +5,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from r1kit.cli import app
+from r1kit.cli.main import app
 from r1kit.settings import SettingsError
-from r1kit.settings.curation_file import load_curation
+from r1kit.settings.data import load_curation
 from tests.data.rows import problem, row, write_jsonl
 
 

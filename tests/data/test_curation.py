@@ -7,7 +7,7 @@ import pytest
 
 from r1kit.data.curation import NoSuchColumn, curate
 from r1kit.data.row_files import open_rows
-from r1kit.settings.curation import (
+from r1kit.settings.data import (
     CurationSettings,
     DecontaminationStep,
     LanguageStep,

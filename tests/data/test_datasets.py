@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from r1kit.data import corpus
+from r1kit.data import stories
 from r1kit.data.curation import keep_verified
 from r1kit.data.datasets import (
     LeakError,
@@ -56,7 +56,7 @@ def test_traces_and_prompts_do_not_share_their_draws():
 
 
 def test_the_corpus_knows_neither_the_form_of_the_task_nor_a_heldout_problem():
-    text = "\n".join(corpus.documents(5000, 0))
+    text = "\n".join(stories.documents(5000, 0))
     assert not any(tag in text for tag in (*TAGS, "boxed", "Step", "<|im_start|>", "How many"))
     told = normalise(re.sub(r" Now \w+ has \d+\.", "", text))
     for row in build_heldout(60, seed=0, levels=[1, 2, 3]):

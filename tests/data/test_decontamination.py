@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from r1kit.data.curation import EvaluationIndex, contaminated
-from r1kit.settings.curation import DecontaminationStep
+from r1kit.settings.data import DecontaminationStep
 from tests.data.rows import problem, row
 
 AIME = (

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from r1kit.data.curation import exact_duplicates, fingerprint, near_duplicates, signature
-from r1kit.settings.curation import ExactStep, NearStep
+from r1kit.settings.data import ExactStep, NearStep
 from tests.data.rows import problem, row
 
 

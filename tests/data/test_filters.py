@@ -15,7 +15,7 @@ from r1kit.data.curation import (
     repetitive,
     unverified,
 )
-from r1kit.settings.curation import (
+from r1kit.settings.data import (
     CurationSettings,
     DecontaminationStep,
     LanguageStep,

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from r1kit.commands import data_generate
+from r1kit.cli import data
 from r1kit.data.datasets import save
 from r1kit.data.row_files import open_rows
-from r1kit.pipeline import real_data
+from r1kit.pipeline import data as pipeline_data
 from r1kit.settings import SettingsError
 from tests.data.odd_endpoint import serving
 from tests.data.rows import write_jsonl
@@ -141,9 +141,9 @@ def test_programs_are_run_on_their_tests_and_sums_compared_with_their_solution_i
 
 
 def test_the_prompts_of_the_embedded_profile_have_golds():
-    source = data_generate.prompts_of_profile("cpu-tiny")
+    source = data.prompts_of_profile("cpu-tiny")
     assert source.rows > 100
-    assert data_generate.default_rewards(source) == ["accuracy"]
+    assert data.default_rewards(source) == ["accuracy"]
 
 
 def test_the_prompts_of_a_profile_with_real_data_are_those_that_were_prepared(tmp_path, monkeypatch):
@@ -155,8 +155,8 @@ def test_the_prompts_of_a_profile_with_real_data_are_those_that_were_prepared(tm
         asked.append((settings.name, settings.data.seed))
         return SimpleNamespace(folder=tmp_path)
 
-    monkeypatch.setattr(real_data, "prepare_profile", prepared)
-    assert list(data_generate.prompts_of_profile("gpu-small", {"data.seed": 5})) == rows
+    monkeypatch.setattr(pipeline_data, "prepare_profile", prepared)
+    assert list(data.prompts_of_profile("gpu-small", {"data.seed": 5})) == rows
     assert asked == [("gpu-small", 5)]
 
 
@@ -182,7 +182,7 @@ def test_a_bad_option_is_one_message_before_anything_starts(prompts, tmp_path, o
         "model": "m",
     }
     with pytest.raises(ValueError, match=f"(?s){message}") as caught:
-        data_generate.generate(**{**given, **options})
+        data.generate(**{**given, **options})
     assert caught.value.exit_code == 2
     assert not (tmp_path / "out").exists()
 
@@ -190,5 +190,5 @@ def test_a_bad_option_is_one_message_before_anything_starts(prompts, tmp_path, o
 def test_prompts_without_a_gold_need_a_reward_that_needs_none(tmp_path):
     source = open_rows(write_jsonl(tmp_path / "bare.jsonl", [{"problem": "What is 1 + 1?"}]))
     with pytest.raises(SettingsError, match="or --reward think_format"):
-        data_generate.check_rewards(source, data_generate.default_rewards(source))
-    data_generate.check_rewards(source, ["think_format"])
+        data.check_rewards(source, data.default_rewards(source))
+    data.check_rewards(source, ["think_format"])

@@ -25,7 +25,7 @@ from r1kit.evaluation.server_sampler import (
     with_instruction,
 )
 from r1kit.rewards.registry import get_rewards
-from r1kit.settings.generation import GenerationSettings, SamplingSettings
+from r1kit.settings.data import GenerationSettings, SamplingSettings
 from tests.data.odd_endpoint import serving
 from tests.data.rows import write_jsonl
 

@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from r1kit.data.parallel import map_in_order
+from r1kit.data.row_files import map_in_order
 
 
 def pairs(count, started):
@@ -41,7 +41,7 @@ def test_results_come_in_order_reading_stays_close_and_errors_come_through():
 
 ENDLESS = """
 import time
-from r1kit.data.parallel import map_in_order
+from r1kit.data.row_files import map_in_order
 from multiprocessing import active_children
 results = map_in_order(abs, range(10**9), workers=2)
 for _ in range(3): next(results)

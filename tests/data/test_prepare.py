@@ -17,10 +17,10 @@ from r1kit.data import datasets, synthetic_mirror
 from r1kit.data import prepare as preparation
 from r1kit.data.prepare import SETS, copies_of_rows, is_heldout, problem_key
 from r1kit.data.sources import open_source
-from r1kit.data.tokens import TokenCounter
-from r1kit.pipeline.real_data import estimate
+from r1kit.data.tokenizer import TokenCounter
+from r1kit.pipeline.data import estimate
 from r1kit.settings import load_profile
-from r1kit.settings.hub_data import HubDataSettings
+from r1kit.settings.data import HubDataSettings
 from tests.data.rows import write_jsonl
 
 MIXTURE = {"dataset": "open-r1/Mixture-of-Thoughts", "config": "math"}

@@ -12,12 +12,12 @@ import pytest
 
 from r1kit.data import synthetic_mirror
 from r1kit.data.row_files import open_rows
-from r1kit.data.source_rows import last_box
 from r1kit.data.sources import (
     SOURCES,
     DatasetChanged,
     NotThere,
     check_columns,
+    last_box,
     load,
     mirrored_files,
     open_source,
@@ -26,7 +26,7 @@ from r1kit.data.sources import (
     type_name,
 )
 from r1kit.evaluation.benchmarks import BENCHMARKS
-from r1kit.settings.hub_data import HubDataSettings, HubPrompts, HubTraces
+from r1kit.settings.data import HubDataSettings, HubPrompts, HubTraces
 from tests.data.rows import write_jsonl
 
 MIXTURE = {"dataset": "open-r1/Mixture-of-Thoughts", "config": "math"}

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import random
 
-from r1kit.data.stories import Problem, generate
-from r1kit.data.teacher import write_trace
+from r1kit.data.stories import Problem, generate, write_trace
 from tests.data.answers import boxed
 
 PROBLEM = Problem("", "Ann", "apples", 7, (("-", 3), ("+", 9)), ())

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from r1kit.data import corpus
+from r1kit.data import stories
 from r1kit.data.datasets import build_traces
 from r1kit.data.format import TAGS
 from r1kit.data.tokenizer import train_tokenizer
@@ -12,7 +12,7 @@ TRACES = build_traces(300, seed=0)
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(corpus.documents(500, 0) + [r["messages"][1]["content"] for r in TRACES])
+    return train_tokenizer(stories.documents(500, 0) + [r["messages"][1]["content"] for r in TRACES])
 
 
 def test_every_digit_is_a_token_of_its_own(tokenizer):

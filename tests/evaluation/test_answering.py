@@ -15,11 +15,11 @@ import pytest
 
 from r1kit.data.format import user_prompt
 from r1kit.evaluation import evaluate_answering
+from r1kit.evaluation.benchmarks import Question
 from r1kit.evaluation.checkpoints import evaluate
-from r1kit.evaluation.questions import Question
 from r1kit.evaluation.sampler import ANSWERS, LocalSampler, Sampling, encode, weights_identity
 from r1kit.evaluation.server_sampler import ServerSampler, Unanswered, completion_of
-from r1kit.settings.generation import PatienceSettings
+from r1kit.settings.data import PatienceSettings
 from tests.data.odd_endpoint import answer_to, serving
 from tests.evaluation.test_evaluate import HELDOUT, SETTINGS
 

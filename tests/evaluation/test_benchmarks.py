@@ -9,10 +9,9 @@ import zlib
 
 import pytest
 
-from r1kit.evaluation import benchmarks, live_code
-from r1kit.evaluation.benchmark_data import BenchmarkError
+from r1kit.evaluation import benchmarks
+from r1kit.evaluation.benchmarks import BenchmarkError, Question
 from r1kit.evaluation.judges import judge_rows, letter_after_reasoning
-from r1kit.evaluation.questions import Question
 from tests.evaluation import shards
 
 
@@ -136,9 +135,9 @@ class Malicious:
 )
 def test_test_cases_that_are_anything_but_a_text_are_refused(packed):
     with pytest.raises(ValueError, match="private_test_cases"):
-        live_code.private_cases(packed)
+        benchmarks.private_cases(packed)
     with pytest.raises(BenchmarkError, match="LiveCodeBench: test cases that cannot be read"):
-        live_code.code_cases({"public_test_cases": "[]", "private_test_cases": packed, "metadata": "{}"})
+        benchmarks.code_cases({"public_test_cases": "[]", "private_test_cases": packed, "metadata": "{}"})
 
 
 def test_what_is_missing_or_changed_is_said(tmp_path, mirror, monkeypatch):

@@ -7,7 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from r1kit.cli import app
+from r1kit.cli.main import app
 from r1kit.evaluation import load_results
 from r1kit.runs.files import read_json
 from tests.evaluation import shards

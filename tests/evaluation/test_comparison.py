@@ -6,10 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from r1kit.evaluation.comparison import compare_frames, distance, paired, sign_flip_p
-from r1kit.evaluation.estimators import bootstrap_interval, majority_at_k
-from r1kit.evaluation.expected import published
+from r1kit.evaluation.benchmarks import published
 from r1kit.evaluation.report import render, render_comparison, scores
+from r1kit.evaluation.statistics import (
+    bootstrap_interval,
+    compare_frames,
+    distance,
+    majority_at_k,
+    paired,
+    sign_flip_p,
+)
 
 
 def frame_of(outcomes, level="math_500", answers=None):

@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from r1kit.evaluation.comparison import difference_intervals
-from r1kit.evaluation.estimators import intervals, sampling_error
+from r1kit.evaluation.statistics import difference_intervals, intervals, sampling_error
 
 REPETITIONS = 1000
 # benchmark -> problems, samples a problem, accuracy (open-r1's tables), spread of difficulty (2: uniform at

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from r1kit.evaluation.estimators import intervals, mean_interval, pass_at_k
+from r1kit.evaluation.statistics import intervals, mean_interval, pass_at_k
 
 
 def test_pass_at_k_equals_the_share_of_k_subsets_with_a_right_sample():

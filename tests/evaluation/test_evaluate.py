@@ -10,7 +10,7 @@ from r1kit.data.datasets import build_heldout
 from r1kit.data.format import user_prompt, write_completion
 from r1kit.data.tokenizer import train_tokenizer
 from r1kit.evaluation import evaluate, generate, pass1_entry
-from r1kit.evaluation.questions import choose_problems
+from r1kit.evaluation.benchmarks import choose_problems
 from r1kit.evaluation.sampler import ContextTooShort
 
 HELDOUT = build_heldout(6, seed=5, levels=(1, 2))

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from r1kit.cli import app
+from r1kit.cli.main import app
 from r1kit.evaluation import benchmarks, lighteval
 from r1kit.evaluation.sampler import Sampling
 from tests.evaluation import shards

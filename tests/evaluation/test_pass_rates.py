@@ -125,7 +125,7 @@ def test_an_empty_band_is_an_error_that_says_where_the_prompts_are(asked):
 @pytest.mark.slow
 def test_a_checkpoint_measures_prompts_and_grpo_finds_its_pools_in_them(world, tmp_path):  # noqa: F811
     from r1kit.data import datasets
-    from r1kit.training.curriculum import pools_of
+    from r1kit.training.rl.curriculum import pools_of
     from tests.training.conftest import finish, write_job
 
     told = TOLD | {"prompts": 6, "lowest": 0.0, "highest": 1.0, "max_new_tokens": 8}

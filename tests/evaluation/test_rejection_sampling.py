@@ -7,9 +7,10 @@ import pytest
 from r1kit.evaluation import checkpoints, rejection_sampling
 from r1kit.evaluation.rejection_sampling import reason_against, repetition, select
 from r1kit.evaluation.sampler import Completion, Samples
+from r1kit.pipeline import merge_data
 from r1kit.runs.files import read_json
 from r1kit.settings import load_profile
-from r1kit.training import merge_data, program
+from r1kit.training import program
 
 RULES = {
     "prompts": None, "samples": 2, "keep": 1, "deduplicate": True, "longest": 20, "repetition": 0.5,

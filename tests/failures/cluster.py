@@ -18,8 +18,7 @@ from safetensors.torch import load_file, save_file
 from r1kit.runs import weight_versions
 from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.runs.launch import Job, launch
-from r1kit.serving.server import Server
-from r1kit.serving.start import serve
+from r1kit.serving.server import Server, serve
 from r1kit.settings.machine import MachineSettings
 from r1kit.training import checkpoints
 

@@ -23,7 +23,7 @@ import psutil
 
 from r1kit.pipeline.stage import Stage, open_stage
 from r1kit.pipeline.stages import lesson_hash
-from r1kit.runs import metrics
+from r1kit.runs import jsonl
 from r1kit.runs.folder import Run
 from r1kit.runs.results import write_result
 from r1kit.settings import Profile, yaml_dump, yaml_load
@@ -107,7 +107,7 @@ def finish_data(run: Run, settings: Profile, world: Path) -> None:
 
 def logged(run: Run, stage: str) -> int:
     """Rows that a stage has logged: one a step, or one a shard."""
-    return len(metrics.read(run.path / "06_pipeline" / stage / "metrics.jsonl"))
+    return len(jsonl.read(run.path / "06_pipeline" / stage / "metrics.jsonl"))
 
 
 def workers(run: Run) -> list[psutil.Process]:

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from r1kit.pipeline import opening
+from r1kit.pipeline import open_run
 from r1kit.runs.folder import Run
 from r1kit.runs.results import read_result
 from tests.failures import small_pipeline
@@ -35,7 +35,7 @@ def new_run(profile, plain_world, tmp_path_factory, monkeypatch):
 
     def make(name: str) -> Run:
         monkeypatch.setenv("R1KIT_RUNS", str(tmp_path_factory.mktemp(name)))
-        run, settings = opening.new_run(str(profile), {}, name, pipeline="small")
+        run, settings = open_run.new_run(str(profile), {}, name, pipeline="small")
         small_pipeline.finish_data(run, settings, plain_world)
         return run
 

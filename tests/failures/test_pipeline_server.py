@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from r1kit.pipeline.opening import new_run
+from r1kit.pipeline.open_run import new_run
 from r1kit.runs.files import read_json
-from r1kit.runs.metrics import read
+from r1kit.runs.jsonl import read
 from r1kit.runs.results import read_result
 from r1kit.serving.server import STATE
 from r1kit.settings import yaml_dump, yaml_load

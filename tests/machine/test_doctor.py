@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from r1kit.cli import main
+from r1kit.cli.main import main
 from r1kit.machine import doctor, resources, speed, versions
 from r1kit.settings import load_profile
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from r1kit.machine.devices import accelerator
-from r1kit.machine.masks import LayoutError, mask
+from r1kit.machine.devices import LayoutError, accelerator, mask
 
 
 def test_rocm_gets_two_equal_masks_and_nvidia_one():

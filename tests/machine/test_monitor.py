@@ -10,8 +10,8 @@ import pytest
 
 from r1kit.machine import gpus
 from r1kit.machine.gpus import Gpu, GpuToolError, Source
-from r1kit.machine.monitor import Monitor
-from r1kit.runs import metrics
+from r1kit.machine.resources import Monitor
+from r1kit.runs import jsonl
 from r1kit.runs.launch import supervise
 from r1kit.runs.supervise import SAMPLE_SECONDS, sampling_pause
 
@@ -57,12 +57,12 @@ def test_the_supervisor_samples_its_job_at_little_cost(tmp_path):
     code = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.02)"
     job = supervise([sys.executable, "-c", code, str(tmp_path / "go")], tmp_path, name="waiting")
     deadline = time.monotonic() + 20
-    while not metrics.read(tmp_path / "system.jsonl"):
+    while not jsonl.read(tmp_path / "system.jsonl"):
         assert time.monotonic() < deadline, job.log_tail()
         time.sleep(0.02)
     (tmp_path / "go").touch()
     job.wait()
-    rows = metrics.read(tmp_path / "system.jsonl")
+    rows = jsonl.read(tmp_path / "system.jsonl")
     assert len(rows) == 2  # the first and the last: the job was shorter than a period
     assert all(row["cost"] < 0.01 * SAMPLE_SECONDS for row in rows)  # seconds; 0.001 on two quiet cores
     assert rows[0]["time"] <= rows[1]["time"]

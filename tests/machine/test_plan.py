@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import pytest
 
-from r1kit.machine.peaks import DEVICES, find_device
 from r1kit.machine.plan import Plan, make_plan
 from r1kit.machine.plan.hours import generate_seconds
 from r1kit.machine.plan.inputs import Generation, Speeds, Training, device_of, training_of
 from r1kit.machine.plan.memory import logit_bytes, score_bytes, smaller, states, suggest, training_memory
+from r1kit.machine.speed import DEVICES, find_device
 from r1kit.settings import SettingsError, load_profile, profile_names
 from r1kit.settings.known_models import KNOWN_MODELS
 
@@ -224,7 +224,7 @@ def test_devices_are_found_by_the_names_that_drivers_say() -> None:
 def test_settings_know_the_same_devices_as_the_table() -> None:
     from typing import get_args
 
-    from r1kit.settings.planning import AcceleratorName
+    from r1kit.settings.machine import AcceleratorName
 
     assert set(get_args(AcceleratorName)) == set(DEVICES)
     assert all(row.source and row.shares_source for row in DEVICES.values())
@@ -233,7 +233,7 @@ def test_settings_know_the_same_devices_as_the_table() -> None:
 def test_a_plan_takes_less_than_three_seconds_of_processor_and_no_torch() -> None:
     code = (
         "import sys; sys.argv = ['r1kit', 'plan', '--profile', 'mi350x-8', '--json']\n"
-        "from r1kit.cli import main\n"
+        "from r1kit.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code\n"
         "print(sorted({'torch', 'transformers', 'pandas', 'numpy'} & set(sys.modules)), file=sys.stderr)"

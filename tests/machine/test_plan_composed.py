@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from r1kit.cli import main
+from r1kit.cli.main import main
 from r1kit.evaluation.benchmarks import BENCHMARKS
 from r1kit.machine.plan import PipelinePlan, StageCost, make_plan, plan_pipeline
 from r1kit.settings import SettingsError, load_profile, profile_names
-from r1kit.settings.benchmarks import PROBLEMS
-from r1kit.settings.composed import pipeline_profile, stage_profiles
+from r1kit.settings.evaluation import PROBLEMS
+from r1kit.settings.profile import pipeline_profile, stage_profiles
 from r1kit.views.plan import render_pipeline
 
 

@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from r1kit.runs import metrics as metrics_log
+from r1kit.runs import jsonl as metrics_log
 
 pytestmark = [pytest.mark.e2e, pytest.mark.failures, pytest.mark.timeout(1200)]
 

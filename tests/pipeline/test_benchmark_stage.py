@@ -14,9 +14,9 @@ from r1kit.evaluation.sampler import Completion, Samples
 from r1kit.evaluation.server_sampler import answering_machine, on_all
 from r1kit.pipeline import composition
 from r1kit.pipeline.stages import pipeline_stages
-from r1kit.runs import metrics
+from r1kit.runs import jsonl
 from r1kit.settings import load_profile, yaml_dump
-from r1kit.settings.cluster import LayoutSettings, ServerSettings
+from r1kit.settings.machine import LayoutSettings, ServerSettings
 from r1kit.settings.profile import CONFIG_ROOT
 from r1kit.training.program import Job, StopRequest, read_job
 from tests.evaluation import shards
@@ -52,7 +52,7 @@ def test_every_checkpoint_is_asked_every_benchmark_and_the_same_again_gives_the_
     first = {name: load_results(job.folder / f"{name}.parquet") for name in ("base", "final")}
     assert first["base"].groupby("level").size().to_dict() == {"gsm8k": 6, "math_500": 12}
     assert first["base"]["completion"].tolist() == first["final"]["completion"].tolist()
-    assert metrics.read(job.metrics)[-1]["step"] == metrics.read(job.metrics)[-1]["total_steps"] == 36
+    assert jsonl.read(job.metrics)[-1]["step"] == jsonl.read(job.metrics)[-1]["total_steps"] == 36
     # Killed after the answers were written: they are judged again, and nobody is asked.
     (job.folder / "final.parquet").unlink()
     checkpoints.judge(job)
@@ -63,7 +63,7 @@ def test_a_checkpoint_that_is_judged_is_not_loaded_again(job, monkeypatch):
     checkpoints.judge(job)
     monkeypatch.setattr(checkpoints, "sampler_of", lambda *_, **__: pytest.fail("asked again"))
     checkpoints.judge(job)
-    assert len(metrics.read(job.metrics)) == 2
+    assert len(jsonl.read(job.metrics)) == 2
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_each_checkpoint_has_a_server_of_its_own_that_ends_before_the_next(job, 
 
     machine = load_profile("cpu-cluster").machine
     monkeypatch.setattr(checkpoints, "answering_machine", lambda machine_, tokens: machine)
-    monkeypatch.setattr("r1kit.serving.start.serve", lambda folder, own, model, tell: Server(folder, model))
+    monkeypatch.setattr("r1kit.serving.server.serve", lambda folder, own, model, tell: Server(folder, model))
     monkeypatch.setattr(checkpoints, "sampler_at", lambda server, concurrency: Sampler())
     checkpoints.judge(job)
     assert heard == ["base is served", "base", "stopped", "final is served", "final", "stopped"]

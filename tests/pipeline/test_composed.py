@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from r1kit.pipeline import jobs, opening, stage
+from r1kit.pipeline import jobs, open_run, stage
 from r1kit.pipeline.run import starting_point
 from r1kit.pipeline.stages import lesson_hash, pipeline_stages
 from r1kit.runs import status
@@ -33,7 +33,7 @@ pipelines:
 @pytest.fixture
 def profile(tmp_path, monkeypatch):
     monkeypatch.setenv("R1KIT_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(opening, "detect_device", lambda: ("cpu", "no device is asked for"))
+    monkeypatch.setattr(open_run, "detect_device", lambda: ("cpu", "no device is asked for"))
     folder = tmp_path / "profiles" / "tiny"
     shutil.copytree(CONFIG_ROOT / "cpu-tiny", folder)
     (folder / "pipeline.yaml").write_text(PIPELINES)
@@ -69,7 +69,7 @@ def finish_data(run, settings):
 
 
 def opened(profile, run_id, pipeline="short", **parameters):
-    run, settings = opening.new_run(profile, {}, run_id, pipeline=pipeline)
+    run, settings = open_run.new_run(profile, {}, run_id, pipeline=pipeline)
     finish_data(run, settings)
     return reopened(profile, run_id, pipeline, **parameters)
 
@@ -199,10 +199,10 @@ def test_a_stage_is_not_started_before_what_it_stands_on(profile, programs):
 def test_a_run_for_a_pipeline_makes_its_data_with_the_pipelines_settings(profile):
     text = PIPELINES.replace("  short:\n", "  short:\n    set: {data.traces: 77}\n")
     Path(profile, "pipeline.yaml").write_text(text)
-    opening.new_run(profile, {}, "my-run", pipeline="short")
-    _, settings = opening.reopen_run("my-run", "", {})
+    open_run.new_run(profile, {}, "my-run", pipeline="short")
+    _, settings = open_run.reopen_run("my-run", "", {})
     assert settings.data.traces == 77
-    _, plain = opening.new_run(profile, {}, "plain")
+    _, plain = open_run.new_run(profile, {}, "plain")
     assert plain.data.traces != 77
 
 
@@ -210,13 +210,13 @@ def test_pipelines_behind_a_comma_are_checked_now_and_run_beside_the_first(profi
     from r1kit.pipeline import engine
     from r1kit.pipeline import run as running
 
-    run, settings = opening.new_run(profile, {}, "my-run", pipeline="short,other")
+    run, settings = open_run.new_run(profile, {}, "my-run", pipeline="short,other")
     assert (run.manifest["pipeline"], run.manifest["beside"]) == ("short", ["other"])
     given = {}
     monkeypatch.setattr(
         engine, "execute", lambda source, target, parameters, **keys: given.update(parameters)
     )
-    running.run_notebook(opening.stage_in(run, "06_pipeline", settings), run.stage("06_pipeline"), run)
+    running.run_notebook(open_run.stage_in(run, "06_pipeline", settings), run.stage("06_pipeline"), run)
     assert (given["PIPELINE"], given["ALSO"]) == ("short", ["other"])
     with pytest.raises(SettingsError, match="Did you mean `other`"):
-        opening.new_run(profile, {}, "other-run", pipeline="short,othr")
+        open_run.new_run(profile, {}, "other-run", pipeline="short,othr")

@@ -223,13 +223,13 @@ def test_it_runs_inside_a_running_event_loop_too(notebook, tmp_path):
 
 @slow
 def test_a_full_disk_on_the_way_ends_nothing_but_at_the_end_it_is_an_error(notebook, tmp_path, monkeypatch):
-    from r1kit.pipeline import record
+    from r1kit.pipeline import kernel
     from r1kit.runs.files import WriteFailed
 
     def full(path, text):
         raise WriteFailed(28, f"cannot write {path}: no space left on the disk")
 
-    monkeypatch.setattr(record, "write_text_atomic", full)
+    monkeypatch.setattr(kernel, "write_text_atomic", full)
     with pytest.raises(WriteFailed, match="no space left"):
         engine.execute(
             notebook(f"open({str(tmp_path / 'ran')!r}, 'w')"), tmp_path / "out.ipynb", {}, cwd=tmp_path

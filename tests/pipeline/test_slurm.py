@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from r1kit import cli
+from r1kit.cli import main
 from r1kit.pipeline import slurm
 from r1kit.runs import nodes
 from r1kit.runs.folder import Run
 from r1kit.settings import SettingsError, load_profile
-from r1kit.settings.site import SITE_ROOT, Site, load_site
+from r1kit.settings.machine import SITE_ROOT, Site, load_site
 
 TWO = {
     "accelerate.distributed_type": "MULTI_CPU",
@@ -268,12 +268,12 @@ def test_the_batch_job_of_a_pipelines_run_is_its_pipeline_when_it_is_submitted_a
     monkeypatch.setattr(slurm, "submit", lambda run, script: scripts.append(script) or "7")
     submit = ["run", "--on", "slurm", "--detach"]
     for more in (["--pipeline", "r1", "--run-id", "composed"], ["--resume", "composed"]):
-        done = CliRunner().invoke(cli.app, [*submit, *more])
+        done = CliRunner().invoke(main.app, [*submit, *more])
         assert done.exit_code == 0, done.output
         assert done.output == "run composed is job 7\n"
-    both = CliRunner().invoke(cli.app, [*submit, "--resume", "composed", "--pipeline", "r1"])
+    both = CliRunner().invoke(main.app, [*submit, "--resume", "composed", "--pipeline", "r1"])
     assert both.exit_code == 2
-    printed = CliRunner().invoke(cli.app, ["slurm", "script", "--pipeline", "r1"])
+    printed = CliRunner().invoke(main.app, ["slurm", "script", "--pipeline", "r1"])
     for script in (*scripts, printed.output):
         assert "--stages 01_data,06_pipeline" in script
     assert len(scripts) == 2

@@ -5,7 +5,7 @@ from operator import getitem
 
 import pytest
 
-from r1kit.pipeline import dependencies, opening
+from r1kit.pipeline import dependencies, open_run
 from r1kit.pipeline.stages import (
     UnknownStage,
     asked_for,
@@ -19,7 +19,7 @@ from r1kit.pipeline.stages import (
 from r1kit.runs.files import write_json_atomic
 from r1kit.runs.results import write_result
 from r1kit.settings import load_profile, profile_names
-from r1kit.settings.stage_names import STAGES
+from r1kit.settings.pipelines import STAGES
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ def test_a_stage_depends_on_its_settings_and_on_those_before_it():
 
 
 def test_a_result_counts_only_with_the_inputs_it_was_made_from():
-    run, settings = opening.new_run("cpu-tiny", {})
+    run, settings = open_run.new_run("cpu-tiny", {})
     folder, digest = run.stage("02_sft"), lesson_hash("02_sft", settings)
     assert not dependencies.has_result(folder, digest)
     finish(run, "02_sft", settings)
@@ -102,9 +102,9 @@ def test_a_result_counts_only_with_the_inputs_it_was_made_from():
 
 
 def test_what_a_stage_needs_is_borrowed_from_the_newest_equal_run(capsys):
-    older, settings = opening.new_run("cpu-tiny", {}, "older-run")
+    older, settings = open_run.new_run("cpu-tiny", {}, "older-run")
     finish(older, "01_data", settings)
-    run, settings = opening.new_run("cpu-tiny", {}, "this-run")
+    run, settings = open_run.new_run("cpu-tiny", {}, "this-run")
     assert dependencies.find_or_run(run, lesson_stage("01_data", settings)) == older.stage("01_data")
     assert run.manifest["borrowed"] == {"01_data": "older-run"}
     assert "older-run" in capsys.readouterr().out

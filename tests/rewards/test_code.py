@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from r1kit.rewards import code, shared_sandbox
+from r1kit.rewards import code
 from r1kit.rewards.code import binary_code_reward, code_reward, get_code_format_reward
 from r1kit.sandbox import Execution, Limits, SandboxError, Verdict
 
@@ -37,10 +37,10 @@ def reward(text, info=INFO, **options):
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick_sandbox():
-    shared_sandbox.configure(workers=2, limits=Limits(cpu_seconds=1, wall_seconds=2.0))
+    code.configure(workers=2, limits=Limits(cpu_seconds=1, wall_seconds=2.0))
     yield
-    shared_sandbox.close_shared()
-    shared_sandbox.configure()
+    code.close_shared()
+    code.configure()
 
 
 @pytest.fixture
@@ -175,28 +175,28 @@ def test_settings_that_change_replace_the_sandbox(monkeypatch):
         def close(self):
             self.closed = True
 
-    shared_sandbox.close_shared()
-    monkeypatch.setattr(shared_sandbox, "Sandbox", Recorded)
-    monkeypatch.setattr(shared_sandbox, "default_workers", lambda: 16)
+    code.close_shared()
+    monkeypatch.setattr(code, "Sandbox", Recorded)
+    monkeypatch.setattr(code, "default_workers", lambda: 16)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    before = shared_sandbox._options
-    shared_sandbox.configure(tier="landlock", unsafe=True, fork_server=False)
+    before = code._options
+    code.configure(tier="landlock", unsafe=True, fork_server=False)
     first = code.shared_sandbox()
-    shared_sandbox.configure(tier="landlock", unsafe=True, fork_server=False)
+    code.configure(tier="landlock", unsafe=True, fork_server=False)
     assert code.shared_sandbox() is first
     assert (first.workers, first.options["tier"], first.options["unsafe"]) == (2, "landlock", True)
-    shared_sandbox.configure(workers=5, limits=Limits(cpu_seconds=9))
+    code.configure(workers=5, limits=Limits(cpu_seconds=9))
     assert first.closed
     assert (code.shared_sandbox().workers, made[1].options["limits"].cpu_seconds) == (5, 9)
-    shared_sandbox.configure(**before)
+    code.configure(**before)
 
 
 def test_a_machine_without_isolation_stops_the_training_with_a_message(monkeypatch):
     def none_works(*_, **__):
         raise SandboxError("no tier works here")
 
-    shared_sandbox.close_shared()
-    monkeypatch.setattr(shared_sandbox, "Sandbox", none_works)
+    code.close_shared()
+    monkeypatch.setattr(code, "Sandbox", none_works)
     with pytest.raises(SandboxError, match="no tier"):
         reward(answer(ADD))
 

@@ -7,9 +7,8 @@ from fractions import Fraction
 import pytest
 
 from r1kit.rewards.equivalence import Refused, Undecided, Unread, equal, parts, read
-from r1kit.rewards.equivalence.asking import form_as_latex
-from r1kit.rewards.equivalence.expression import read_terms
-from r1kit.rewards.equivalence.terms import Meaningless, TooLarge, Unknown, rational
+from r1kit.rewards.equivalence.expression import Meaningless, TooLarge, Unknown, rational, read_terms
+from r1kit.rewards.equivalence.reading import form_as_latex
 
 
 def same(gold: str, answer: str) -> bool:

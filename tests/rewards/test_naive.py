@@ -8,7 +8,7 @@ from r1kit.data.format import write_completion
 from r1kit.data.programs import verification_info, write_program
 from r1kit.data.stories import generate
 from r1kit.rewards import accuracy_reward
-from r1kit.rewards.naive import naive_accuracy_reward, naive_code_reward, naive_steps_reward
+from r1kit.rewards.style import naive_accuracy_reward, naive_code_reward, naive_steps_reward
 
 HONEST = write_completion(["Step 1: 7 - 3 = 4", "Step 2: 4 + 9 = 13"], "13")
 WRONG = write_completion(["Step 1: 7 - 3 = 4", "Step 2: 4 + 9 = 12"], "12")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from r1kit.rewards.accuracy import accuracy_reward, answer_after_reasoning, judge, judge_all
 from r1kit.rewards.equivalence import Undecided, equal, read
-from r1kit.rewards.equivalence.terms import terms_as_latex
+from r1kit.rewards.equivalence.expression import terms_as_latex
 
 PIECES = r"""
     5 6 0 12 1,000 . , ; - + * / ^ _ = < ( ) [ ] { } \{ \} \frac \sqrt \pi \infty \le \cup \pm \in \text{cm}

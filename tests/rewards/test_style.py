@@ -9,8 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1kit.rewards.format import format_reward, tag_count_reward, think_format_reward
-from r1kit.rewards.language import get_language_consistency_reward, words
+from r1kit.rewards.format import (
+    format_reward,
+    get_language_consistency_reward,
+    tag_count_reward,
+    think_format_reward,
+    words,
+)
 from r1kit.rewards.style import count_steps, get_repetition_penalty_reward, reasoning_steps_reward
 
 

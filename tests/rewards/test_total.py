@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from r1kit.rewards import get_rewards, score
-from r1kit.rewards.total import is_judged
+from r1kit.rewards.registry import is_judged
 
 RIGHT = "<think>\nStep 1: 7 - 3 = 4\n</think>\n<answer>\n\\boxed{4}\n</answer>"
 WRONG = RIGHT.replace("boxed{4}", "boxed{5}")

@@ -13,7 +13,7 @@ import time
 import psutil
 import pytest
 
-from r1kit.rewards import verifier, verifier_child
+from r1kit.rewards import verifier
 from r1kit.rewards.accuracy import accuracy_reward, judge, judge_all
 from r1kit.rewards.verifier_process import MEMORY_BYTES, REQUEST_SECONDS
 from tests.open_files import open_files
@@ -155,7 +155,7 @@ def test_a_pair_whose_process_is_killed_twice_is_none(monkeypatch):
 def test_a_process_that_never_answers_is_ended(monkeypatch):
     child = only_child()
     child.suspend()
-    monkeypatch.setattr(verifier_child, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(verifier, "ANSWER_SECONDS", 0.05)
     assert verifier.verify(r"\sin 1", "5") is None  # not even the gold was understood
     assert not psutil.pid_exists(child.pid)
     monkeypatch.undo()

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from r1kit.runs import folder, manifest
+from r1kit.runs import folder
 from r1kit.runs.folder import RunError, create_run, list_runs, new_run_id, newest_run, open_run
 
 
@@ -55,11 +55,11 @@ def test_borrowed_stages_are_added_one_by_one():
 
 def test_without_git_the_commit_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert manifest.git_state(tmp_path) == {"commit": None, "dirty": None}
+    assert folder.git_state(tmp_path) == {"commit": None, "dirty": None}
 
 
 def test_an_uninstalled_package_has_no_version():
-    assert manifest.package_versions(["no-such-package-r1"]) == {"no-such-package-r1": None}
+    assert folder.package_versions(["no-such-package-r1"]) == {"no-such-package-r1": None}
 
 
 def test_a_run_opens_by_its_id_and_by_newest():

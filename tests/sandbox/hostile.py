@@ -15,7 +15,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from r1kit.sandbox import Execution, Limits, Sandbox, Verdict, seccomp
+from r1kit.sandbox import Execution, Limits, Sandbox, Verdict, kernel
 
 LIMITS = Limits(cpu_seconds=1, wall_seconds=30, memory_bytes=256 << 20)
 SHORT = Limits(cpu_seconds=1, wall_seconds=0.7, memory_bytes=256 << 20)
@@ -408,11 +408,11 @@ class Surroundings:
             self.stack.callback(os.close, os.dup(inherited))
         os.environ["R1KIT_SECRET"] = SECRET
         self.stack.callback(os.environ.pop, "R1KIT_SECRET", None)
-        column = seccomp.ARCHITECTURES[platform.machine()][1]
+        column = kernel.ARCHITECTURES[platform.machine()][1]
         self.told = {name: f"{folder}/{name}" for name in ("file", "writable", "mine")}
         self.told |= {"folder": folder, "socket": folder + "-socket"}
         self.told |= {"port": self.tcp.getsockname(), "abstract": "\0r1kit-test-" + os.path.basename(folder)}
-        self.told |= {"victim": self.victim.pid, "owner": os.getpid(), "calls": seccomp._numbers(column)}
+        self.told |= {"victim": self.victim.pid, "owner": os.getpid(), "calls": kernel._numbers(column)}
         return self
 
     def __exit__(self, *exception):

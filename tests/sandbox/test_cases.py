@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from r1kit.sandbox.cases import Case, Problem, read_problem
+from r1kit.sandbox.programs import Case, Problem, read_problem
 
 ADD = {"type": "stdin_stdout", "input": "3 4\n", "output": "7\n"}
 CALL = {"type": "function_call", "fn_name": "add", "input": [3, 4], "output": 7}

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from r1kit.sandbox.compare import close, parse_result, same_output, same_result
+from r1kit.sandbox.judge import close, parse_result, same_output, same_result
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ import shutil
 import pytest
 
 from r1kit.sandbox import Execution, Limits, Sandbox, Verdict, runner
-from r1kit.sandbox.cases import Case
-from r1kit.sandbox.judge import Job, judge
-from r1kit.sandbox.verdict_cache import VerdictCache
+from r1kit.sandbox.judge import Job, VerdictCache, judge
+from r1kit.sandbox.programs import Case
 
 CASES = (Case("3 4\n", "7\n"), Case("10 20\n", "30\n"))
 ADD = '#include <cstdio>\nint main(){int a,b;scanf("%d %d",&a,&b);printf("%d\\n",a+b);}'

@@ -7,9 +7,8 @@ import threading
 import pytest
 
 from r1kit.sandbox import Execution, Limits, Sandbox, Verdict
-from r1kit.sandbox.cases import Case
-from r1kit.sandbox.judge import Job, Judgement, judge
-from r1kit.sandbox.verdict_cache import VerdictCache
+from r1kit.sandbox.judge import Job, Judgement, VerdictCache, judge
+from r1kit.sandbox.programs import Case
 from tests.sandbox.hostile_calls import HOSTILE_CALLS, LEGAL_CALLS
 
 QUICK = Limits(cpu_seconds=1, wall_seconds=2.0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from r1kit.sandbox import Limits, Sandbox, SandboxError, Verdict, runner
-from r1kit.sandbox.client import Broker
+from r1kit.sandbox.broker import Broker
 from r1kit.sandbox.runner import COMPILER_LIMITS
 
 ADD = "import sys; print(sum(map(int, sys.stdin.read().split())))"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from r1kit.sandbox import seccomp
+from r1kit.sandbox import kernel
 
 ALLOW, KILL = "allow", "kill"
 PID = 4711
@@ -18,11 +18,11 @@ def decide(machine, name_or_number, *arguments, pid=PID, **settings):
     """What the filter says to a system call: allow, kill, or an error's name."""
     number = name_or_number
     if isinstance(number, str):
-        number = seccomp._numbers(seccomp.ARCHITECTURES[machine][1])[number]
-    filter_ = seccomp.filter_for_pid(seccomp.build_filter(machine=machine, **settings), pid)
+        number = kernel._numbers(kernel.ARCHITECTURES[machine][1])[number]
+    filter_ = kernel.filter_for_pid(kernel.build_filter(machine=machine, **settings), pid)
     padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
     data = struct.pack(
-        "<iIQ6Q", number, seccomp.ARCHITECTURES[machine][0], 0, *(a % (1 << 64) for a in padded)
+        "<iIQ6Q", number, kernel.ARCHITECTURES[machine][0], 0, *(a % (1 << 64) for a in padded)
     )
     return interpret(filter_, data)
 
@@ -51,8 +51,8 @@ both = pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 
 @both
 def test_every_refused_call_is_refused_and_others_are_not(machine):
-    numbers = seccomp._numbers(seccomp.ARCHITECTURES[machine][1])
-    refused = set(seccomp._names(seccomp._ALWAYS)) & set(numbers)
+    numbers = kernel._numbers(kernel.ARCHITECTURES[machine][1])
+    refused = set(kernel._names(kernel._ALWAYS)) & set(numbers)
     assert len(refused) > 60
     assert {decide(machine, name, **ALONE) for name in refused} == {"EPERM"}
     for name in ("chmod", "fchmodat", "utimensat", "setpriority", "truncate"):
@@ -111,7 +111,7 @@ def test_a_call_newer_than_the_filter_does_not_exist(machine):
 
 
 def test_calls_of_another_architecture_end_the_program():
-    filter_ = seccomp.build_filter(machine="x86_64", shared_pids=False)
+    filter_ = kernel.build_filter(machine="x86_64", shared_pids=False)
     assert interpret(filter_, struct.pack("<iIQ6Q", 11, 0x40000003, 0, *[0] * 6)) == KILL  # i386
     assert decide("x86_64", 0x40000000 + 57, **ALONE) == KILL  # x32
 
@@ -119,7 +119,7 @@ def test_calls_of_another_architecture_end_the_program():
 @both
 def test_the_filter_is_short_enough(machine):
     for settings in (ALONE, SHARED, COMPILER):
-        assert 80 < len(seccomp.build_filter(machine=machine, **settings)) // 8 < 400
+        assert 80 < len(kernel.build_filter(machine=machine, **settings)) // 8 < 400
 
 
 @pytest.mark.parametrize(
@@ -133,6 +133,6 @@ def test_numbers_are_those_of_the_kernel_headers(column, path, pattern):
     if not Path(path).exists():
         pytest.skip(f"{path} is not there (linux-libc-dev)")
     headers = {name: int(number) for name, number in re.findall(pattern, Path(path).read_text())}
-    ours = seccomp._numbers(column)
+    ours = kernel._numbers(column)
     assert {name: number for name, number in ours.items() if headers.get(name, number) != number} == {}
     assert len(set(ours) & set(headers)) > 80

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from r1kit.sandbox import Sandbox, Verdict, tiers
-from r1kit.sandbox.client import BrokerError
-from r1kit.sandbox.linux import SPARE_UIDS
+from r1kit.sandbox.broker import BrokerError
+from r1kit.sandbox.kernel import SPARE_UIDS
 
 
 @pytest.fixture

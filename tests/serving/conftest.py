@@ -12,8 +12,7 @@ import psutil
 import pytest
 
 from r1kit.serving.keeper import members
-from r1kit.serving.server import Server
-from r1kit.serving.start import serve
+from r1kit.serving.server import Server, serve
 from r1kit.settings.machine import MachineSettings
 from r1kit.settings.profile import CONFIG_ROOT
 

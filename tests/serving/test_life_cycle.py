@@ -177,7 +177,7 @@ import sys, time
 sys.path.insert(0, {os.getcwd()!r})
 from pathlib import Path
 from tests.serving.conftest import machine
-from r1kit.serving.start import serve
+from r1kit.serving.server import serve
 server = serve({str(tmp_path / "server")!r}, machine(), "some/model")
 server.wait_ready()
 print(*server.state["pids"], server.state["keeper"], flush=True)

@@ -17,7 +17,7 @@ from r1kit.evaluation.generation import ask_teacher, harvest
 from r1kit.evaluation.server_sampler import NotAllowed, answers_in, only_model
 from r1kit.pipeline.writers import largest_difference, model_of, served_writer
 from r1kit.runs.files import read_json
-from r1kit.serving.start import serve
+from r1kit.serving.server import serve
 from r1kit.settings.machine import MachineSettings
 from tests.data.rows import write_jsonl
 from tests.data.test_generation import ROWS, judge, settings

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from r1kit.settings import SettingsError, load_profile, resolved_section
-from r1kit.settings.algorithms import DEFINING, expand
-from r1kit.settings.training import GrpoSettings
+from r1kit.settings.training import DEFINING, GrpoSettings, expand
 
 KEYS = ("loss_type", "importance_sampling_level", "scale_rewards", "epsilon", "epsilon_high")
 

@@ -7,15 +7,16 @@ import random
 import pytest
 
 from r1kit.settings import SettingsError
-from r1kit.settings.lengths import (
+from r1kit.settings.known_models import (
     from_counts,
     log_normal,
     packed_fill,
     packing_gain,
     padded_fill,
     read_lengths,
+    trace_count,
+    trace_lengths,
 )
-from r1kit.settings.trace_lengths import trace_count, trace_lengths
 
 MIXTURE = {"source": "hub", "traces_from": [{"dataset": "open-r1/Mixture-of-Thoughts", "config": "all"}]}
 

@@ -5,8 +5,7 @@ import shutil
 import pytest
 
 from r1kit.settings import SettingsError, load_profile, profile_names
-from r1kit.settings.composed import pipeline_profile, stage_profiles
-from r1kit.settings.profile import CONFIG_ROOT
+from r1kit.settings.profile import CONFIG_ROOT, pipeline_profile, stage_profiles
 
 PIPELINES = """\
 pipelines:

@@ -14,7 +14,7 @@ from typing import get_args
 import pytest
 
 from r1kit.settings import examine_profile, trl_keys
-from r1kit.settings.models import known_keys
+from r1kit.settings.profile import known_keys
 from r1kit.settings.trl_keys import BOUNDS, REFUSED, RENAMED
 
 SCRIPT = Path(__file__).parents[2] / "requirements" / "trl_keys.py"

@@ -81,8 +81,8 @@ def submit(slurm, site, two_nodes):
 
     def submit(module: str, folder: Path, grace: float = 30.0, **changes):
         from r1kit.pipeline import slurm as jobs
-        from r1kit.pipeline.opening import new_run
-        from r1kit.settings.site import load_site
+        from r1kit.pipeline.open_run import new_run
+        from r1kit.settings.machine import load_site
 
         run, settings = new_run("cpu-tiny", two_nodes | changes)
         (folder / "accelerate.yaml").write_text(settings.accelerate_yaml())

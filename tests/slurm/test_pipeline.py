@@ -11,9 +11,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from r1kit import cli
+from r1kit.cli import main
 from r1kit.pipeline import slurm as jobs
-from r1kit.pipeline.opening import new_run
+from r1kit.pipeline.open_run import new_run
 from r1kit.runs.results import read_result
 
 from ..failures import small_pipeline
@@ -37,7 +37,7 @@ def prepared(slurm, tmp_path, world):  # noqa: F811
 @pytest.mark.timeout(1200)
 def test_a_pipeline_goes_on_after_a_requeue_and_after_a_cancel(slurm, site, prepared):
     submit = ["run", "--on", "slurm", "--site", str(site), "--resume", "small"]
-    done = CliRunner().invoke(cli.app, [*submit, "--stages", "01,06", "--detach", "--json"])
+    done = CliRunner().invoke(main.app, [*submit, "--stages", "01,06", "--detach", "--json"])
     job = json.loads(done.output)["job"]
     log = jobs.folder(prepared) / "job.log"
 
@@ -54,7 +54,7 @@ def test_a_pipeline_goes_on_after_a_requeue_and_after_a_cancel(slurm, site, prep
     assert jobs.outcome(prepared)[0] == 143
     assert processes_of(prepared.path) == []
 
-    again = CliRunner().invoke(cli.app, submit)
+    again = CliRunner().invoke(main.app, submit)
     assert again.exit_code == 0, again.output
     text = log.read_text()
     assert "start 2 of job" in text

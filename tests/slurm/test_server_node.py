@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from r1kit.pipeline import slurm as jobs
-from r1kit.serving.own_node import check_reachable
+from r1kit.serving.server import check_reachable
 from r1kit.settings import SettingsError
 from r1kit.settings.machine import MachineSettings
 
@@ -20,7 +20,7 @@ from .conftest import processes_of, replace_command
 STAGE = """
 import json, os, pathlib, sys, time, urllib.request
 from r1kit.serving.server import ask_restart
-from r1kit.serving.start import serve
+from r1kit.serving.server import serve
 from r1kit.settings.machine import MachineSettings
 folder = pathlib.Path(sys.argv[1])
 machine = MachineSettings.model_validate_json((folder / "machine.json").read_text())
@@ -66,7 +66,7 @@ def test_weights_that_go_from_gpu_to_gpu_need_no_folder():
 def test_no_script_is_written_for_a_server_that_could_not_be_reached(tmp_path):
     from r1kit.runs.folder import Run
     from r1kit.settings import load_profile
-    from r1kit.settings.site import Site
+    from r1kit.settings.machine import Site
 
     settings = load_profile("cpu-cluster")
     with pytest.raises(SettingsError, match=r"server\.host"):
@@ -77,8 +77,8 @@ def test_no_script_is_written_for_a_server_that_could_not_be_reached(tmp_path):
 @pytest.mark.slow
 @pytest.mark.slurm
 def test_a_server_serves_from_its_own_node_starts_again_and_ends(slurm, site, tmp_path):
-    from r1kit.pipeline.opening import new_run
-    from r1kit.settings.site import load_site
+    from r1kit.pipeline.open_run import new_run
+    from r1kit.settings.machine import load_site
 
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen2"}')

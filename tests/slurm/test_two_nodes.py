@@ -114,8 +114,8 @@ sys.exit(server.wait())
 
 
 def test_a_server_runs_on_the_last_node_beside_the_trainer_and_ends_in_order(slurm, site, tmp_path):
-    from r1kit.pipeline.opening import new_run
-    from r1kit.settings.site import load_site
+    from r1kit.pipeline.open_run import new_run
+    from r1kit.settings.machine import load_site
 
     site.write_text(site.read_text() + "server_nodes: 1\n")
     run, settings = new_run("cpu-tiny", {})

@@ -24,11 +24,11 @@ ARCHITECTURE = {
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    from r1kit.data import corpus, datasets
+    from r1kit.data import datasets, stories
     from r1kit.data.tokenizer import train_tokenizer
 
     traces = datasets.build_traces(100, 0)
-    texts = corpus.documents(100, 0) + [trace["messages"][1]["content"] for trace in traces]
+    texts = stories.documents(100, 0) + [trace["messages"][1]["content"] for trace in traces]
     return train_tokenizer(texts, 400)
 
 
@@ -48,12 +48,12 @@ def world(tokenizer, tmp_path_factory) -> Path:
     import torch
     from datasets import Dataset
 
-    from r1kit.data import corpus, datasets
+    from r1kit.data import datasets, stories
     from r1kit.training.pretrain import build_model
 
     folder = tmp_path_factory.mktemp("world")
     tokenizer.save_pretrained(folder / "tokenizer")
-    Dataset.from_dict({"text": corpus.documents(80, 0)}).save_to_disk(str(folder / "corpus"))
+    Dataset.from_dict({"text": stories.documents(80, 0)}).save_to_disk(str(folder / "corpus"))
     Dataset.from_list(datasets.build_traces(120, 0, [1, 2])).save_to_disk(str(folder / "traces"))
     Dataset.from_list(datasets.build_prompts(24, 0, [1, 2])).save_to_disk(str(folder / "prompts"))
     torch.manual_seed(0)

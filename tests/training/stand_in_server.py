@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from r1kit.runs.files import read_json, write_json_atomic
-from r1kit.runs.fingerprint import model_fingerprint
+from r1kit.runs.weight_versions import model_fingerprint
 from r1kit.serving.weights import WeightVersions
 from tests.training.small_qwen2 import SmallQwen2
 

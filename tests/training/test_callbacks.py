@@ -8,7 +8,7 @@ import pytest
 from transformers import TrainerControl, TrainerState
 
 from r1kit.training.callbacks import CompleteMarker, GracefulStop, MetricsLog, readable
-from r1kit.training.stop_request import StopRequest
+from r1kit.training.program import StopRequest
 
 ARGS = SimpleNamespace(
     world_size=1, device="cpu", per_device_train_batch_size=4, gradient_accumulation_steps=2

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from r1kit.settings.curriculum import CurriculumSettings
-from r1kit.training.curriculum import Curriculum, pools_of
+from r1kit.settings.training import CurriculumSettings
+from r1kit.training.rl.curriculum import Curriculum, pools_of
 
 LEVELS = [1] * 10 + [2] * 10 + [3] * 10
 

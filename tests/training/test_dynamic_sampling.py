@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from r1kit.settings.curriculum import CurriculumSettings, DynamicSamplingSettings
-from r1kit.training.curriculum import Curriculum
-from r1kit.training.grpo_trainer import Group, GrpoTrainer
-from r1kit.training.objective import group_advantages
+from r1kit.settings.training import CurriculumSettings, DynamicSamplingSettings
+from r1kit.training.rl.curriculum import Curriculum
+from r1kit.training.rl.objective import group_advantages
+from r1kit.training.rl.trainer import Group, GrpoTrainer
 from tests.training.conftest import rows
 
 SIZE, COUNT = 4, 4  # completions of a group, groups of a generation

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from r1kit.training.guards import COLLAPSED
+from r1kit.training.rl.guards import COLLAPSED
 
 from .conftest import rows, start, write_job
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 from transformers import TrainerControl
 
-from r1kit.runs import metrics
-from r1kit.settings.guards import GuardSettings
-from r1kit.training.guards import COLLAPSED, Collapsed, Guards, diversity, find_sign
+from r1kit.runs import jsonl
+from r1kit.settings.training import GuardSettings
+from r1kit.training.rl.guards import COLLAPSED, Collapsed, Guards, diversity, find_sign
 
 BOUNDS = GuardSettings(window=5)
 
@@ -145,7 +145,7 @@ def test_a_resumed_training_judges_by_the_rows_that_were_kept(tmp_path):
     uninterrupted, resumed = (Guards(BOUNDS, tmp_path / name) for name in ("none.jsonl", "metrics.jsonl"))
     stepped(uninterrupted, whole)
     for row in whole[:95]:
-        metrics.append(resumed.path, row)
+        jsonl.append(resumed.path, row)
     resumed.on_train_begin(None, SimpleNamespace(global_step=90, is_world_process_zero=True), None)
     assert len(resumed.rows) == 90
     stepped(resumed, whole[90:])

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from r1kit.settings import SettingsError
-from r1kit.settings.models import GrpoSettings
-from r1kit.training.heldout import BEST, MARK, PASS, HeldOut, evaluation_keys, heldout_slice
+from r1kit.settings.profile import GrpoSettings
+from r1kit.training.rl.heldout import BEST, MARK, PASS, HeldOut, evaluation_keys, heldout_slice
 
 from .conftest import finish, rows, write_job
 from .test_resume import GRPO, assert_same_training, kill_at
@@ -90,7 +90,7 @@ def test_the_best_weights_are_kept_and_a_best_of_the_future_is_forgotten_on_resu
 
 
 def test_without_a_reward_that_verifies_there_is_no_pass_at_1_to_follow():
-    from r1kit.training.heldout import verifying_reward
+    from r1kit.training.rl.heldout import verifying_reward
 
     assert verifying_reward(own()) == "accuracy"
     with pytest.raises(SettingsError, match="says whether an answer is right"):

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from r1kit.settings.curriculum import CurriculumSettings, DynamicSamplingSettings, LengthStage
-from r1kit.training.curriculum import length_limit
+from r1kit.settings.training import CurriculumSettings, DynamicSamplingSettings, LengthStage
 from r1kit.training.grpo import prompt_curriculum
-from r1kit.training.grpo_trainer import GrpoTrainer
-from r1kit.training.served import ServedRollouts
+from r1kit.training.rl.curriculum import length_limit
+from r1kit.training.rl.trainer import GrpoTrainer
+from r1kit.training.rl.vllm_rollouts import ServedRollouts
 
 STAGES = [LengthStage(step=at, max_completion_length=length) for at, length in ((0, 8), (10, 16), (20, 24))]
 

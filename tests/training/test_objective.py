@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from r1kit.training.objective import (
+from r1kit.training.rl.objective import (
     LOSS_TYPES,
     group_advantages,
     grpo_loss,

@@ -128,7 +128,7 @@ def test_mixed_documents_fail_and_a_test_without_power_says_so() -> None:
 
 
 def test_the_doctor_proves_it_for_a_profile(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    from r1kit.cli import main
+    from r1kit.cli.main import main
 
     monkeypatch.setattr("sys.argv", ["r1kit", "doctor", "--packing"])
     with pytest.raises(SystemExit) as end:
@@ -138,7 +138,7 @@ def test_the_doctor_proves_it_for_a_profile(monkeypatch: pytest.MonkeyPatch, cap
 
 
 def test_an_attention_that_is_not_there_is_said_and_fails(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    from r1kit.cli import main
+    from r1kit.cli.main import main
 
     monkeypatch.setattr("sys.argv", ["r1kit", "doctor", "--packing", "--profile", "mi350x-8"])
     with pytest.raises(SystemExit) as end:

@@ -10,7 +10,7 @@ import torch
 from accelerate.utils import DistributedType
 
 from r1kit.settings import SettingsError
-from r1kit.training.processes import check_resume, check_sharded, check_started
+from r1kit.training.checkpoints import check_resume, check_sharded, check_started
 
 ZERO2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
 

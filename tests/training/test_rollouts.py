@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from trl.trainer.utils import nanstd
 
-from r1kit.training.grpo_trainer import EpochRepeatSampler, rollout_table, share_without_signal
+from r1kit.training.rl.trainer import EpochRepeatSampler, rollout_table, share_without_signal
 
 
 def sampler(epoch: int) -> list[int]:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from r1kit.settings.known_models import KNOWN_MODELS
-from r1kit.training.throughput import Throughput, attended_length, peak_of
+from r1kit.training.callbacks import Throughput, attended_length, peak_of
 
 QWEN = KNOWN_MODELS["Qwen/Qwen2.5-Math-7B"]
 

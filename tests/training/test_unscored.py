@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from r1kit.rewards.total import is_judged
+from r1kit.rewards.registry import is_judged
 from r1kit.training import checkpoints
-from r1kit.training.grpo_trainer import mask_unscored
-from r1kit.training.guards import TooManyUnjudged, UnscoredWatch
+from r1kit.training.rl.guards import TooManyUnjudged, UnscoredWatch
+from r1kit.training.rl.trainer import mask_unscored
 from tests.training.conftest import rows, start, write_job
 
 NAN = float("nan")

@@ -18,18 +18,15 @@ from safetensors.torch import load_file, save_file
 
 from r1kit.runs import weight_versions
 from r1kit.runs.files import read_json, write_json_atomic
-from r1kit.runs.fingerprint import model_fingerprint
-from r1kit.runs.weight_versions import BadVersion, read_version
+from r1kit.runs.weight_versions import BadVersion, model_fingerprint, read_version
+from r1kit.serving import weight_sync
+from r1kit.serving.client import Replicas, ServerClient, connect
 from r1kit.serving.session import Bounds, ServerRefused, ServerSilent, ServerTrouble
+from r1kit.serving.weight_sync import ChangeNorm, FileTransport, NoRoom, move_one_tensor, write_version
 from r1kit.serving.weights import WeightVersions
-from r1kit.training import weight_file
-from r1kit.training.served import check_drift
-from r1kit.training.server_client import Replicas, ServerClient, connect
-from r1kit.training.server_link import Link, check_model, check_servers, preflight
+from r1kit.training.rl.server_connection import Link, check_model, check_servers, preflight
+from r1kit.training.rl.vllm_rollouts import check_drift
 from r1kit.training.watchdog import Stopped
-from r1kit.training.weight_change import ChangeNorm
-from r1kit.training.weight_file import NoRoom, write_version
-from r1kit.training.weight_sync import FileTransport, move_one_tensor
 from tests.training import stand_in_server
 from tests.training.small_qwen2 import SmallQwen2
 
@@ -72,7 +69,7 @@ def test_a_full_disk_leaves_nothing_of_the_attempt_and_all_of_the_old_version(tm
     def full(*_):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(weight_file, "reserve", full)
+    monkeypatch.setattr(weight_sync, "reserve", full)
     with pytest.raises(NoRoom, match="No space left on device"):
         write_version(tmp_path, 2, METADATA, TENSORS)
     assert [path.name for path in tmp_path.iterdir()] == [old.name]

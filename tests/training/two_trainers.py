@@ -17,8 +17,8 @@ def train(world: Path, folder: Path, rank: int, port: int) -> None:
     """Two steps of rank `rank`."""
     import torch
 
-    from r1kit.settings.curriculum import CurriculumSettings, DynamicSamplingSettings
-    from r1kit.training.curriculum import Curriculum
+    from r1kit.settings.training import CurriculumSettings, DynamicSamplingSettings
+    from r1kit.training.rl.curriculum import Curriculum
     from tests.training.test_dynamic_sampling import SIZE, build
 
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}

@@ -12,7 +12,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from r1kit.runs import metrics
+from r1kit.runs import jsonl
 from r1kit.runs.launch import JobFailed, launch
 from r1kit.views import dashboard
 
@@ -89,7 +89,7 @@ def job(tmp_path):
 
 def log(job, *steps):
     for step in steps:
-        metrics.append(
+        jsonl.append(
             job.folder / "metrics.jsonl",
             {"step": step, "total_steps": 10, "loss": 1 / step, "seconds": step, "seconds_left": 10 - step},
         )
@@ -250,7 +250,7 @@ def test_a_supervised_process_is_watched_to_its_end(screen, tmp_path, settings, 
     """The program is json.tool on resolved.yaml: it ends with 0 for JSON and with 1 for anything else."""
     (tmp_path / "resolved.yaml").write_text(settings)
     job = launch("json.tool", tmp_path, accelerate=False, grace=2)
-    metrics.append(tmp_path / "metrics.jsonl", {"step": 1, "total_steps": 1, "loss": 0.5, "seconds": 3})
+    jsonl.append(tmp_path / "metrics.jsonl", {"step": 1, "total_steps": 1, "loss": 0.5, "seconds": 3})
     if code == 0:
         asyncio.run(dashboard.watch(job))
         assert "completed in 0:03: step 1/1" in screen.status

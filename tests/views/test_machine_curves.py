@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from r1kit.runs import metrics
-from r1kit.views.figures import figure_alt, png
-from r1kit.views.plots import machine_panel
+from r1kit.runs import jsonl
+from r1kit.views.figures import figure_alt, machine_panel, png
 
 
 def curves(figure) -> dict[str, dict[str, list[float]]]:
@@ -30,7 +29,7 @@ def test_a_cpu_shows_how_busy_it_was_and_whose_memory_it_is(tmp_path: Path) -> N
         {"time": 160.0, "job_rss_bytes": 1.5e9, "memory_used": 3e9, "memory_total": 24e9, "cpu": 98.0},
         {"time": 220.0, "job_rss_bytes": 1.2e9, "memory_used": 2.5e9, "memory_total": 24e9, "cpu": 99.0},
     ):
-        metrics.append(tmp_path / "system.jsonl", row)
+        jsonl.append(tmp_path / "system.jsonl", row)
     figure = machine_panel(tmp_path / "system.jsonl")
     assert curves(figure) == {
         "Utilisation": {"host utilisation": [98.0, 99.0]},

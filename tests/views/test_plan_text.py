@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from r1kit.cli import main
+from r1kit.cli.main import main
 from r1kit.machine.plan import make_plan
-from r1kit.runs import metrics
+from r1kit.runs import jsonl
 from r1kit.runs.files import write_json_atomic
 from r1kit.settings import load_profile
 from r1kit.settings.profile import CONFIG_ROOT
@@ -103,7 +103,7 @@ def test_a_runs_own_profile_and_changes_are_what_it_is_held_to(
 def test_memory_on_gpus_is_that_of_the_fullest(tmp_path: Path) -> None:
     run_folder(tmp_path / "run", 0.2)
     row = {"gpus": [{"index": 0, "memory_used": 40e9}, {"index": 1, "memory_used": 41e9}, {"index": 2}]}
-    metrics.append(tmp_path / "run" / "02_sft" / "system.jsonl", row)
+    jsonl.append(tmp_path / "run" / "02_sft" / "system.jsonl", row)
     assert measured(tmp_path / "run")["sft.memory"] == 41e9
 
 

@@ -9,16 +9,19 @@ import pandas as pd
 import pytest
 
 from r1kit.evaluation import table
-from r1kit.runs import metrics
-from r1kit.views.figures import MOST_POINTS, figure_alt, png, series
-from r1kit.views.plots import (
+from r1kit.runs import jsonl
+from r1kit.views.figures import (
+    MOST_POINTS,
     before_after,
     compare_rewards,
+    figure_alt,
     length_histograms,
     loss_curve,
     paid_and_true,
     pass1_bars,
     pass_rate_histogram,
+    png,
+    series,
     training_panel,
 )
 
@@ -55,8 +58,8 @@ TABLE = pd.DataFrame(
 def test_the_loss_curve_shows_every_logged_loss_of_the_file(tmp_path):
     path = tmp_path / "metrics.jsonl"
     for step in range(5, 30, 5):
-        metrics.append(path, {"step": step, "total_steps": 25, "loss": 2 / step})
-    metrics.append(path, {"step": 30, "eval_loss": 1.0})
+        jsonl.append(path, {"step": step, "total_steps": 25, "loss": 2 / step})
+    jsonl.append(path, {"step": 30, "eval_loss": 1.0})
     figure = loss_curve(path)
     (axes,) = figure.axes
     (line,) = axes.lines
@@ -166,7 +169,8 @@ def test_before_and_after_has_a_line_per_level():
 
 def test_no_figure_needs_pyplot():
     code = (
-        "import sys; from r1kit.views import plots; plots.png(plots.loss_curve([{'step': 1, 'loss': 2.0}]));"
+        "import sys; from r1kit.views import figures;"
+        "figures.png(figures.loss_curve([{'step': 1, 'loss': 2.0}]));"
         "print('matplotlib.pyplot' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

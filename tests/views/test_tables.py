@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from r1kit.evaluation import level_metrics
-from r1kit.views.tables import print_summary
+from r1kit.views.progress import print_summary
 
 SUMMARY = {
     "run_id": "x",

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from r1kit.machine import flops
+from r1kit.machine import speed
 from r1kit.machine.plan.inputs import Generation, Speeds, Training
-from r1kit.settings.lengths import Lengths, Packing, packed_fill, packing_gain, padded_fill
+from r1kit.settings.known_models import Lengths, Packing, packed_fill, packing_gain, padded_fill
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def passes(training: Training) -> float:
     Forward and backward 3, recomputation 1, GRPO's old policy 1, its reference model 1. LoRA needs no
     gradients of frozen weights: 2 instead of 3.
     """
-    learn = 2 if training.adapter else flops.TRAINING
+    learn = 2 if training.adapter else speed.TRAINING
     return learn + training.checkpointing + training.old_policy + training.reference
 
 
@@ -104,14 +104,14 @@ def sft_hours(
     steps = max_steps if max_steps > 0 else math.ceil(total * epochs / tokens_per_step)
     # Where documents see each other, attention costs a whole row; else what the documents themselves cost.
     attended = row if packing == "wrapped" else kept.attended
-    per_token = flops.training_flops(training.model, attended)
-    forward = flops.forward_flops(training.model, attended)
+    per_token = speed.training_flops(training.model, attended)
+    forward = speed.forward_flops(training.model, attended)
     own_slots = slots * training.accumulation
     step = own_slots * forward * passes(training) / (speeds.peak * speeds.train_share)
     step = measured_step or step
     rate = tokens_per_step / step
-    mfu = flops.mfu(rate, per_token, training.devices, speeds.peak)
-    full = flops.training_flops(training.model, attended, flops.FULL)
+    mfu = speed.mfu(rate, per_token, training.devices, speeds.peak)
+    full = speed.training_flops(training.model, attended, speed.FULL)
     strategy = packing if packing in ("wrapped", "bfd_split") else "bfd"
     return SftHours(
         tokens=round(total * epochs if max_steps <= 0 else tokens_per_step * steps),
@@ -122,8 +122,8 @@ def sft_hours(
         tokens_per_second=rate,
         flops_per_token=per_token,
         mfu=mfu,
-        mfu_full_attention=flops.mfu(rate, full, training.devices, speeds.peak),
-        hfu=mfu * passes(training) / flops.TRAINING,
+        mfu_full_attention=speed.mfu(rate, full, training.devices, speeds.peak),
+        hfu=mfu * passes(training) / speed.TRAINING,
         fill=fill,
         packing=packing_gain(lengths, row, training.rows, strategy),
     )
@@ -147,7 +147,7 @@ def generate_seconds(
     cache = model.cache_bytes_per_token * generation.weight_bytes / 2 / generation.tensor_parallel
     # Uniform lengths up to n: a sequence reads its own past, n^2 / 6 tokens on average, and the prompt n / 2.
     read = sequences * cache * (longest**2 / 6 + generation.prompt * longest / 2)
-    least = flops.decode_seconds(weights * longest * turns, read, speeds.bandwidth)
+    least = speed.decode_seconds(weights * longest * turns, read, speeds.bandwidth)
     prefill = sequences * generation.prompt * 2 * model.matrix_parameters / speeds.peak
     least += prefill / generation.tensor_parallel
     passes_seconds = longest * turns * speeds.forward_seconds
@@ -176,9 +176,9 @@ def grpo_hours(
     longest = min(generation.longest, 2 * generation.mean)
     width, mean = generation.prompt + longest, generation.prompt + generation.mean
     slots = training.rows * training.accumulation * width
-    forward = flops.forward_flops(training.model, width)
+    forward = speed.forward_flops(training.model, width)
     learn = slots * forward * passes(training) / (speeds.peak * speeds.train_share)
-    useful = training.rows * training.accumulation * mean * flops.training_flops(training.model, mean)
+    useful = training.rows * training.accumulation * mean * speed.training_flops(training.model, mean)
     sync = 0.0
     if generation.mode != "in-process":
         sync = generation.weight_bytes * training.model.parameters / speeds.sync_bandwidth

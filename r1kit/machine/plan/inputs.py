@@ -8,12 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from r1kit.machine.peaks import DEVICES, Device
+from r1kit.machine.speed import DEVICES, Device
 from r1kit.settings import Problem, Profile, SettingsError, trl_keys
 from r1kit.settings.errors import display_path
-from r1kit.settings.known_models import KNOWN_MODELS, ModelShape, shape_from_config
-from r1kit.settings.stage_names import STAGE_OF_SECTION
-from r1kit.settings.trace_lengths import STORY_ANSWER, STORY_PROMPT
+from r1kit.settings.known_models import (
+    KNOWN_MODELS,
+    STORY_ANSWER,
+    STORY_PROMPT,
+    ModelShape,
+    shape_from_config,
+)
+from r1kit.settings.pipelines import STAGE_OF_SECTION
 
 VLLM_SHARE = 0.92
 """vLLM's own gpu_memory_utilization (0.31)."""

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from r1kit.machine.peaks import Device
 from r1kit.machine.plan.inputs import Generation, Training
+from r1kit.machine.speed import Device
 
 TILE_TOKENS, TILE_WORDS = 4096, 32768
 """TRL 1.16: trl/kernels/chunked_logprob.py and trl/trainer/utils.py."""

@@ -15,17 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from r1kit.machine.peaks import Device
 from r1kit.machine.plan.hours import generate_seconds
 from r1kit.machine.plan.inputs import VLLM_SHARE, Generation, generation_of
 from r1kit.machine.plan.memory import server_memory
 from r1kit.machine.plan.profile import Plan, make_plan
+from r1kit.machine.speed import Device
 from r1kit.settings import Profile
-from r1kit.settings.benchmarks import PROBLEMS, BenchmarkSettings
-from r1kit.settings.composed import pipeline_of, pipeline_profile, profiles_under
-from r1kit.settings.lengths import Lengths, from_counts, log_normal
+from r1kit.settings.evaluation import PROBLEMS, BenchmarkSettings
+from r1kit.settings.known_models import SPREAD, Lengths, from_counts, log_normal, trace_count, trace_lengths
 from r1kit.settings.pipelines import AnyStage
-from r1kit.settings.trace_lengths import SPREAD, trace_count, trace_lengths
+from r1kit.settings.profile import pipeline_of, pipeline_profile, profiles_under
 
 ANSWER_BYTES = 8
 """Bytes on disk per token of an answer: about four of text, kept as a shard and as rows."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from r1kit.machine.peaks import Device
 from r1kit.machine.plan.hours import GrpoHours, SftHours, grpo_hours, sft_hours
 from r1kit.machine.plan.inputs import (
     Generation,
@@ -21,9 +20,9 @@ from r1kit.machine.plan.inputs import (
     training_speeds,
 )
 from r1kit.machine.plan.memory import Memory, ServerMemory, server_memory, suggest, training_memory
+from r1kit.machine.speed import Device
 from r1kit.settings import Profile
-from r1kit.settings.lengths import Lengths
-from r1kit.settings.trace_lengths import trace_count, trace_lengths
+from r1kit.settings.known_models import Lengths, trace_count, trace_lengths
 
 CHECKPOINT_BYTES = {"deepspeed": 14, "fsdp": 14, "ddp": 12, "single": 12}
 """Bytes per parameter on disk: bf16 weights with DeepSpeed's float32 states, or float32 weights, moments."""

@@ -43,7 +43,6 @@ The rules, with math-verify 0.9.0's verdict where ours differs and the incident 
 from __future__ import annotations
 
 from r1kit.rewards.equivalence.comparison import Undecided, equal
-from r1kit.rewards.equivalence.forms import Refused, Unread, parts
-from r1kit.rewards.equivalence.reading import read
+from r1kit.rewards.equivalence.reading import Refused, Unread, parts, read
 
 __all__ = ["Refused", "Undecided", "Unread", "equal", "parts", "read"]

@@ -6,11 +6,9 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from r1kit.rewards.equivalence import terms as exact
-from r1kit.rewards.equivalence.asking import form_as_latex
-from r1kit.rewards.equivalence.expression import read_terms
-from r1kit.rewards.equivalence.forms import Equation, Items, Quantity, Refused, Unread, Words
-from r1kit.rewards.equivalence.units import unit_name
+from r1kit.rewards.equivalence import expression as exact
+from r1kit.rewards.equivalence.expression import read_terms, unit_name
+from r1kit.rewards.equivalence.reading import Equation, Items, Quantity, Refused, Unread, Words, form_as_latex
 
 Ask = Callable[[str, str], bool]
 

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from r1kit.settings.algorithms import DEFINING, same
-from r1kit.settings.curriculum import DynamicSamplingSettings
 from r1kit.settings.errors import Problem
 from r1kit.settings.known_models import KNOWN_MODELS
 from r1kit.settings.rewards import REWARDS, Reward
 from r1kit.settings.rules import View, advice, generation_batch, known_model, mode, processes_of_grpo, rule
+from r1kit.settings.training import DEFINING, DynamicSamplingSettings, same
 
 
 @rule

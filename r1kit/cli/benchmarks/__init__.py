@@ -1,0 +1,1 @@
+"""What `r1kit bench` measures, a module per part."""

@@ -1,0 +1,191 @@
+"""`r1kit run` and `r1kit status`.
+
+`r1kit run --on slurm` and `r1kit slurm follow | cancel | script`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from r1kit.cli.options import DEFAULT_PROFILE, JsonOption, ProfileOption, SetOption
+
+if TYPE_CHECKING:
+    from r1kit.runs.folder import Run
+    from r1kit.settings import Profile
+    from r1kit.settings.machine import Site
+
+
+def run(
+    profile: Annotated[str, typer.Option(help="A folder of configs/, or its path. [default: cpu-tiny]")] = "",
+    stages: Annotated[
+        str,
+        typer.Option(help="01-04, 02_sft, 00,05 or all. [default: what the profile can run]"),
+    ] = "",
+    pipeline: Annotated[
+        str,
+        typer.Option(help="Composed trainings of pipeline.yaml: stages 01 and 06. r1 or r1,r1-flat,r1-zero"),
+    ] = "",
+    set_: SetOption = None,
+    resume: Annotated[str, typer.Option(help="Go on with this run: finished stages are skipped.")] = "",
+    run_id: Annotated[str, typer.Option(help="Name for the new run; made from the time otherwise.")] = "",
+    strict: Annotated[
+        bool, typer.Option(help="Exit with 5 where pass@1 is outside the profile's range.")
+    ] = False,
+    on: Annotated[str, typer.Option(help="`here`, or `slurm`: as a batch job.")] = "here",
+    site: Annotated[str, typer.Option(help="A file of sites/, by name or path (with --on slurm).")] = "",
+    detach: Annotated[bool, typer.Option(help="Submit and return (with --on slurm).")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run notebooks in order, headlessly, and print the table of what the models learned."""
+    place = site_of(on, site)
+    from r1kit.pipeline.open_run import new_run, refuse_what_it_has_no_settings_for, reopen_run
+    from r1kit.pipeline.run import NOT_AS_EXPECTED, run_stages, surprises
+    from r1kit.pipeline.stages import asked_for, select
+    from r1kit.runs.files import shown
+    from r1kit.runs.results import summarise
+    from r1kit.settings import load_profile, parse_overrides
+    from r1kit.views.progress import Progress, print_summary
+
+    changes = parse_overrides(set_ or [])
+    if resume and pipeline:
+        raise typer.BadParameter("a run keeps its pipeline; leave --pipeline out with --resume")
+    if stages:
+        select(stages)  # a wrong name is said before anything is opened
+    if resume:
+        found, settings = reopen_run(resume, profile, changes)
+        names = (not stages and found.manifest.get("stages")) or asked_for(stages, settings)
+        refuse_what_it_has_no_settings_for(settings, names)
+    else:
+        profile = profile or DEFAULT_PROFILE
+        names = asked_for(stages, load_profile(profile, changes), pipeline)
+        found, settings = new_run(profile, changes, run_id or None, stages=names, pipeline=pipeline)
+    if place is not None:
+        submit_and_follow(found, settings, names, place, strict, detach, as_json)
+    outcome = run_stages(found, names, settings, Progress(sys.stderr if as_json else None))
+    summary, unexpected = summarise(found), surprises(found, settings)
+    code = outcome.code or (NOT_AS_EXPECTED if strict and unexpected else 0)
+    if as_json:
+        print(json.dumps(summary | {"exit_code": code, "unexpected": unexpected}, indent=1))
+    else:
+        print_summary(summary, shown(found.path))
+        print("\n".join([outcome.message] if outcome.message else unexpected))
+    raise typer.Exit(code)
+
+
+def status(
+    run_id: Annotated[str, typer.Argument(metavar="[RUN]", help="The newest run otherwise.")] = "",
+    as_json: JsonOption = False,
+    lineage: Annotated[
+        bool, typer.Option("--lineage", help="Where each checkpoint and dataset comes from.")
+    ] = False,
+) -> None:
+    """Where a run stands: its stages, their results, pass@1."""
+    from r1kit.runs.files import shown
+    from r1kit.runs.folder import RunError, newest_run, open_run
+    from r1kit.runs.results import summarise
+    from r1kit.views.progress import print_summary
+
+    found = open_run(run_id) if run_id else newest_run()
+    if found is None:
+        raise RunError("there are no runs yet; `r1kit run` starts one")
+    if lineage:
+        from r1kit.pipeline.lineage import family
+        from r1kit.views.lineage import tree
+
+        members = family(found)
+        print(json.dumps(members, indent=1) if as_json else tree(members))
+        return
+    summary = summarise(found)
+    if as_json:
+        print(json.dumps(summary, indent=1))
+    else:
+        print_summary(summary, shown(found.path))
+
+
+jobs = typer.Typer(help="Runs as batch jobs of a cluster.", no_args_is_help=True)
+
+
+def site_of(on: str, site: str) -> Site | None:
+    """The site for `--on slurm`, None for `--on here`."""
+    from r1kit.settings.machine import load_site
+
+    if on not in ("here", "slurm"):
+        raise typer.BadParameter(f"--on takes here or slurm, not {on!r}")
+    return load_site(site) if on == "slurm" else None
+
+
+def submit_and_follow(
+    run: Run, settings: Profile, stages: list[str], site: Site, strict: bool, detach: bool, as_json: bool
+) -> None:
+    """Hand the run to Slurm and follow it; never returns."""
+    from r1kit.pipeline import slurm
+
+    run.update_manifest(stages=sorted({*run.manifest.get("stages", []), *stages}))
+    job = slurm.submit(run, slurm.render(run, settings, stages, site, strict=strict))
+    if detach:
+        told = {"run_id": run.run_id, "job": job}
+        print(json.dumps(told) if as_json else f"run {run.run_id} is job {job}")
+        raise typer.Exit(0)
+    _follow(run, as_json)
+
+
+def _follow(run: Run, as_json: bool = False) -> None:
+    """Print what a run's job does until it ends, and exit with its code. Ctrl-C leaves the job alone."""
+    from r1kit.pipeline import slurm
+    from r1kit.runs.results import summarise
+
+    out = sys.stderr if as_json else sys.stdout
+    try:
+        for line in slurm.follow(run):
+            print(line, file=out, flush=True)
+    except KeyboardInterrupt:
+        print(f"\nthe job goes on; r1kit slurm follow|cancel {run.run_id}", file=out)
+        raise typer.Exit(130) from None
+    code, message = slurm.outcome(run)
+    if message:
+        print(message, file=sys.stderr)
+    if as_json:
+        print(json.dumps(summarise(run) | {"exit_code": code}, indent=1))
+    raise typer.Exit(code)
+
+
+@jobs.command("follow")
+def slurm_follow(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
+    """Print what a run's job does until it ends; exit with its code."""
+    from r1kit.runs.folder import open_run
+
+    _follow(open_run(run_id))
+
+
+@jobs.command("cancel")
+def slurm_cancel(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
+    """End a run's job; a running one writes a checkpoint first."""
+    from r1kit.pipeline import slurm
+    from r1kit.pipeline.open_run import reopen_run
+
+    found, settings = reopen_run(run_id, "", {})
+    print(slurm.cancel(found, settings.machine.grace_seconds))
+
+
+@jobs.command("script")
+def slurm_script(
+    profile: ProfileOption = DEFAULT_PROFILE,
+    stages: Annotated[str, typer.Option(help="As of `r1kit run`.")] = "all",
+    site: Annotated[str, typer.Option(help="A file of sites/, by name or path.")] = "",
+    pipeline: Annotated[str, typer.Option(help="A composed training of pipeline.yaml.")] = "",
+) -> None:
+    """Print the batch script that `r1kit run --on slurm` would submit; makes and submits nothing."""
+    from r1kit.pipeline import slurm
+    from r1kit.pipeline.open_run import pipelines_of, settings_of
+    from r1kit.pipeline.stages import asked_for
+    from r1kit.runs.folder import Run, new_run_id, runs_folder
+    from r1kit.settings.machine import load_site
+
+    settings, run_id = settings_of(profile, {}, pipelines_of(pipeline)[0]), new_run_id(profile)
+    found = Run(run_id, runs_folder() / run_id)
+    names = asked_for(stages, settings, pipeline)
+    print(slurm.render(found, settings, names, load_site(site)), end="")
