@@ -43,8 +43,8 @@ from r1kit.evaluation.sampler import (
 )
 from r1kit.machine import detect_device
 from r1kit.runs.jsonl import AppendLog
-from r1kit.runs.server_files import KEY as KEY_FILE
-from r1kit.runs.server_files import server_state
+from r1kit.serving.server import KEY as KEY_FILE
+from r1kit.serving.server import server_state
 from r1kit.settings.data import PatienceSettings, SamplingSettings
 from r1kit.settings.machine import LayoutSettings, ServerSettings
 

@@ -303,6 +303,6 @@ def pass_at_1_of(stage: StageSpec, folder: Path) -> dict[str, Mapping[str, float
 
 
 def _answers(stage: StageSpec, folder: Path) -> dict[str, Any]:
-    from r1kit.evaluation.evaluate import load_results
+    from r1kit.evaluation import load_results
 
     return {name: load_results(folder / f"{name}.parquet") for name in stage.parameters["names"]}
