@@ -6,15 +6,15 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE ?= 1
-# Tests that may run beside others do, so many at once; all of a file stay together, with the fixtures they share.
-# One thread each: OpenMP's wait for each other by spinning. The demo has both cores, as a reader's has.
+# Tests run two at a time with one thread each (OpenMP threads of two programs wait for each other by spinning), except those
+# marked `alone`: they measure seconds or need both cores. A file's tests stay together, with the fixtures they share.
 AT_ONCE ?= 2
-BESIDE := $(addprefix tests/,training evaluation data settings pipeline bench rewards) $(addprefix tests/notebooks/test_,alone.py pipeline.py resume.py)
 PYTEST := $(VENV)/bin/python -m pytest -q
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(PYTEST) -n $(AT_ONCE) --dist loadfile
+DEMO := tests/notebooks/test_demo.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab setup-cluster setup-lighteval demo-cluster cluster test test-fast test-cluster test-nightly lint browser sandbox slurm matrix lock clean
+.PHONY: help setup demo lab setup-cluster setup-lighteval demo-cluster cluster test test-fast test-failures test-cluster test-nightly lint browser sandbox slurm matrix lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -34,18 +34,22 @@ setup-lighteval: $(VENV)-lighteval/.r1kit ## Add lighteval in an environment of 
 lab: setup ## Open the notebooks in JupyterLab
 	@$(VENV)/bin/jupyter lab notebooks
 
-test: lint test-fast | browser slurm cluster ## Everything: lint, fast tests, notebooks end to end, browser, kills and hangs
-	@$(SIDE_BY_SIDE) -m "(slow or e2e) and not nightly" $(BESIDE)
-	@$(PYTEST) -m "(slow or e2e) and not nightly" $(BESIDE:%=--ignore=%)
+test: lint test-fast ## Lint, the fast tests and the demo end to end (about a quarter of an hour)
+	@$(PYTEST) $(DEMO)
+
+test-fast: $(VENV)/.test | sandbox ## The fast tests, and the share of the package's lines that they run
+	@$(SIDE_BY_SIDE) -m "not slow and not e2e" --cov --cov-report=
+	@printf 'percent of the lines of r1kit that the fast tests run: '; $(VENV)/bin/coverage report --format=total --precision=1
+
+test-failures: $(VENV)/.test | sandbox browser slurm cluster ## Kills, hangs, servers, Slurm, the browser, whole trainings (about a quarter of an hour)
+	@$(SIDE_BY_SIDE) -m "(slow or e2e) and not nightly and not alone" --ignore=$(DEMO)
+	@$(PYTEST) -m "alone and not nightly" --ignore=$(DEMO)
 
 test-cluster: setup-cluster $(VENV)/.test ## Only servers and ranks: killed, silent, stopped; the real vLLM (minutes)
 	@$(PYTEST) -m "cluster"
 
 test-nightly: setup-cluster $(VENV)/.test | slurm ## What takes too long for every commit (about half an hour)
 	@$(PYTEST) -m "nightly"
-
-test-fast: $(VENV)/.test | sandbox ## The fast tests (under two minutes)
-	@$(SIDE_BY_SIDE) -m "not slow and not e2e"
 
 lint: $(VENV)/.test ## ruff: rules and format
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

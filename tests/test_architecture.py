@@ -1,53 +1,68 @@
-"""The floors of the house: a room imports only from floors below its own."""
+"""Packages import downwards only, modules never in a circle, and light imports load no heavy library."""
 
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "r1kit"
-FLOORS = [
-    {"settings", "machine"},
-    {"runs"},
-    {"data", "sandbox"},
-    {"rewards", "serving"},
-    {"training", "evaluation"},
-    {"pipeline"},
-    {"views", "bench"},
-    {"commands"},
-    {"cli", "__main__", "__init__"},
-]
-KNOW_THEIR_NEIGHBOURS = ("machine", "evaluation", "cli", "__main__")
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-MODULES = sorted(PACKAGE.rglob("*.py"))
+LAYERS = (
+    *({"settings"}, {"machine"}, {"runs"}, {"sandbox", "data"}, {"rewards"}, {"serving"}),
+    *({"training"}, {"evaluation"}, {"pipeline"}, {"views"}, {"cli"}, {"", "__main__"}),
+)
+"""From the bottom up; "" is `r1kit/__init__.py`."""
+LAYER_OF = {package: number for number, packages in enumerate(LAYERS) for package in packages}
 
 
-def room(path):
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def name_of(path):
+    parts = ["r1kit", *path.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported_rooms(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module == "r1kit":
-            names += [f"r1kit.{alias.name}" for alias in node.names]
-        yield from (name.split(".")[1] for name in names if name.startswith("r1kit."))
+MODULES = {name_of(path): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
 
 
-def test_a_room_imports_only_from_floors_below_it():
-    wrong = [
-        f"{path.relative_to(PACKAGE)} (floor {FLOOR_OF[here]}) imports {other} (floor {FLOOR_OF[other]})"
-        for path in MODULES
-        for here in [room(path)]
-        for other in set(imported_rooms(path)) - {here}
-        if FLOOR_OF[other] > FLOOR_OF[here]
-        or (FLOOR_OF[other] == FLOOR_OF[here] and here not in KNOW_THEIR_NEIGHBOURS)
+def imports_of(tree):
+    """Names of our modules that a module imports anywhere, also inside functions and for type checkers."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
+
+
+IMPORTS = {name: set(imports_of(tree)) - {name} for name, tree in MODULES.items()}
+
+
+def package_of(module):
+    return f"{module}.".split(".")[1]
+
+
+def test_every_package_has_its_layer():
+    assert {package_of(module) for module in MODULES} == set(LAYER_OF)
+
+
+def test_packages_import_only_from_layers_below_their_own():
+    upward = [
+        f"{module} imports {other}"
+        for module, others in IMPORTS.items()
+        for other in others
+        if package_of(other) != package_of(module)
+        and LAYER_OF[package_of(other)] >= LAYER_OF[package_of(module)]
     ]
-    assert len(MODULES) > 100
-    assert wrong == []
+    assert upward == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    try:
+        TopologicalSorter(IMPORTS).prepare()
+    except CycleError as error:
+        pytest.fail("a circle of imports: " + " <- ".join(error.args[1]))
 
 
 @pytest.mark.parametrize(
