@@ -1,1 +1,1 @@
-"""The command line: parse, call, print. `main.py` puts the commands together."""
+"""The command line: each command parses its options, calls the package, and prints the result."""

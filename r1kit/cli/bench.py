@@ -1,106 +1,105 @@
-"""`r1kit bench`: a part measured side by side with what it replaces."""
+"""`r1kit bench`: measure a part of r1kit side by side with an alternative, or by itself."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from r1kit.cli.options import JsonOption
+from r1kit.cli.options import JsonOption, WorkersOption, say, show
 
-benchmarks = typer.Typer(help="Measure a part side by side with what it replaces.", no_args_is_help=True)
+benchmarks = typer.Typer(
+    help="Measure the speed of a part of r1kit, next to its alternatives.", no_args_is_help=True
+)
 
 
 @benchmarks.command("rewards")
 def bench_rewards(as_json: JsonOption = False) -> None:
-    """The accuracy reward beside math-verify called one answer after the other."""
+    """Compare the accuracy reward with math-verify, which judges one answer after the other."""
     from r1kit.cli.benchmarks import rewards
 
-    found = rewards.bench()
-    print(json.dumps(found, indent=1) if as_json else rewards.table(found))
+    measured = rewards.bench()
+    show(measured, as_json, lambda: rewards.table(measured))
 
 
 @benchmarks.command("sandbox")
 def bench_sandbox(as_json: JsonOption = False) -> None:
-    """Runs per second in each tier of the sandbox, beside bare Python's."""
+    """Measure runs per second in each tier of the sandbox, compared with plain Python."""
     from r1kit.cli.benchmarks import sandbox
 
-    found = sandbox.bench()
-    print(json.dumps(found, indent=1) if as_json else sandbox.table(found))
+    measured = sandbox.bench()
+    show(measured, as_json, lambda: sandbox.table(measured))
 
 
 @benchmarks.command("evaluation")
 def bench_evaluation(
-    model: Annotated[str, typer.Option(help="A model folder; random weights otherwise.")] = "",
-    profile: Annotated[str, typer.Option(help="Whose machine.yaml has a server.")] = "cpu-cluster",
-    problems: Annotated[int, typer.Option(min=8, help="Asked through the server.")] = 64,
+    model: Annotated[str, typer.Option(help="A model folder.", show_default="random weights")] = "",
+    profile: Annotated[str, typer.Option(help="A profile whose machine.yaml has a server.")] = "cpu-cluster",
+    problems: Annotated[int, typer.Option(min=8, help="Problems sent to the server.")] = 64,
     as_json: JsonOption = False,
 ) -> None:
-    """An evaluation through a vLLM server beside one answer after the other, on the same cores."""
+    """Compare an evaluation by a vLLM server with one answer after the other, on the same cores."""
     from r1kit.cli.benchmarks import evaluation
 
-    found = evaluation.bench(model, profile, problems, tell=lambda line: print(line, file=sys.stderr))
-    print(json.dumps(found, indent=1) if as_json else evaluation.table(found))
+    measured = evaluation.bench(model, profile, problems, tell=say)
+    show(measured, as_json, lambda: evaluation.table(measured))
 
 
 @benchmarks.command("data")
 def bench_data(
-    rows: Annotated[int, typer.Option(help="Traces that are made and prepared.", min=100)] = 20_000,
-    workers: Annotated[int, typer.Option(help="Processes; 0 takes all cores.")] = 0,
+    rows: Annotated[int, typer.Option(help="Traces to make and prepare.", min=100)] = 20_000,
+    workers: WorkersOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Preparing real data: rows a second of one core, and memory, at Mixture-of-Thoughts' lengths."""
+    """Measure the preparation of real data: rows per second of one core, and memory."""
     from r1kit.cli.benchmarks import data
     from r1kit.machine.resources import cores
 
-    found = data.bench(rows, workers or cores())
-    print(json.dumps(found, indent=1) if as_json else data.table(found))
+    measured = data.bench_preparation(rows, workers or cores())
+    show(measured, as_json, lambda: data.table(measured))
 
 
 @benchmarks.command("curation")
 def bench_curation(
-    rows: Annotated[int, typer.Option(help="Traces that are made and curated.", min=100)] = 10_000,
-    workers: Annotated[int, typer.Option(help="Processes; 0 takes all cores.")] = 0,
+    rows: Annotated[int, typer.Option(help="Traces to make and curate.", min=100)] = 10_000,
+    workers: WorkersOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Curating real data: rows a second of one core, memory, and how much of what was planted is found."""
-    from r1kit.cli.benchmarks import curation
+    """Measure the curation of real data: rows per second of one core, memory, and planted rows found."""
+    from r1kit.cli.benchmarks import data
     from r1kit.machine.resources import cores
 
-    found = curation.bench(rows, workers or cores())
-    print(json.dumps(found, indent=1) if as_json else curation.table(found))
+    measured = data.bench_curation(rows, workers or cores())
+    show(measured, as_json, lambda: data.table(measured))
 
 
 @benchmarks.command("grpo")
 def bench_grpo(
-    training: Annotated[Path, typer.Argument(help="Folder of a GRPO training: RUN/06_pipeline/reasoning.")],
-    folder: Annotated[Path, typer.Option("--out", help="Where the trainings go; called again, it goes on.")],
+    training: Annotated[
+        Path, typer.Argument(help="The folder of a GRPO training: RUN/06_pipeline/reasoning.")
+    ],
+    folder: Annotated[
+        Path, typer.Option("--out", help="A folder for the trainings; the same command resumes.")
+    ],
     arms: Annotated[
         list[str],
-        typer.Option("--arm", help="NAME or NAME=JSON of grpo.yaml's keys; the first is compared with."),
+        typer.Option(
+            "--arm",
+            help="NAME or NAME=JSON with keys of grpo.yaml; the others are compared with the first arm.",
+        ),
     ] = ("none", "levels"),
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each arm.")] = 3,
-    level: Annotated[int, typer.Option(help="Level of the held-out problems that are asked.")] = 3,
-    every: Annotated[int, typer.Option(min=1, help="Steps between two askings.")] = 5,
-    targets: Annotated[list[float], typer.Option("--target", help="pass@1 to be reached.")] = (0.5, 0.6),
-    parallel: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings per arm.")] = 3,
+    level: Annotated[int, typer.Option(help="Level of the held-out problems.")] = 3,
+    every: Annotated[int, typer.Option(min=1, help="Steps between two evaluations.")] = 5,
+    targets: Annotated[list[float], typer.Option("--target", help="pass@1 to reach.")] = (0.5, 0.6),
+    parallel: Annotated[int, typer.Option(min=1, help="Trainings at the same time.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Variants of a GRPO training: steps, tokens and seconds until held-out problems are solved as often."""
+    """Compare variants of a GRPO training: steps, tokens and seconds until pass@1 reaches a target."""
     from r1kit.cli.benchmarks import grpo
 
-    curves = grpo.bench(
-        training,
-        folder,
-        grpo.arms_of(arms),
-        seeds,
-        level,
-        every,
-        parallel=parallel,
-        tell=lambda line: print(line, file=sys.stderr, flush=True),
-    )
-    found = {"curves": curves, "targets": grpo.compared(curves, targets)}
-    print(json.dumps(found, indent=1) if as_json else grpo.table(curves, targets))
+    arms = grpo.parse_arms(arms)
+    curves = grpo.bench(training, folder, arms, seeds, level, every, parallel=parallel, tell=say)
+    content = {"curves": curves, "targets": grpo.compare(curves, targets)}
+    show(content, as_json, lambda: grpo.table(curves, targets))

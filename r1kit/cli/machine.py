@@ -1,19 +1,18 @@
-"""`r1kit doctor`: a profile, and this machine against it.
-
-`r1kit plan`: memory, hours and disk before anything starts.
-
-`r1kit serve`: a vLLM server from a shell.
+"""`r1kit doctor` checks a profile and this machine, `r1kit plan` predicts memory, hours and disk, and
+`r1kit serve` starts a vLLM server.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from r1kit.cli.options import DEFAULT_PROFILE, JsonOption, ProfileOption
+from r1kit.cli.options import DEFAULT_PROFILE, JsonOption, ProfileOption, show
+from r1kit.settings import examine_profile, load_profile, parse_overrides
 
 if TYPE_CHECKING:
     from r1kit.settings.known_models import Lengths
@@ -22,24 +21,21 @@ if TYPE_CHECKING:
 def doctor(
     profile: ProfileOption = DEFAULT_PROFILE,
     settings_only: Annotated[
-        bool, typer.Option("--settings-only", help="Check the files alone, not this machine.")
+        bool, typer.Option("--settings-only", help="Check only the files, not this machine.")
     ] = False,
     packing: Annotated[
-        bool, typer.Option("--packing", help="Prove here that packed traces do not see each other.")
+        bool, typer.Option("--packing", help="Test on this machine that packed traces do not see each other.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a profile, and this machine against it: found, wanted, what to do."""
+    """Check a profile and whether this machine can run it; say what to do about each problem."""
     if settings_only:
         raise typer.Exit(_examine(profile, as_json))
     if packing:
         raise typer.Exit(_prove_packing(profile))
-    from dataclasses import asdict
-
     from r1kit.machine import doctor as checks
     from r1kit.runs.folder import runs_folder
     from r1kit.sandbox import tiers
-    from r1kit.settings import load_profile
 
     settings = load_profile(profile)
     found = [*checks.check(settings, runs_folder()), tiers.check(settings)]
@@ -48,14 +44,12 @@ def doctor(
         found.append(
             checks.Check(warning.rule, False, where, warning.allowed, "or leave it knowingly", "warn")
         )
-    print(json.dumps([asdict(check) for check in found], indent=1) if as_json else checks.render(found))
+    show([asdict(check) for check in found], as_json, lambda: checks.render(found))
     raise typer.Exit(1 if any(check.level == "fail" for check in found) else 0)
 
 
 def _examine(profile: str, as_json: bool) -> int:
-    """Print what is wrong with a profile's files; 2 if there is an error."""
-    from r1kit.settings import examine_profile
-
+    """Print the problems of a profile's files; return 2 if one is an error."""
     problems = examine_profile(profile)
     errors = sum(problem.severity == "error" for problem in problems)
     if as_json:
@@ -68,9 +62,8 @@ def _examine(profile: str, as_json: bool) -> int:
 
 
 def _prove_packing(profile: str) -> int:
-    """Run the packing self-test with the profile's attention on the device at hand; 1 if it fails."""
+    """Run the packing self-test with the profile's attention on this device; return 1 if it fails."""
     from r1kit.machine import detect_device
-    from r1kit.settings import load_profile
     from r1kit.training.packing import prove_packing
 
     settings = load_profile(profile)
@@ -87,28 +80,31 @@ def _prove_packing(profile: str) -> int:
 
 def plan(
     profile: Annotated[
-        str, typer.Option(help="A folder of configs/, by name or path. [default: cpu-tiny, or the run's own]")
+        str,
+        typer.Option(
+            help="A folder of configs/, by name or path.",
+            show_default="cpu-tiny, or the profile of the run for --against",
+        ),
     ] = "",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="A setting: sft.max_length=16384")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting, such as sft.max_length=16384.")
+    ] = None,
     pipeline: Annotated[
-        str, typer.Option(help="A pipeline of the profile, such as r1: the price of each of its stages.")
+        str, typer.Option(help="A pipeline of the profile, such as r1: predict each of its stages.")
     ] = "",
-    against: Annotated[str, typer.Option(help="A run: print what was predicted beside what it did.")] = "",
+    against: Annotated[str, typer.Option(help="A run: compare the prediction with its measurements.")] = "",
     lengths: Annotated[
-        str, typer.Option(help="A JSON file with the traces' lengths: [[tokens, documents], ...]")
+        str, typer.Option(help="A JSON file with the traces' lengths: a list of pairs (tokens, documents).")
     ] = "",
-    gflops: Annotated[float, typer.Option(help="A CPU's matrix speed, in place of the profile's.")] = 0.0,
+    gflops: Annotated[float, typer.Option(help="Matrix speed of the CPU; 0 uses the profile's value.")] = 0.0,
     here: Annotated[
-        bool, typer.Option("--here", help="Measure this CPU now, in a second, and plan for it.")
+        bool, typer.Option("--here", help="Measure this CPU's speed now, in a second, and plan for it.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Memory, hours and disk of a profile before anything starts: what fits, and what to change."""
-    from dataclasses import asdict
-
+    """Predict a profile's memory, hours and disk before a run: what fits, and what to change."""
     from r1kit.machine.plan import make_plan, plan_pipeline
     from r1kit.machine.speed import measure_gflops
-    from r1kit.settings import load_profile, parse_overrides
     from r1kit.settings.known_models import read_lengths
     from r1kit.views.plan import render, render_pipeline
 
@@ -124,10 +120,10 @@ def plan(
     if pipeline:
         priced = plan_pipeline(source, changes, pipeline, **given)
         content = asdict(priced) | {"hours": priced.hours, "disk": priced.disk}
-        print(json.dumps(content, indent=1) if as_json else render_pipeline(priced))
+        show(content, as_json, lambda: render_pipeline(priced))
         return
     made = make_plan(settings, **given)
-    print(json.dumps(made.as_dict(), indent=1) if as_json else render(made))
+    show(made.as_dict(), as_json, lambda: render(made))
 
 
 def _compare(
@@ -138,10 +134,9 @@ def _compare(
     gflops: float,
     as_json: bool,
 ) -> None:
-    """Print the plan beside what a run measured, under the run's own profile and changes by default."""
+    """Compare the plan with a run's measurements, by default for the run's own profile and changes."""
     from r1kit.machine.plan import make_plan
     from r1kit.runs.folder import open_run
-    from r1kit.settings import load_profile
     from r1kit.views.plan import compare, measured, render_comparison
 
     run = open_run(name)
@@ -154,24 +149,24 @@ def _compare(
     made = make_plan(settings, lengths=lengths, gflops=speed)
     rows = compare(made, found)
     content = {"profile": settings.name, "run": name, "rows": rows}
-    print(json.dumps(content, indent=1) if as_json else render_comparison(made, name, rows, speed))
+    show(content, as_json, lambda: render_comparison(made, name, rows, speed))
 
 
 def serve(
     model: Annotated[str, typer.Option(help="A model folder, such as runs/<run>/02_sft/model, or a hub id.")],
     profile: ProfileOption = DEFAULT_PROFILE,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting: machine.server.port=8000")
+        list[str] | None, typer.Option("--set", help="Change a setting, such as machine.server.port=8000.")
     ] = None,
     folder: Annotated[
-        str, typer.Option(help="For its log, key and state. [default: runs/servers/<time>]")
+        str,
+        typer.Option(help="A folder for its log, key and state.", show_default="runs/servers/<time>"),
     ] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Serve a model with vLLM as the profile's machine.yaml says, until Ctrl-C."""
+    """Serve a model with vLLM, with the settings of the profile's machine.yaml, until Ctrl-C."""
     from r1kit.runs.files import shown
     from r1kit.serving import server as serving
-    from r1kit.settings import load_profile, parse_overrides
 
     settings = load_profile(profile, parse_overrides(set_ or []))
 

@@ -1,4 +1,4 @@
-"""The command line, put together from `r1kit/commands`: parse, call, print."""
+"""The command line: puts the commands together and turns the user's mistakes into one message."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ app.add_typer(run.jobs, name="slurm")
 
 
 def main() -> None:
-    """Entry point of `r1kit`. What the user got wrong is one message and exit code 2, never a traceback."""
+    """Run `r1kit`. A mistake of the user is one message and exit code 2, never a traceback."""
     try:
         app()
     except ValueError as error:

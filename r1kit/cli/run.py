@@ -1,6 +1,5 @@
-"""`r1kit run` and `r1kit status`.
-
-`r1kit run --on slurm` and `r1kit slurm follow | cancel | script`.
+"""`r1kit run` runs stages, here or as a Slurm job, `r1kit status` shows a run, and `r1kit slurm` manages the
+jobs of runs.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from r1kit.cli.options import DEFAULT_PROFILE, JsonOption, ProfileOption, SetOption
+from r1kit.cli.options import DEFAULT_PROFILE, JsonOption, ProfileOption, SetOption, show
 
 if TYPE_CHECKING:
     from r1kit.runs.folder import Run
@@ -20,27 +19,37 @@ if TYPE_CHECKING:
 
 
 def run(
-    profile: Annotated[str, typer.Option(help="A folder of configs/, or its path. [default: cpu-tiny]")] = "",
+    profile: Annotated[
+        str,
+        typer.Option(
+            help="A folder of configs/, by name or path.",
+            show_default="cpu-tiny, or the profile of the run for --resume",
+        ),
+    ] = "",
     stages: Annotated[
         str,
-        typer.Option(help="01-04, 02_sft, 00,05 or all. [default: what the profile can run]"),
+        typer.Option(
+            help="Stages to run: 01-04, 02_sft, 00,05 or all.", show_default="those the profile can run"
+        ),
     ] = "",
     pipeline: Annotated[
         str,
-        typer.Option(help="Composed trainings of pipeline.yaml: stages 01 and 06. r1 or r1,r1-flat,r1-zero"),
+        typer.Option(
+            help="Composed trainings of pipeline.yaml, as stages 01 and 06: r1 or r1,r1-flat,r1-zero."
+        ),
     ] = "",
     set_: SetOption = None,
-    resume: Annotated[str, typer.Option(help="Go on with this run: finished stages are skipped.")] = "",
-    run_id: Annotated[str, typer.Option(help="Name for the new run; made from the time otherwise.")] = "",
+    resume: Annotated[str, typer.Option(help="Resume this run; finished stages are skipped.")] = "",
+    run_id: Annotated[str, typer.Option(help="Name of the new run.", show_default="made from the time")] = "",
     strict: Annotated[
-        bool, typer.Option(help="Exit with 5 where pass@1 is outside the profile's range.")
+        bool, typer.Option(help="Exit with 5 if pass@1 is outside the profile's range.")
     ] = False,
-    on: Annotated[str, typer.Option(help="`here`, or `slurm`: as a batch job.")] = "here",
+    on: Annotated[str, typer.Option(help="`here`, or `slurm` for a batch job.")] = "here",
     site: Annotated[str, typer.Option(help="A file of sites/, by name or path (with --on slurm).")] = "",
     detach: Annotated[bool, typer.Option(help="Submit and return (with --on slurm).")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run notebooks in order, headlessly, and print the table of what the models learned."""
+    """Run the notebooks in order, without a browser, and print the results of the models."""
     place = site_of(on, site)
     from r1kit.pipeline.open_run import new_run, refuse_what_it_has_no_settings_for, reopen_run
     from r1kit.pipeline.run import NOT_AS_EXPECTED, run_stages, surprises
@@ -54,7 +63,7 @@ def run(
     if resume and pipeline:
         raise typer.BadParameter("a run keeps its pipeline; leave --pipeline out with --resume")
     if stages:
-        select(stages)  # a wrong name is said before anything is opened
+        select(stages)  # raises for a wrong name before anything is opened
     if resume:
         found, settings = reopen_run(resume, profile, changes)
         names = (not stages and found.manifest.get("stages")) or asked_for(stages, settings)
@@ -77,13 +86,15 @@ def run(
 
 
 def status(
-    run_id: Annotated[str, typer.Argument(metavar="[RUN]", help="The newest run otherwise.")] = "",
+    run_id: Annotated[
+        str, typer.Argument(metavar="[RUN]", help="Name of the run.", show_default="the newest")
+    ] = "",
     as_json: JsonOption = False,
     lineage: Annotated[
-        bool, typer.Option("--lineage", help="Where each checkpoint and dataset comes from.")
+        bool, typer.Option("--lineage", help="Show where each checkpoint and dataset comes from.")
     ] = False,
 ) -> None:
-    """Where a run stands: its stages, their results, pass@1."""
+    """Show the state of a run: its stages, their results, pass@1."""
     from r1kit.runs.files import shown
     from r1kit.runs.folder import RunError, newest_run, open_run
     from r1kit.runs.results import summarise
@@ -97,7 +108,7 @@ def status(
         from r1kit.views.lineage import tree
 
         members = family(found)
-        print(json.dumps(members, indent=1) if as_json else tree(members))
+        show(members, as_json, lambda: tree(members))
         return
     summary = summarise(found)
     if as_json:
@@ -106,11 +117,11 @@ def status(
         print_summary(summary, shown(found.path))
 
 
-jobs = typer.Typer(help="Runs as batch jobs of a cluster.", no_args_is_help=True)
+jobs = typer.Typer(help="Manage runs that are Slurm jobs.", no_args_is_help=True)
 
 
 def site_of(on: str, site: str) -> Site | None:
-    """The site for `--on slurm`, None for `--on here`."""
+    """Return the site for `--on slurm`, None for `--on here`."""
     from r1kit.settings.machine import load_site
 
     if on not in ("here", "slurm"):
@@ -127,14 +138,14 @@ def submit_and_follow(
     run.update_manifest(stages=sorted({*run.manifest.get("stages", []), *stages}))
     job = slurm.submit(run, slurm.render(run, settings, stages, site, strict=strict))
     if detach:
-        told = {"run_id": run.run_id, "job": job}
-        print(json.dumps(told) if as_json else f"run {run.run_id} is job {job}")
+        content = {"run_id": run.run_id, "job": job}
+        print(json.dumps(content) if as_json else f"run {run.run_id} is job {job}")
         raise typer.Exit(0)
     _follow(run, as_json)
 
 
 def _follow(run: Run, as_json: bool = False) -> None:
-    """Print what a run's job does until it ends, and exit with its code. Ctrl-C leaves the job alone."""
+    """Print the job's progress until it ends, and exit with its code. Ctrl-C does not stop the job."""
     from r1kit.pipeline import slurm
     from r1kit.runs.results import summarise
 
@@ -143,7 +154,7 @@ def _follow(run: Run, as_json: bool = False) -> None:
         for line in slurm.follow(run):
             print(line, file=out, flush=True)
     except KeyboardInterrupt:
-        print(f"\nthe job goes on; r1kit slurm follow|cancel {run.run_id}", file=out)
+        print(f"\nthe job continues; r1kit slurm follow|cancel {run.run_id}", file=out)
         raise typer.Exit(130) from None
     code, message = slurm.outcome(run)
     if message:
@@ -155,7 +166,7 @@ def _follow(run: Run, as_json: bool = False) -> None:
 
 @jobs.command("follow")
 def slurm_follow(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
-    """Print what a run's job does until it ends; exit with its code."""
+    """Print the progress of a run's job until it ends; exit with its code."""
     from r1kit.runs.folder import open_run
 
     _follow(open_run(run_id))
@@ -163,7 +174,7 @@ def slurm_follow(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
 
 @jobs.command("cancel")
 def slurm_cancel(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
-    """End a run's job; a running one writes a checkpoint first."""
+    """Cancel a run's job; a running job writes a checkpoint first."""
     from r1kit.pipeline import slurm
     from r1kit.pipeline.open_run import reopen_run
 
@@ -174,11 +185,11 @@ def slurm_cancel(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
 @jobs.command("script")
 def slurm_script(
     profile: ProfileOption = DEFAULT_PROFILE,
-    stages: Annotated[str, typer.Option(help="As of `r1kit run`.")] = "all",
+    stages: Annotated[str, typer.Option(help="Stages to run, as in `r1kit run`.")] = "all",
     site: Annotated[str, typer.Option(help="A file of sites/, by name or path.")] = "",
     pipeline: Annotated[str, typer.Option(help="A composed training of pipeline.yaml.")] = "",
 ) -> None:
-    """Print the batch script that `r1kit run --on slurm` would submit; makes and submits nothing."""
+    """Print the batch script that `r1kit run --on slurm` would submit, without submitting it."""
     from r1kit.pipeline import slurm
     from r1kit.pipeline.open_run import pipelines_of, settings_of
     from r1kit.pipeline.stages import asked_for

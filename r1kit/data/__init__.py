@@ -1,3 +1,1 @@
-"""The embedded world: story problems, a teacher that slips, one tag format, a tokenizer and the datasets made
-of them.
-"""
+"""The training data: the embedded world of story problems, and real datasets prepared to look like it."""

@@ -1,8 +1,8 @@
-"""The data card: what a prepared set holds, where it came from, what was left out, how long its traces are.
+"""The data card: what a prepared set contains, its sources, what was left out, and how long its traces are.
 
-`card.json` holds facts about the data alone, so it is the same whenever the same data is prepared. What a
-training would make of it (truncation, epochs, hours) depends on the other files of a profile and is worked
-out when the card is shown.
+`card.json` holds only facts about the data, so preparing the same data gives the same file. What a training
+would make of the data (truncation, epochs, hours) depends on a profile's other files and is calculated when
+`render` shows the card.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ class SourceCard:
     """One dataset of a set.
 
     Attributes:
-        rows: of the dataset, None if a stream does not say; `drawn` were taken by weight and cap.
-        written: rows of ours; a row that holds several right traces gives several.
-        dropped: reason -> drawn rows; `examples` the beginning of the first of each.
-        lengths: tokens of the rows that were measured, ascending.
-        pinned: whether the same rows are read next time.
+        pinned: True if the next preparation reads the same rows.
+        rows: rows of the dataset, None if a stream does not state them.
+        drawn: rows taken by weight and cap.
+        written: rows of the set; a row with several right traces gives several.
+        dropped: reason -> number of drawn rows; `examples` has the beginning of the first row of each.
+        lengths: tokens of the measured rows, ascending.
     """
 
     set: str
@@ -48,7 +49,12 @@ class SourceCard:
 
 @dataclass(frozen=True)
 class Card:
-    """Facts about a prepared set; `sets` -> rows. `why` says why tokens were estimated, if they were."""
+    """Facts about a prepared set.
+
+    Attributes:
+        sets: name -> number of rows.
+        counted: True if tokens were counted; otherwise `why` gives the reason for estimating them.
+    """
 
     digest: str
     sets: dict[str, int]
@@ -63,19 +69,19 @@ class Card:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Card:
-        """The card of a `card.json`."""
+        """Make the card from the content of a `card.json`."""
         return cls(**{**content, "sources": [SourceCard(**source) for source in content["sources"]]})
 
     def of_set(self, name: str) -> list[SourceCard]:
-        """The datasets of a set."""
+        """Return the datasets of a set."""
         return [source for source in self.sources if source.set == name]
 
     def lengths(self, name: str = "traces") -> dict[str, list[int]]:
-        """Measured tokens of each dataset of a set, for a figure."""
+        """Return the measured tokens of each dataset of a set, for a figure."""
         return {source.name: source.lengths for source in self.of_set(name)}
 
     def trace_lengths(self) -> Lengths | None:
-        """The histogram of all traces, each dataset with the weight of its rows; None if there are none."""
+        """Return the histogram of all traces, weighted by the rows of each dataset; None without traces."""
         pairs = [
             (tokens, source.written / len(source.lengths))
             for source in self.of_set("traces")
@@ -86,12 +92,12 @@ class Card:
 
 
 def longer(lengths: Sequence[int], most: int) -> float:
-    """Share of documents with more than `most` tokens."""
+    """Return the share of documents with more than `most` tokens."""
     return sum(n > most for n in lengths) / len(lengths) if lengths else 0.0
 
 
 def histogram(lengths: Sequence[int], bins: Sequence[int] = BINS) -> list[tuple[str, float]]:
-    """(range, share of documents): up to the first bound, between bounds, above the last."""
+    """Return (range, share of documents) up to the first bound, between bounds, and above the last."""
     edges = [0, *bins, max([*lengths, bins[-1]]) + 1]
     names = [f"up to {bins[0]:,}", *(f"to {bound:,}" for bound in bins[1:]), f"over {bins[-1]:,}"]
     counts = [sum(low < n <= high for n in lengths) for low, high in pairwise(edges)]
@@ -99,13 +105,14 @@ def histogram(lengths: Sequence[int], bins: Sequence[int] = BINS) -> list[tuple[
 
 
 def render(card: Card, max_length: int | None = None, training: Mapping[str, Any] | None = None) -> str:
-    """The card as Markdown.
+    """Write the card as Markdown.
 
     Args:
-        max_length: tokens at which the SFT cuts a trace, None where it doesn't.
-        training: what `estimate` says of the SFT.
+        max_length: tokens at which SFT truncates a trace; None if it does not.
+        training: the plan of the SFT by name (`r1kit.pipeline.data.estimate`).
     """
-    lines = [f"# Data card {card.digest}", "", _counts(card.sets), ""]
+    sets = ", ".join(f"{rows:,} {name}" for name, rows in card.sets.items())
+    lines = [f"# Data card {card.digest}", "", sets, ""]
     if card.sets["prompts"] != card.planned_prompts:
         lines += [f"data.yaml plans with {card.planned_prompts:,} prompts.", ""]
     how = (
@@ -119,10 +126,6 @@ def render(card: Card, max_length: int | None = None, training: Mapping[str, Any
     return "\n".join(lines)
 
 
-def _counts(sets: Mapping[str, int]) -> str:
-    return ", ".join(f"{rows:,} {name}" for name, rows in sets.items())
-
-
 def _source(source: SourceCard, max_length: int | None) -> list[str]:
     rows = f"{source.rows:,} rows" if source.rows is not None else "a stream"
     commit = f" at {source.revision}" if source.revision else ""
@@ -132,24 +135,25 @@ def _source(source: SourceCard, max_length: int | None) -> list[str]:
         lines.append(f"- **not pinned**: {pin} in data.yaml keeps these rows")
     lines.append(f"- drawn {source.drawn:,}, written {source.written:,}, held out {source.heldout:,}")
     for reason, count in source.dropped.items():
-        shown = " ".join(source.examples.get(reason, "").split())
-        lines.append(f"- left out, {reason}: {count:,}, the first: {shown[:100]}")
+        example = " ".join(source.examples.get(reason, "").split())
+        lines.append(f"- left out, {reason}: {count:,}, the first: {example[:100]}")
     lines += [f"- note: {note}" for note in source.notes]
-    if not source.lengths:
-        return lines
-    middle, last = source.lengths[len(source.lengths) // 2], source.lengths[-1]
-    mean = sum(source.lengths) / len(source.lengths)
-    lines.append(
-        f"- tokens of {len(source.lengths):,} rows: mean {mean:,.0f}, median {middle:,}, longest {last:,}"
-    )
-    if source.set != "traces":
-        return lines
-    if max_length:
-        lines.append(f"- longer than max_length ({max_length:,}): {longer(source.lengths, max_length):.1%}")
-    bars = histogram(source.lengths)
-    tallest = max(share for _, share in bars)
-    lines += ["", "```"]
-    lines += [
-        f"{name:>14} {share:6.1%} {'#' * round(BAR * share / tallest)}".rstrip() for name, share in bars
+    if source.lengths:
+        lengths, rows = source.lengths, len(source.lengths)
+        lines.append(
+            f"- tokens of {rows:,} rows: mean {sum(lengths) / rows:,.0f}, median {lengths[rows // 2]:,}, "
+            f"longest {lengths[-1]:,}"
+        )
+        if source.set == "traces":
+            if max_length:
+                lines.append(f"- longer than max_length ({max_length:,}): {longer(lengths, max_length):.1%}")
+            lines += ["", "```", *_bars(lengths), "```"]
+    return lines
+
+
+def _bars(lengths: Sequence[int]) -> list[str]:
+    shares = histogram(lengths)
+    tallest = max(share for _, share in shares)
+    return [
+        f"{name:>14} {share:6.1%} {'#' * round(BAR * share / tallest)}".rstrip() for name, share in shares
     ]
-    return [*lines, "```"]

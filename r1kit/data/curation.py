@@ -1,27 +1,28 @@
-"""Curation: which rows of a set are worth training on, and a report of what was removed and why.
+"""Curation: keep the rows of a set that are worth training on, and report what was removed and why.
 
 `keep_verified` is rejection sampling (DeepSeek-R1, section 2.3.3). `curate` runs the steps of a
-`CurationSettings` over a set on disk in two passes. The first looks at every row, on all cores, and remembers
-a fingerprint of each that no filter removes; duplicates are then decided among fingerprints; the second pass
-writes what stays. Only fingerprints and their index are held: four kilobytes per row, measured on 40,000
-(2026-11-24), whatever the rows' length.
+`CurationSettings` over a set on disk in two passes. The first looks at every row, on all cores, and stores a
+fingerprint of each row that no filter removes; duplicates are then found among the fingerprints; the second
+pass writes the remaining rows. Only fingerprints and their index are in memory: four kilobytes per row,
+measured on 40,000 rows (2026-11-24), whatever the rows' length.
 
-**Filters** look at one row and say why it goes, "" if it stays. They know nothing of other rows, so they
-commute and a set can be divided among cores. (open-r1 filters by pass rate alone, and excludes both bounds.)
+**Filters** look at one row and return the reason to remove it, or "". They do not depend on other rows, so
+they commute and a set can be divided among cores. (open-r1 filters by pass rate only, and excludes both
+bounds.)
 
 **Decontamination** is s1's (arXiv:2501.19393, 8-grams of words), as in open-r1's `scripts/decontaminate.py`:
-no row may share an n-gram with an evaluation problem. There a problem of fewer than 8 words is never found;
-here it is compared as a whole. There words are what stands between spaces; here they are normalised
-(`texts.words`), so that another way to write a formula hides nothing. Like there, a stock phrase of 8 words
-removes an innocent row: the report names the phrase.
+no row may share an n-gram with an evaluation problem. Their method never finds a problem of fewer than 8
+words; here such a problem is compared as a whole. Their words are separated by spaces; here words are
+normalised (`texts.words`), so that writing a formula differently does not hide it. As there, a stock phrase
+of 8 words removes an innocent row: the report names the phrase.
 
-**Near duplicates** are rows whose word n-grams are nearly the same set (Jaccard similarity, estimated by
-MinHash; Broder 1997), as in Lee et al. 2022 (arXiv:2107.06499). Signatures and their index are rensa's. The
-result does not depend on the order of the rows: they are looked at in the order of a hash over all their
-columns, and a row goes if a row that *stays* is near it. So each removed row has a near twin in the result.
-(Clusters closed over chains, A near B near C, would remove a row that nothing in the result is near to.) In
-mathematics "3 apples" and "4 apples" are two problems with two answers, though 90% of their words agree:
-where `same_numbers` is set, only rows whose problems have the same numbers are compared.
+**Near duplicates** are rows whose sets of word n-grams are nearly equal (Jaccard similarity, estimated by
+MinHash; Broder 1997), as in Lee et al. 2022 (arXiv:2107.06499). Signatures and their index come from rensa.
+The order of the rows does not matter: they are processed in the order of a hash over all their columns, and
+a row is removed if a *kept* row is near it. So each removed row has a near twin in the result. (Clusters
+closed over chains, A near B near C, would remove a row without such a twin.) In mathematics "3 apples" and
+"4 apples" are two problems with two answers, though 90% of their words agree: with `same_numbers`, only rows
+with the same numbers in their problems are compared.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from r1kit.data.row_files import RowFile, in_batches, map_in_order, write_parquet
-from r1kit.data.texts import ngrams, numbers, problem_text, prose, row_text, row_words, trace_text, words
+from r1kit.data.texts import ngrams, numbers, problem_text, prose, row_text, trace_text, words
 from r1kit.runs.files import write_json_atomic
 from r1kit.settings.data import (
     CurationSettings,
@@ -60,23 +61,23 @@ Row = Mapping[str, Any]
 
 KEPT, REMOVED, REPORT = "kept.parquet", "removed.parquet", "curation.json"
 EXAMPLES = 3
-"""Removed rows of each step that the report shows."""
+"""Removed rows per step in the report."""
 EXAMPLE_CHARACTERS = 160
 WINDOW_CHARACTERS = 400
-"""Prose that is classified at a time; a trace may change its language half way."""
+"""Prose that is classified at once; a trace may change its language half way."""
 LEAST_LETTERS = 24
-"""Letters below which prose is too short to tell its language by."""
+"""Prose with fewer letters is too short to detect its language."""
 NO_LANGUAGE = "zxx"
-"""The language model's class for text that is no language: numbers, identifiers, markup."""
+"""The language model's class for text in no language: numbers, identifiers, markup."""
 PERMUTATIONS = 128
 """Slots of a signature: a similarity of 0.8 is estimated with a standard error of 0.035."""
 BANDS = 32
-"""Of 4 slots each: rows of similarity 0.8 are compared with probability 1 - (1 - 0.8^4)^32 > 0.9999, those of
-0.5 with 0.87. Comparing is cheap, missing is not."""
+"""Of 4 slots each: rows of similarity 0.8 are compared with probability 1 - (1 - 0.8^4)^32 > 0.9999, rows of
+0.5 with 0.87. An extra comparison is cheap; a missed duplicate is not."""
 
 
 class NoSuchColumn(ValueError):
-    """A step asks for a column that the set does not have; the command line exits with 2."""
+    """A step needs a column that the set does not have; the command line exits with 2."""
 
     exit_code = 2
 
@@ -88,11 +89,11 @@ def keep_verified(
 
     Args:
         judge: a function with TRL's reward signature, usually `r1kit.rewards.accuracy_reward`. It gets all
-            completions at once and their `solution`, and returns 1.0 for right. A row that it could not judge
-            (None) is removed: what is not verified is not kept.
+            completions at once with their `solution`, and returns 1.0 for a right answer. A row that it could
+            not judge (None) is removed: only verified rows are kept.
 
     Raises:
-        ValueError: the judge returns another number of verdicts than rows.
+        ValueError: the judge does not return one verdict per row.
     """
     completions = [[row["messages"][-1]] for row in rows]
     verdicts = judge(completions, solution=[row["solution"] for row in rows])
@@ -110,9 +111,9 @@ class Removal:
     """A row that a step removed.
 
     Attributes:
-        row: counts from 0 in the set as it was read.
-        reason: `refused by the verifier`; what comes after a colon is about this row alone.
-        twin: the row that stays for this duplicate.
+        row: its number in the set, from 0.
+        reason: such as `refused by the verifier`; text after a colon is about this row only.
+        twin: the kept row of which this one is a duplicate.
         text: the beginning of its problem.
     """
 
@@ -126,7 +127,7 @@ class Removal:
 
 @dataclass
 class StepReport:
-    """What one step did: rows it looked at, rows it removed, by reason, and the first of them."""
+    """Result of one step: rows it looked at, rows it removed, also by reason, and the first of them."""
 
     step: str
     rows: int
@@ -137,7 +138,7 @@ class StepReport:
 
 @dataclass
 class Report:
-    """What curation did to a set; `evaluation_sets` counts the problems that rows were compared with."""
+    """Result of a curation; `evaluation_sets` has the number of problems per set of the decontamination."""
 
     source: str
     rows: int
@@ -154,15 +155,15 @@ def curate(
     out: str | Path,
     evaluation: Mapping[str, Iterable[str]] | None = None,
     workers: int = 1,
-    progress: Callable[[int, int], None] = lambda done, rows: None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Report:
-    """Write `kept.parquet`, `removed.parquet` and, last of all, `curation.json` (the report) into `out`.
+    """Write `kept.parquet`, `removed.parquet` and finally `curation.json` (the report) into `out`.
 
     Args:
         source: rows with `problem`, `prompt` or `messages`.
         evaluation: problems of each evaluation set by its name, for the step decontamination.
         workers: processes that look at rows.
-        progress: told how many rows of how many were looked at.
+        progress: called with the number of rows that were looked at.
 
     Raises:
         ValueError: decontamination without evaluation problems, or a column that a step needs is missing.
@@ -187,10 +188,10 @@ def curate(
             else:
                 removed[row] = Removal(row, *result)
             row += 1
-        progress(row, source.rows)
+        progress(row)
     removed |= _duplicates(prints, settings)
-    kept = write_parquet(out / KEPT, source.schema, _without(source, removed))
-    ordered = [removed[row] for row in sorted(removed)]
+    kept = write_parquet(out / KEPT, source.schema, _remaining(source, removed))
+    ordered = [removed[number] for number in sorted(removed)]
     text, number = pa.string(), pa.int64()
     schema = pa.schema({"row": number, "step": text, "reason": text, "twin": number,
                         "similarity": pa.float64(), "text": text})  # fmt: skip
@@ -213,11 +214,11 @@ def _examine(
 ) -> list[Fingerprint | tuple[str, str]]:
     """Return for each row the (step, reason) that removes it, or its fingerprint."""
     filters = filters_of(settings, index)
-    found: list[Fingerprint | tuple[str, str]] = []
+    results: list[Fingerprint | tuple[str, str]] = []
     for row in batch.to_pylist():
         reasons = ((step, reason) for step, judge in filters.items() if (reason := judge(row)))
-        found.append(next(reasons, None) or fingerprint(row, settings.exact, settings.near))
-    return found
+        results.append(next(reasons, None) or fingerprint(row, settings.exact, settings.near))
+    return results
 
 
 def _duplicates(prints: dict[int, Fingerprint], settings: CurationSettings) -> dict[int, Removal]:
@@ -225,24 +226,23 @@ def _duplicates(prints: dict[int, Fingerprint], settings: CurationSettings) -> d
     if settings.exact:
         for row, twin in exact_duplicates(prints).items():
             removed[row] = Removal(row, "exact", "the same text", twin)
-        prints = {row: found for row, found in prints.items() if row not in removed}
+        prints = {row: one for row, one in prints.items() if row not in removed}
     if settings.near:
         for row, (twin, similarity) in near_duplicates(prints, settings.near.threshold).items():
             removed[row] = Removal(row, "near", "nearly the same text", twin, round(similarity, 3))
     return removed
 
 
-def _without(source: RowFile, removed: Mapping[int, Removal]) -> Iterator[pa.RecordBatch]:
-    """Yield the rows that stay; note of the others the beginning of the problem."""
+def _remaining(source: RowFile, removed: Mapping[int, Removal]) -> Iterator[pa.RecordBatch]:
+    """Yield the kept rows; store the beginning of each removed row's problem in its `Removal`."""
     import pyarrow as pa
 
     start = 0
     for batch in source.batches():
         rows = range(start, start + batch.num_rows)
-        for row in rows:
-            if row in removed:
-                (lost,) = batch.slice(row - start, 1).to_pylist()
-                removed[row].text = problem_text(lost)[:EXAMPLE_CHARACTERS]
+        for row in removed.keys() & rows:
+            (content,) = batch.slice(row - start, 1).to_pylist()
+            removed[row].text = problem_text(content)[:EXAMPLE_CHARACTERS]
         yield batch.filter(pa.array([row not in removed for row in rows]))
         start = rows.stop
 
@@ -255,6 +255,9 @@ def _step_reports(rows: int, settings: CurationSettings, removals: Sequence[Remo
         reports.append(StepReport(step, rows, len(own), dict(reasons.most_common()), own[:EXAMPLES]))
         rows -= len(own)
     return reports
+
+
+# Filters: each returns the reason to remove a row, or "".
 
 
 def filters_of(
@@ -273,13 +276,13 @@ def filters_of(
 
 
 def unverified(row: Row, step: VerifiedStep) -> str:
-    """Say why the row is not verified: a verifier refused it, or none could judge it."""
-    found = _column(row, "verified", step.column)
-    return "" if found is True else "not judged" if found is None else "refused by the verifier"
+    """Check that a verifier accepted the row."""
+    verified = _column(row, "verified", step.column)
+    return "" if verified is True else "not judged" if verified is None else "refused by the verifier"
 
 
 def outside_band(row: Row, step: PassRateStep) -> str:
-    """Say why the problem's pass rate is of no use; both ends of the band are kept."""
+    """Check that the problem's pass rate is in the band; both ends are kept."""
     rate = _column(row, "pass_rate", step.column)
     if rate is None:
         return "pass rate not measured"
@@ -290,16 +293,16 @@ def outside_band(row: Row, step: PassRateStep) -> str:
 
 def _column(row: Row, step: str, name: str) -> Any:
     if name not in row:
-        have = ", ".join(sorted(row))
-        raise NoSuchColumn(f"the step {step} needs a column {name!r}; the set has: {have}")
+        columns = ", ".join(sorted(row))
+        raise NoSuchColumn(f"the step {step} needs a column {name!r}; the set has: {columns}")
     return row[name]
 
 
 def foreign(row: Row, step: LanguageStep) -> str:
-    """Return the language of the row's prose where it is not allowed, such as `zh`.
+    """Return the language of the row's prose if it is not allowed, such as `zh`.
 
-    Windows at the beginning, the middle and the end of each text are classified. Prose too short to tell, and
-    what the model is unsure of, is kept.
+    Windows at the beginning, the middle and the end of each text are classified. Prose that is too short, or
+    of which the model is unsure, is kept.
     """
     for text in step.texts:
         for window in _windows(" ".join(prose(row_text(row, text)).split())):
@@ -307,7 +310,7 @@ def foreign(row: Row, step: LanguageStep) -> str:
             least = LEAST_LETTERS // 4 if any(char >= "\u3040" for char in window) else LEAST_LETTERS
             if sum(map(str.isalpha, window)) < least:
                 continue
-            language, probability = language_identifier().classify(window)
+            language, probability = _language_identifier().classify(window)
             if language not in (*step.allowed, NO_LANGUAGE) and probability >= step.confidence:
                 return language
     return ""
@@ -322,12 +325,9 @@ def _windows(text: str) -> list[str]:
 
 
 @functools.cache
-def language_identifier() -> LanguageIdentifier:
-    """Load the language model (py3langid, in its wheel; half a second).
-
-    It gives probabilities among the languages that the settings know: short texts are else taken for rare
-    relatives, Chinese for Cantonese.
-    """
+def _language_identifier() -> LanguageIdentifier:
+    # Limited to the languages that the settings know; otherwise it takes short texts for rare relatives, such
+    # as Chinese for Cantonese. The model is in py3langid's wheel and loads in half a second.
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
@@ -336,33 +336,42 @@ def language_identifier() -> LanguageIdentifier:
 
 
 def repetitive(row: Row, step: RepetitionStep) -> str:
-    """Say that the trace repeats itself, by the share of its n-grams that occurred before in it."""
+    """Check how many of the trace's n-grams occurred before in it."""
     share = repeated_share(words(trace_text(row)), step.ngram)
     return f"{step.ngram}-grams repeated" if share > step.most else ""
 
 
-def repeated_share(found: Sequence[str], n: int) -> float:
-    """Return the share of the n-grams of words that occurred before, 0.0 where there are fewer than n words.
+def repeated_share(sequence: Sequence[str], n: int) -> float:
+    """Return the share of the n-grams of words that occurred before, 0.0 if there are fewer than n words.
 
-    An n-gram is compared by a polynomial over its words' hashes, 64 bits: long traces have ten thousand.
+    N-grams are compared by a polynomial of their words' 64-bit hashes: a long trace has ten thousand.
     """
     import numpy as np
 
-    windows = len(found) - n + 1
+    windows = len(sequence) - n + 1
     if windows < 1:
         return 0.0
-    hashes = np.fromiter(map(hash, found), dtype=np.int64, count=len(found)).view(np.uint64)
+    hashes = np.fromiter(map(hash, sequence), dtype=np.int64, count=len(sequence)).view(np.uint64)
     sums = np.zeros(windows, dtype=np.uint64)
     for first in range(n):
         sums = sums * np.uint64(0x9E3779B97F4A7C15) + hashes[first : first + windows]
     return 1 - len(np.unique(sums)) / windows
 
 
+def contaminated(row: Row, step: DecontaminationStep, index: EvaluationIndex) -> str:
+    """Name the evaluation problem that the row shares words with: `aime24: problem 7, "the shared words"`."""
+    for text in step.texts:
+        if match := index.find(row_text(row, text)):
+            return f'{match[0]}, "{match[1]}"'
+    return ""
+
+
 @dataclass
 class EvaluationIndex:
-    """The n-grams of evaluation problems, and the problems that are shorter, with where they come from.
+    """The n-grams of evaluation problems, and whole problems that are shorter, each with its origin.
 
-    `problems` counts those of each evaluation set.
+    Attributes:
+        problems: number of problems of each evaluation set.
     """
 
     ngram: int = 8
@@ -371,51 +380,46 @@ class EvaluationIndex:
     problems: dict[str, int] = field(default_factory=dict)
 
     def add(self, name: str, problems: Iterable[str]) -> None:
-        """Take up the problems of an evaluation set.
+        """Add the problems of an evaluation set.
 
         Raises:
-            ValueError: there are none, or one has no word: nothing could be found by it.
+            ValueError: there are no problems, or one has no words, so that it could not be found.
         """
         count = 0
         for count, problem in enumerate(problems, start=1):
-            found = words(problem)
-            if not found:
+            sequence = words(problem)
+            if not sequence:
                 raise ValueError(f"problem {count} of {name} has no words: {problem!r}")
-            where = f"{name}: problem {count}"
-            if len(found) < self.ngram:
-                self.short.setdefault(_hash64(" ".join(found)), where)
-            for ngram in ngrams(found, self.ngram):
-                self.long.setdefault(_hash64(ngram), where)
+            origin = f"{name}: problem {count}"
+            if len(sequence) < self.ngram:
+                self.short.setdefault(_hash64(" ".join(sequence)), origin)
+            for ngram in ngrams(sequence, self.ngram):
+                self.long.setdefault(_hash64(ngram), origin)
         if not count:
             raise ValueError(f"the evaluation set {name} has no problems")
         self.problems[name] = count
 
     def find(self, text: str) -> tuple[str, str] | None:
-        """Return (evaluation set and problem, the words that both have), or None if the text is clean."""
-        found = words(text)
-        whole = " ".join(found)
-        if len(found) < self.ngram and (where := self.short.get(_hash64(whole))):
-            return where, whole
-        for ngram in ngrams(found, self.ngram):
-            if where := self.long.get(_hash64(ngram)):
-                return where, ngram
+        """Return (evaluation set and problem, the shared words), or None if the text is clean."""
+        sequence = words(text)
+        whole = " ".join(sequence)
+        if len(sequence) < self.ngram and (origin := self.short.get(_hash64(whole))):
+            return origin, whole
+        for ngram in ngrams(sequence, self.ngram):
+            if origin := self.long.get(_hash64(ngram)):
+                return origin, ngram
         return None
 
 
-def contaminated(row: Row, step: DecontaminationStep, index: EvaluationIndex) -> str:
-    """Say where the row meets an evaluation set: `aime24: problem 7, "the words they share"`."""
-    for text in step.texts:
-        if found := index.find(row_text(row, text)):
-            return f'{found[0]}, "{found[1]}"'
-    return ""
+# Duplicates.
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is remembered of a row, whatever its length.
+    """The data kept in memory for a row, whatever its length.
 
     Attributes:
-        rank: a hash over all columns; the smallest of a group of duplicates stays.
+        rank: a hash over all columns; the smallest of a group of duplicates is kept.
         exact: equal for rows that are exact duplicates.
         numbers: equal for problems with the same numbers.
     """
@@ -427,34 +431,38 @@ class Fingerprint:
 
 
 def fingerprint(row: Row, exact: ExactStep | None, near: NearStep | None) -> Fingerprint:
-    """Make the fingerprint of a row for these steps; what a step that is None would need is left out."""
+    """Make the fingerprint of a row for these steps, without the parts for a step that is None."""
     rank = _hash128(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str))
-    same = _hash128(" ".join(row_words(row, exact.texts))) if exact else b""
+    same = _hash128(" ".join(_row_words(row, exact.texts))) if exact else b""
     if not near:
         return Fingerprint(rank, same)
     compared = " ".join(sorted(numbers(problem_text(row)))) if near.same_numbers else ""
-    return Fingerprint(rank, same, signature(row_words(row, near.texts), near.ngram), _hash128(compared))
+    return Fingerprint(rank, same, signature(_row_words(row, near.texts), near.ngram), _hash128(compared))
 
 
-def signature(found: Sequence[str], ngram: int) -> RMinHash:
-    """Make the MinHash signature of the n-grams of words; fewer words than that are one n-gram."""
+def _row_words(row: Row, texts: Iterable[str]) -> list[str]:
+    return [word for text in texts for word in words(row_text(row, text))]
+
+
+def signature(sequence: Sequence[str], ngram: int) -> RMinHash:
+    """Make the MinHash signature of the n-grams of words; a sequence shorter than `ngram` is one n-gram."""
     from rensa import RMinHash
 
-    made = RMinHash(num_perm=PERMUTATIONS, seed=0)
-    made.update(list(ngrams(found, ngram)) or [" ".join(found)])
-    return made
+    minhash = RMinHash(num_perm=PERMUTATIONS, seed=0)
+    minhash.update(list(ngrams(sequence, ngram)) or [" ".join(sequence)])
+    return minhash
 
 
 def exact_duplicates(prints: Mapping[int, Fingerprint]) -> dict[int, int]:
-    """Return row to remove -> row that stays for it, among the fingerprints by row."""
-    stays: dict[bytes, int] = {}
+    """Return row to remove -> the kept row with the same text, among the fingerprints by row."""
+    kept: dict[bytes, int] = {}
     for row in _ranked(prints):
-        stays.setdefault(prints[row].exact, row)
-    return {row: stays[found.exact] for row, found in prints.items() if stays[found.exact] != row}
+        kept.setdefault(prints[row].exact, row)
+    return {row: kept[one.exact] for row, one in prints.items() if kept[one.exact] != row}
 
 
 def near_duplicates(prints: Mapping[int, Fingerprint], threshold: float) -> dict[int, tuple[int, float]]:
-    """Return row to remove -> (the most similar row that stays, their similarity)."""
+    """Return row to remove -> (the most similar kept row, their similarity)."""
     from rensa import RMinHashLSH
 
     index = RMinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, num_bands=BANDS)
@@ -475,7 +483,6 @@ def near_duplicates(prints: Mapping[int, Fingerprint], threshold: float) -> dict
 
 
 def _ranked(prints: Mapping[int, Fingerprint]) -> list[int]:
-    """Return the rows in the order in which they are looked at."""
     return sorted(prints, key=lambda row: prints[row].rank)
 
 

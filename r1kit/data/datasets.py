@@ -1,12 +1,11 @@
 """The datasets of a run: teacher traces (SFT), prompts (GRPO) and held-out problems (evaluation).
 
-Rows are plain dictionaries until ``save``, which checks that nothing held out is trained on and writes them
-with the ``datasets`` library. Columns:
+Rows are plain dictionaries until `save`, which checks that no held-out problem is trained on and writes the
+sets with the `datasets` library. Columns:
 
-- traces: ``messages`` (user, assistant), ``problem``, ``solution``, ``level``, ``slips``, ``hurried``,
-``verified``
-- prompts: ``prompt`` (one user turn), ``solution``, ``level``
-- heldout: ``problem``, ``solution``, ``level``
+- traces: `messages` (user, assistant), `problem`, `solution`, `level`, `slips`, `hurried`, `verified`
+- prompts: `prompt` (one user turn), `solution`, `level`
+- heldout: `problem`, `solution`, `level`
 """
 
 from __future__ import annotations
@@ -28,11 +27,26 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 TRACES_SEED, PROMPTS_SEED, HELDOUT_SEED, RARE_SEED = 1_000_003, 2_000_003, 3_000_017, 6_000_011
-"""Added to a run's seed, so that the three sets (and the corpus) draw different problems."""
+"""Added to a run's seed, so that the three sets and the corpus draw different problems."""
 
 
 class LeakError(ValueError):
     """A held-out problem is also in the training data."""
+
+
+def traces_of(world: DataSettings) -> list[Row]:
+    """Build the teacher's traces that data.yaml describes.
+
+    A share of them (`rare_share`) has `rare_levels` and is scattered among the others; `traces` is the number
+    of both together.
+    """
+    rare = round(world.traces * world.rare_share) if world.rare_levels else 0
+    hurry = world.hurry_rate if world.rare_hurry_rate is None else world.rare_hurry_rate
+    rows = build_traces(world.traces - rare, world.seed, world.levels, world.slip_rate, world.hurry_rate)
+    if rare:
+        rows += build_traces(rare, world.seed + RARE_SEED, world.rare_levels, world.slip_rate, hurry)
+        random.Random(f"order-{world.seed}").shuffle(rows)
+    return rows
 
 
 def build_traces(
@@ -42,8 +56,9 @@ def build_traces(
     slip_rate: float = 0.0,
     hurry_rate: float = 0.0,
 ) -> list[Row]:
-    """`n` traces as the teacher wrote them, right and wrong; `verified` is False until `curation` has
-    looked.
+    """Build `n` traces as the teacher wrote them, right and wrong.
+
+    `verified` is False in all of them; `r1kit.data.curation.keep_verified` sets it.
     """
     rng = random.Random(f"teacher-{seed}")
     rows = []
@@ -63,41 +78,28 @@ def build_traces(
     return rows
 
 
+def prompts_of(world: DataSettings) -> list[Row]:
+    """Build GRPO's prompts that data.yaml describes."""
+    return build_prompts(world.prompts, world.seed, world.prompt_levels or world.levels)
+
+
 def build_prompts(n: int, seed: int, levels: Sequence[int] = (1, 2, 3)) -> list[Row]:
-    """``n`` prompts without answers to imitate: all that GRPO gets is the solution to check against."""
+    """Build `n` prompts with the solution to check an answer against, but no answer to imitate."""
     problems = generate(n, seed + PROMPTS_SEED, levels)
     return [{"prompt": user_prompt(p.text), "solution": p.solution, "level": p.level} for p in problems]
 
 
-def traces_of(world: DataSettings) -> list[Row]:
-    """The teacher's traces as data.yaml says: of `levels`, and a share of `rare_levels` scattered among them.
-
-    The rare ones take the place of as many others, so that `traces` is the number of all.
-    """
-    rare = round(world.traces * world.rare_share) if world.rare_levels else 0
-    hurry = world.hurry_rate if world.rare_hurry_rate is None else world.rare_hurry_rate
-    rows = build_traces(world.traces - rare, world.seed, world.levels, world.slip_rate, world.hurry_rate)
-    if rare:
-        rows += build_traces(rare, world.seed + RARE_SEED, world.rare_levels, world.slip_rate, hurry)
-        random.Random(f"order-{world.seed}").shuffle(rows)
-    return rows
-
-
-def prompts_of(world: DataSettings) -> list[Row]:
-    """GRPO's prompts as data.yaml says."""
-    return build_prompts(world.prompts, world.seed, world.prompt_levels or world.levels)
-
-
 def build_heldout(per_level: int, seed: int, levels: Sequence[int] = (1, 2, 3, 4, 5)) -> list[Row]:
-    """``per_level`` different reserved problems of each level, level by level. Raises ValueError if a level
-    has too few.
+    """Build `per_level` different reserved problems of each level, level by level.
+
+    Raises:
+        ValueError: a level has too few.
     """
     rows = []
     for level in levels:
         distinct: dict[str, Row] = {}
-        for problem in islice(
-            stream(seed + HELDOUT_SEED + level, [level], reserved=True), 50 * per_level + 1000
-        ):
+        drawn = stream(seed + HELDOUT_SEED + level, [level], reserved=True)
+        for problem in islice(drawn, 50 * per_level + 1000):
             row = {"problem": problem.text, "solution": problem.solution, "level": level}
             distinct.setdefault(normalise(problem.text), row)
             if len(distinct) == per_level:
@@ -110,20 +112,17 @@ def build_heldout(per_level: int, seed: int, levels: Sequence[int] = (1, 2, 3, 4
     return rows
 
 
-def problem_of(row: Mapping[str, Any]) -> str:
-    """The problem's text in a row of any of the three sets."""
-    return row["problem"] if "problem" in row else row["prompt"][-1]["content"]
-
-
 def examples(heldout: Iterable[Row], level: int, n: int) -> list[Row]:
-    """The first `n` held-out problems of a level; of all where there are no levels (real problems)."""
+    """Return the first `n` held-out problems of a level, or of all problems if none has this level."""
     rows = list(heldout)
     return ([row for row in rows if row["level"] == level] or rows)[:n]
 
 
 def check_disjoint(training: Iterable[Mapping[str, Any]], heldout: Iterable[Mapping[str, Any]]) -> int:
-    """Raise LeakError if any held-out problem, normalised, is a training problem; return how many were
-    compared.
+    """Return the number of different held-out problems, after comparing them with the training problems.
+
+    Raises:
+        LeakError: a held-out problem, normalised, is a training problem.
     """
     reserved = {normalise(problem_of(row)) for row in heldout}
     leaked = sorted(reserved & {normalise(problem_of(row)) for row in training})
@@ -135,9 +134,16 @@ def check_disjoint(training: Iterable[Mapping[str, Any]], heldout: Iterable[Mapp
     return len(reserved)
 
 
+def problem_of(row: Mapping[str, Any]) -> str:
+    """Return the problem's text in a row of any of the three sets."""
+    return row["problem"] if "problem" in row else row["prompt"][-1]["content"]
+
+
 def save(sets: Mapping[str, Sequence[Row]], folder: str | Path) -> dict[str, Path]:
-    """Write each set to ``folder/<name>``; everything but ``heldout`` is training data and must not meet it
-    (LeakError).
+    """Write each set to `folder/<name>`; every set except `heldout` is training data.
+
+    Raises:
+        LeakError: a held-out problem is also in another set; nothing is written then.
     """
     from datasets import Dataset
 
@@ -151,7 +157,7 @@ def save(sets: Mapping[str, Sequence[Row]], folder: str | Path) -> dict[str, Pat
 
 
 def save_atomically(rows: Sequence[Row], folder: str | Path) -> None:
-    """Write one set beside its place, then give it its name: a reader sees all of it or none."""
+    """Write one set next to its folder and rename it when complete, so that no reader sees half of it."""
     from datasets import Dataset, disable_progress_bars
 
     disable_progress_bars()
@@ -164,7 +170,11 @@ def save_atomically(rows: Sequence[Row], folder: str | Path) -> None:
 
 
 def load(path: str | Path) -> Dataset:
-    """One saved set. Raises FileNotFoundError with the path if it was never written."""
+    """Load one saved set.
+
+    Raises:
+        FileNotFoundError: there is no set at this path.
+    """
     from datasets import load_from_disk
 
     if not Path(path).is_dir():

@@ -1,6 +1,6 @@
 r"""The one format of a reasoned answer, used by the teacher, SFT, GRPO, the rewards and the evaluation.
 
-A completion looks like this, tags on their own lines as in DeepSeek-R1's and open-r1's prompts::
+A completion has its tags on their own lines, as in the prompts of DeepSeek-R1 and open-r1::
 
     <think>
     Step 1: 7 - 3 = 4
@@ -10,9 +10,9 @@ A completion looks like this, tags on their own lines as in DeepSeek-R1's and op
     \boxed{13}
     </answer>
 
-The chat template is Qwen's ChatML without tools and without a default system message (each of its tokens
-would be paid for in every rollout). What the assistant says, its end mark included, stands between ``{%
-generation %}`` marks: TRL builds the mask of an assistant-only loss from them.
+The chat template is Qwen's ChatML without tools and without a default system message, whose tokens every
+rollout would pay for. The assistant's text, including its end mark, is between ``{% generation %}`` marks:
+TRL builds the mask of an assistant-only loss from them.
 """
 
 from __future__ import annotations
@@ -38,18 +38,24 @@ CHAT_TEMPLATE = (
 
 
 def write_completion(steps: list[str], answer: str) -> str:
-    r"""The completion with these reasoning lines and ``\boxed{answer}``."""
-    thoughts = "\n".join(steps)
-    return f"{THINK_OPEN}\n{thoughts}\n{THINK_CLOSE}\n{ANSWER_OPEN}\n\\boxed{{{answer}}}\n{ANSWER_CLOSE}"
+    r"""Write the completion with these lines of reasoning and ``\boxed{answer}``."""
+    return write_answer(steps, rf"\boxed{{{answer}}}")
+
+
+def write_answer(steps: list[str], content: str) -> str:
+    """Write the completion with these lines of reasoning and any content between the answer tags."""
+    reasoning = "\n".join(steps)
+    return f"{THINK_OPEN}\n{reasoning}\n{THINK_CLOSE}\n{ANSWER_OPEN}\n{content}\n{ANSWER_CLOSE}"
 
 
 def user_prompt(problem: str) -> list[dict[str, str]]:
-    """The conversation that asks for an answer to ``problem`` (TRL's conversational prompt)."""
+    """Return the conversation that asks for an answer to `problem` (TRL's conversational prompt)."""
     return [{"role": "user", "content": problem}]
 
 
 def begins_reasoning(prompt: str) -> bool:
-    """Whether a prompt ends in `<think>`, as chat templates of R1's distilled models write it: the completion
-    then begins within the reasoning.
+    """Tell whether a prompt ends in `<think>`, as the chat templates of R1's distilled models write it.
+
+    The completion then starts inside the reasoning.
     """
     return prompt.rstrip().endswith(THINK_OPEN)

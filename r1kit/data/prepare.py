@@ -1,21 +1,22 @@
-"""Real data made ready for a training: what `data.yaml` names, as sets with the embedded world's columns.
+"""Prepare real data: write the datasets that `data.yaml` names as sets with the embedded world's columns.
 
-Datasets are read step by step, converted on all cores, and written in shards of 10,000 rows; a shard that is
-there is whole and is not made again, so a preparation that was killed resumes and ends with the same rows.
-The shards are the files of the finished sets, which trainings open with `datasets.load_from_disk`. The data
-card is written last: a folder with a card is done. Its name carries a hash of all that decides its content.
+`plan` opens and checks the datasets, `prepare` writes the sets. Datasets are read in steps, converted on all
+cores, and written in shards of 10,000 rows. A shard that exists is complete and is not written again, so a
+preparation that was killed resumes and ends with the same rows. The shards are the files of the finished
+sets, which trainings open with `datasets.load_from_disk`. The data card is written last: a folder with a card
+is complete. The folder's name has a hash of everything that decides its content.
 
-Rows are taken by a weight, a cap, and a seed. open-r1 takes `int(rows * weight)` rows of the shuffled
-dataset, so a weight above 1 takes no more than all. Here 2.5 takes each row twice and half of them a third
-time. Rows keep the dataset's order: trainers draw them in random order themselves, and an order that follows
-from the source alone makes resuming possible.
+A weight, a cap and a seed decide which rows are drawn. open-r1 takes `int(rows * weight)` rows of the
+shuffled dataset, so its weights above 1 have no effect. Here 2.5 takes each row twice and half of them a
+third time. Rows keep the dataset's order: trainers shuffle them anyway, and an order that depends only on the
+source makes resuming possible.
 
-A problem is held out by a hash of its words and the seed, as in the embedded world: it is on one side in all
-datasets that hold it.
+A hash of a problem's words and the seed decides whether it is held out, as in the embedded world, so it is on
+the same side in all datasets that contain it.
 
-Why not `Dataset.map(num_proc=N)`: a kill costs up to 1/N of a dataset instead of a shard, Parquet is copied
-into its cache first and the result copied out again (three times the disk), streams have no resumable map,
-and rows that are held out or dropped would have to travel in the same table.
+Why not `Dataset.map(num_proc=N)`: a kill costs up to 1/N of a dataset instead of a shard, Parquet is first
+copied into its cache and the result copied out again (three times the disk), streams cannot resume, and rows
+that are held out or dropped would have to pass through the same table.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 FORM = 1
-"""Raised when the same settings and datasets make other rows."""
+"""Version of the result; increased if the same settings and datasets give other rows."""
 STEP_ROWS, SHARD_ROWS = 500, 10_000
-"""Rows of the source that a worker gets at once (10 MB of traces), and that become one shard."""
+"""Source rows that a worker gets at once (10 MB of traces), and that become one shard."""
 TRACES, PROMPTS, HELDOUT = "traces", "prompts", "heldout"
 SETS = {
     TRACES: pa.schema(
@@ -73,24 +74,25 @@ SETS = {
          "source": STRING}
     ),
 }  # fmt: skip
-"""Columns of the prepared sets. `level` is 0: real problems have none, and the lessons' tables read it."""
+"""Columns of the prepared sets. `level` is 0: real problems have none, but the lessons' tables use it."""
 TALLIES = "tallies"
 OPTIONAL = ("finish_reason", "problem", "solution", "verified", "verification_info")
-"""Columns that readers take where they are."""
+"""Columns that readers use if they exist."""
 HELD_OUT = "held out"
 EXAMPLE_CHARACTERS = 160
-"""Of a row left out that the card shows."""
+"""Length of a dropped row's text on the card."""
 
 Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is going to be made.
+    """A preparation that was checked but not started.
 
     Attributes:
-        opened: (set, dataset, how often each of its rows is taken: see `copies_of_rows`).
-        digest: a hash of all that decides the content.
+        opened: (set, dataset, copies of each of its rows: see `copies_of_rows`).
+        folder: the profile's folder.
+        digest: a hash of everything that decides the content.
     """
 
     data: HubDataSettings
@@ -101,11 +103,11 @@ class Plan:
 
 
 def plan(data: HubDataSettings, tokens: TokenCounter, folder: str | Path = ".") -> Plan:
-    """Open and check every dataset; nothing is written.
+    """Open and check every dataset, without writing anything.
 
     Args:
         tokens: counts the tokens of prompts and of some traces (`token_counter`).
-        folder: the profile's, from which local paths count.
+        folder: the profile's folder; local paths are relative to it.
 
     Raises:
         NotThere, DatasetChanged, NotASet: see `open_source`.
@@ -115,7 +117,7 @@ def plan(data: HubDataSettings, tokens: TokenCounter, folder: str | Path = ".") 
     opened = [(name, open_source(entry, data, folder)) for name, entry in entries]
     decides = data.model_dump(mode="json", exclude={"mirror", "stream", "excerpt", "prompts"})
     facts = [decides, [source.identity for _, source in opened], FORM]
-    facts += [_sha256(tokens.json), tokens.asking, tokens.answering]
+    facts += [_sha256(tokens.json), tokens.prompt_overhead, tokens.conversation_overhead]
     for _, entry in entries:
         rates = _measured_rates(entry, Path(folder))
         facts.append(_sha256(json.dumps(rates, sort_keys=True)) if rates else "")
@@ -125,20 +127,20 @@ def plan(data: HubDataSettings, tokens: TokenCounter, folder: str | Path = ".") 
 
 
 def copies_of_rows(opened: Opened, seed: int) -> np.ndarray | None:
-    """Draw how often each row is taken by the entry's `weight` and `most`.
+    """Draw how often each row is taken, by the entry's `weight` and `most`.
 
     Returns:
         int array [rows up to the last one taken]; None takes every row once.
 
     Raises:
-        ValueError: a weight for a stream that does not say how many rows it has.
+        ValueError: there is a weight for a stream that does not state its number of rows.
     """
     import numpy as np
 
     entry, rows = opened.entry, opened.data.rows
     if rows is None:
         if entry.weight != 1:
-            message = f"{opened.name}: a weight needs the number of rows, which this stream does not say"
+            message = f"{opened.name}: a weight needs the number of rows, which this stream does not state"
             raise ValueError(f"{message}; write most: instead, or stream: false")
         return None if entry.most is None else np.ones(entry.most, dtype=np.int64)
     wanted = int(rows * entry.weight)
@@ -155,12 +157,12 @@ def prepare(
     workers: int = 1,
     progress: Progress = lambda name, done, rows: None,
 ) -> Card:
-    """Write `traces`, `prompts`, `heldout` and `card.json` into `out`, or return the card that is there.
+    """Write `traces`, `prompts`, `heldout` and `card.json` into `out`, or return the existing card.
 
     Args:
-        out: the folder of this plan alone.
-        workers: processes that convert rows; 1 converts in this one.
-        progress: told a dataset's name, how many of its rows were read, and how many it has (None: unknown).
+        out: a folder for this plan only.
+        workers: processes that convert rows; 1 converts in this process.
+        progress: called with a dataset's name, its rows read so far, and all its rows (None: unknown).
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -190,14 +192,14 @@ def prepare(
 
 
 def finished(out: str | Path) -> Card | None:
-    """Return the card of a prepared folder; None where the preparation is not done."""
-    found = read_json(Path(out) / CARD)
-    return Card.from_dict(found) if isinstance(found, dict) else None
+    """Return the card of a prepared folder, None if the preparation is not complete."""
+    content = read_json(Path(out) / CARD)
+    return Card.from_dict(content) if isinstance(content, dict) else None
 
 
 @dataclass
 class Tally:
-    """What became of rows, additive over steps; `lengths` are tokens of rows whose tokens were counted."""
+    """Counts of what happened to rows; `lengths` are the tokens of the measured rows."""
 
     drawn: int = 0
     written: int = 0
@@ -207,7 +209,7 @@ class Tally:
     lengths: list[int] = field(default_factory=list)
 
     def add(self, other: Tally) -> None:
-        """Take another tally's counts in; the first example of each reason stays."""
+        """Add another tally; the first example of each reason is kept."""
         self.drawn += other.drawn
         self.written += other.written
         self.heldout += other.heldout
@@ -218,7 +220,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Step:
-    """Rows `start` to `end` of a dataset: those that are taken, their numbers, and how often each is."""
+    """Rows `start` to `end` of a dataset: those that are drawn, their numbers, and the copies of each."""
 
     start: int
     end: int
@@ -229,9 +231,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Converted:
-    """What a step became: rows of a set, and rows of the held-out set."""
+    """The result of a step: rows of its set, and rows of the held-out set."""
 
-    step: tuple[int, int]
+    start: int
+    end: int
     rows: pa.RecordBatch
     heldout: list[dict[str, Any]]
     tally: Tally
@@ -239,14 +242,14 @@ class Converted:
 
 @dataclass(frozen=True)
 class Conversion:
-    """All that decides what becomes of a row of one dataset; workers call it with a step.
+    """The conversion of one dataset's rows; workers call it with a step.
 
     Attributes:
         set_name: `traces` or `prompts`.
-        name: the dataset's, for the column `source`.
+        name: the dataset's name, for the column `source`.
         columns: the names of its columns.
-        rates: measured pass rates by `rate_key`, in place of the dataset's own column.
-        every: tokens are counted of every n-th row.
+        rates: measured pass rates by `rate_key`; None uses the dataset's own column.
+        every: one in this many rows has its tokens counted.
     """
 
     set_name: str
@@ -266,34 +269,36 @@ class Conversion:
         tally = Tally()
         for row, number, copies in zip(step.rows.to_pylist(), step.numbers, step.copies, strict=True):
             tally.drawn += copies
-            for found in read(row):
-                reason = found if isinstance(found, str) else self._refusal(row, found)
+            for result in read(row):
+                reason = result if isinstance(result, str) else self._refusal(row, result)
                 if reason == HELD_OUT:
                     tally.heldout += copies
                     if self.set_name == PROMPTS:
-                        ours = found | {"level": 0, "source": self.name}
-                        heldout.append({column: ours.get(column) for column in SETS[HELDOUT].names})
+                        content = result | {"level": 0, "source": self.name}
+                        heldout.append({column: content.get(column) for column in SETS[HELDOUT].names})
                 elif reason:
                     tally.dropped[reason] = tally.dropped.get(reason, 0) + copies
                     tally.examples.setdefault(reason, _first_text(row))
                 else:
                     if number % self.every == 0:
-                        tally.lengths.append(self._length(found))
+                        tally.lengths.append(self._length(result))
                     tally.written += copies
-                    kept += [found | {"source": self.name}] * copies
+                    kept += [result | {"source": self.name}] * copies
         rows = pa.RecordBatch.from_pylist(kept, schema=SETS[self.set_name])
-        return Converted((step.start, step.end), rows, heldout, tally)
+        return Converted(step.start, step.end, rows, heldout, tally)
 
-    def _refusal(self, row: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-        if self.set_name == PROMPTS and self._length(ours) > self.data.max_prompt_length:
+    def _refusal(self, row: Mapping[str, Any], converted: Mapping[str, Any]) -> str:
+        """Return the reason to drop a converted row, `HELD_OUT`, or ""."""
+        prompts, problem = self.set_name == PROMPTS, converted["problem"]
+        if prompts and self._length(converted) > self.data.max_prompt_length:
             return "prompt longer than max_prompt_length"
-        if is_heldout(problem_key(ours["problem"]), self.data.seed, self.data.heldout_share):
+        if is_heldout(problem_key(problem), self.data.seed, self.data.heldout_share):
             return HELD_OUT
-        if self.set_name == PROMPTS and self.entry.pass_rate and has_rates(self.entry, self.columns):
-            own = self.rates is None
-            rate = (
-                row.get(source_of(self.entry).pass_rate) if own else self.rates.get(rate_key(ours["problem"]))
-            )
+        if prompts and self.entry.pass_rate and has_rates(self.entry, self.columns):
+            if self.rates is None:
+                rate = row.get(source_of(self.entry).pass_rate)
+            else:
+                rate = self.rates.get(rate_key(problem))
             least, most = self.entry.pass_rate
             if rate is None:
                 return "no pass rate"
@@ -301,24 +306,24 @@ class Conversion:
                 return "pass rate outside the band"
         return ""
 
-    def _length(self, ours: Mapping[str, Any]) -> int:
+    def _length(self, converted: Mapping[str, Any]) -> int:
         if self.set_name == PROMPTS:
-            return self.tokens.asked(ours["prompt"][-1]["content"])
-        return self.tokens.told(ours["messages"])
+            return self.tokens.prompt_length(converted["prompt"][-1]["content"])
+        return self.tokens.conversation_length(converted["messages"])
 
 
 def problem_key(text: str) -> str:
-    """Hash a problem's words: case, spaces, punctuation and LaTeX's typography don't count."""
+    """Hash a problem's words, so that case, spaces, punctuation and LaTeX typography do not count."""
     return _sha256(" ".join(words(text)))[:32]
 
 
 def rate_key(text: str) -> str:
-    """Give a problem's text single spaces: 2 + 3 and 2 - 3 have one `problem_key`, but not one pass rate."""
+    """Return a text with single spaces: 2 + 3 and 2 - 3 share a `problem_key`, but not a pass rate."""
     return " ".join(text.split())
 
 
 def is_heldout(key: str, seed: int, share: float) -> bool:
-    """Decide whether the problem with this key is held out: a share of all keys is, others with each seed."""
+    """Decide whether the problem with this key is held out: a share of all keys, depending on the seed."""
     digest = hashlib.sha256(f"{seed} {key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
@@ -332,7 +337,6 @@ def _write_shards(
     workers: int,
     progress: Progress,
 ) -> None:
-    """Write the shards of a dataset that are not there yet."""
     entry, rows, set_name = opened.entry, opened.data.rows, prefix.partition("-")[0]
     total = 0 if copies is None else int(copies.sum())
     every = max(1, total // planned.data.measured_rows) if planned.data.measured_rows else 1
@@ -355,12 +359,12 @@ def _write_shards(
 
     few = rows is not None and rows <= 4 * STEP_ROWS  # a pool takes longer to start
     results = map_in_order(convert, steps(), 1 if few else workers)
-    for shard, found in groupby(results, key=lambda one: path(one.step[0])):
-        _write_shard(shard, found, out, lambda done: progress(opened.name, done, rows))
+    for shard, group in groupby(results, key=lambda result: path(result.start)):
+        _write_shard(shard, group, out, lambda done: progress(opened.name, done, rows))
 
 
 def _steps(opened: Opened, copies: np.ndarray | None, columns: list[str]) -> Iterator[Step]:
-    """Yield a dataset in steps that follow from the row number alone, whatever its files look like."""
+    """Divide a dataset into steps that depend only on row numbers, not on its files."""
     import numpy as np
 
     start = 0
@@ -381,23 +385,22 @@ def _steps(opened: Opened, copies: np.ndarray | None, columns: list[str]) -> Ite
 def _write_shard(
     path: Path, results: Iterable[Converted], out: Path, progress: Callable[[int], None]
 ) -> None:
-    """Write what the steps of a shard became; its rows last, so that a shard that has them is whole."""
+    """Write a shard; its rows get their name last, so that an existing shard is complete."""
     tally, heldout = Tally(), []
     schema = SETS[path.parent.name]
     with whole_file(path) as file:
         with pa.ipc.new_stream(file, schema) as stream:
-            for found in results:
-                stream.write_batch(found.rows)
-                heldout += found.heldout
-                tally.add(found.tally)
-                progress(found.step[1])
+            for result in results:
+                stream.write_batch(result.rows)
+                heldout += result.heldout
+                tally.add(result.tally)
+                progress(result.end)
         note = out / TALLIES / f"{path.stem}.json"
         note.parent.mkdir(exist_ok=True)
         write_json_atomic(note, {"tally": asdict(tally), "heldout": heldout})
 
 
 def _tally(out: Path, prefix: str) -> Tally:
-    """Add up what became of the rows of a dataset."""
     tally = Tally()
     for note in sorted((out / TALLIES).glob(f"{prefix}-*.json")):
         tally.add(Tally(**read_json(note)["tally"]))
@@ -427,40 +430,39 @@ def _source_card(name: str, opened: Opened, tally: Tally) -> SourceCard:
 
 
 def _complete_set(out: Path, name: str, digest: str) -> int:
-    """Make a set's shards a dataset that `load_from_disk` opens, and return its rows.
+    """Make a set's shards a dataset that `load_from_disk` opens, and return its number of rows.
 
-    The shards become its files without being read: copied through `save_to_disk` every row would pass
-    through memory, 2.5 GB for 120,000 traces (2026-11-24).
+    The shards become its files without being read: with `save_to_disk` every row would be in memory,
+    2.5 GB for 120,000 traces (2026-11-24).
     """
     from datasets import Dataset, disable_progress_bars
 
     disable_progress_bars()
     folder, schema = out / name, SETS[name]
     Dataset(schema.empty_table()).save_to_disk(str(folder))  # describes the columns; writes no rows
-    for left in folder.glob(".*.tmp"):  # of a preparation that was killed
-        left.unlink()
+    for temporary in folder.glob(".*.tmp"):  # from a preparation that was killed
+        temporary.unlink()
     if not any(folder.glob("*.arrow")):
         rows = _distinct_heldout(out) if name == HELDOUT else []
         with whole_file(folder / f"{name}.arrow") as file, pa.ipc.new_stream(file, schema) as stream:
             stream.write_table(pa.Table.from_pylist(rows, schema=schema))
     state = read_json(folder / "state.json")
     state["_data_files"] = [{"filename": shard.name} for shard in sorted(folder.glob("*.arrow"))]
-    state["_fingerprint"] = f"{digest}-{name}"  # the caches of `map` go by it
+    state["_fingerprint"] = f"{digest}-{name}"  # the caches of `map` use it
     write_json_atomic(folder / "state.json", state)
     return len(Dataset.load_from_disk(str(folder)))
 
 
 def _distinct_heldout(out: Path) -> list[dict[str, Any]]:
-    """Return the held-out rows, each problem once, however many datasets hold it."""
-    found: dict[str, dict[str, Any]] = {}
+    """Return the held-out rows, each problem once, however many datasets contain it."""
+    rows: dict[str, dict[str, Any]] = {}
     for note in sorted((out / TALLIES).glob("*.json")):
         for row in read_json(note)["heldout"]:
-            found.setdefault(problem_key(row["problem"]), row)
-    return list(found.values())
+            rows.setdefault(problem_key(row["problem"]), row)
+    return list(rows.values())
 
 
 def _measured_rates(entry: Entry, folder: Path) -> dict[str, float] | None:
-    """Read the file of an entry's `pass_rates`; None without one."""
     if not (isinstance(entry, HubPrompts) and entry.pass_rates):
         return None
     rows = open_rows(Path(folder, Path(entry.pass_rates).expanduser()))
@@ -468,7 +470,7 @@ def _measured_rates(entry: Entry, folder: Path) -> dict[str, float] | None:
 
 
 def has_rates(entry: HubPrompts, columns: Iterable[str]) -> bool:
-    """Tell whether pass rates are known: measured ones, or in a column of the dataset's own."""
+    """Tell whether pass rates are known: measured ones, or a column of the dataset."""
     return bool(entry.pass_rates) or source_of(entry).pass_rate in columns
 
 

@@ -1,37 +1,18 @@
-"""Datasets to train on: which are known, what they hold, where they lie, and how they are opened.
+"""Known datasets: what they contain, where they are, and how `open_source` opens and checks one.
 
-A dataset lies in a local file or folder, in a mirror folder, or on the hub (copied or streamed). A mirror
-holds datasets as the hub does, `<mirror>/<organisation>/<name>/`, so that a copy made with `hf download
---repo-type dataset` is one. Which files belong to a configuration is read from its README's `configs`, as the
-`datasets` library does; without a README they are looked for by name (`LAYOUTS`).
+A dataset is a local file or folder, a part of a mirror folder, or on the hub (copied or streamed). A mirror
+has the hub's layout, `<mirror>/<organisation>/<name>/`, so that a copy made with `hf download --repo-type
+dataset` works. The files of a configuration are those in its README's `configs`, as the `datasets` library
+reads them; without a README they are searched by name (`LAYOUTS`).
 
-The columns of known datasets are those of their cards. Row counts are given where a card, or a repository
-that pins the dataset, states them; others are not checked. `revision` is the commit that is taken unless a
-profile names another (`revision:`). Commits were read in public repositories that pin these datasets, and
-where the hub's listing of a dataset was to be had, it begins with the same digits (2026-11-24).
-
-Readers: how a row of a known dataset or a local file becomes rows of r1kit's, or the reason why not.
-
-Ours are those of the embedded world (`r1kit/data/datasets.py`) without its levels and slips:
-
-- traces: `messages` (user, assistant), `problem`, `solution` ("" where nobody states it), `verified` (None
-  where nobody looked)
-- prompts: `prompt` (one user turn), `problem`, `solution`, `verification_info` (JSON, "" without test cases)
-
-Departures from open-r1, which takes `messages` and a solution column as they are:
-
-- A trace without an end of its thoughts is left out: cut off by a limit, it teaches to think without end.
-- OpenR1-Math's `messages` holds the first generation that a verifier liked. We read `generations` and its
-  flags: `correctness_math_verify`, and where that says no `correctness_llama`; complete ones only.
-- A gold in prose counts only through its last `\boxed{}`; without one the row is left out (open-r1's
-  verifier reads the last number, which fails right answers).
-- A program's problem needs a case that can fail, read from and written to the standard streams: problems with
-  a checker of their own, files or an interactor cannot be judged by comparing outputs.
+The columns of known datasets are those of their cards. Row counts are checked where a card, or a repository
+that pins the dataset, states them. `revision` is the commit to read unless a profile names another
+(`revision:`). The commits come from public repositories that pin these datasets; they begin with the same
+digits as the hub's listing of a dataset where we could read it (2026-11-24).
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -41,140 +22,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from r1kit.data.format import THINK_CLOSE, THINK_OPEN, user_prompt
+from r1kit.data.readers import Read, generations, local_trace, problem, program, trace
 from r1kit.data.row_files import RowFile, dataset_rows, open_rows
 from r1kit.settings.data import HubDataSettings, HubPrompts, HubTraces
-
-Row = dict[str, Any]
-Read = Row | str
-"""A row of ours, or the reason why there is none."""
-
-
-def trace(row: Mapping[str, Any], most: int = 1) -> list[Read]:
-    """Read a row whose `messages` are a question and a trace in R1's form, possibly behind a system turn."""
-    if row.get("finish_reason") not in (None, "stop"):
-        return ["the generation was cut off"]
-    return [_trace(row["messages"] or [], think=True)]
-
-
-def local_trace(row: Mapping[str, Any], most: int = 1) -> list[Read]:
-    """Read a row of one's own: in any form, with its `solution` and `verified` where it has them."""
-    read = _trace(row["messages"] or [], think=False)
-    if isinstance(read, str):
-        return [read]
-    given = {name: row[name] for name in ("problem", "solution", "verified") if row.get(name) is not None}
-    return [read | given]
-
-
-def generations(row: Mapping[str, Any], most: int = 1) -> list[Read]:
-    """Read at most `most` of the right and complete generations of a row of OpenR1-Math."""
-    complete, by_rules, by_model = (
-        row[name] or [] for name in ("is_reasoning_complete", "correctness_math_verify", "correctness_llama")
-    )
-    reads = [
-        _trace([*user_prompt(row["problem"]), {"role": "assistant", "content": text}], think=True)
-        for number, text in enumerate(row["generations"] or [])
-        if _flag(complete, number) and (_flag(by_rules, number) or _flag(by_model, number))
-    ]
-    good = [read for read in reads if not isinstance(read, str)][:most]
-    if not good:
-        return reads[:1] or ["no right and complete generation"]
-    return [read | {"solution": row["answer"] or "", "verified": True} for read in good]
-
-
-def problem(
-    row: Mapping[str, Any], prompt: str, solution: str, prose: bool = False, instruction: str = ""
-) -> list[Read]:
-    """Read a problem with an answer to check against, or with test cases in `verification_info`.
-
-    Args:
-        prompt, solution: the names of these columns; "" for no solution.
-        prose: the solution is prose, its last box the answer.
-        instruction: added to the question.
-    """
-    text = _question(row[prompt])
-    if not text:
-        return ["no problem"]
-    gold = str(row[solution] if solution and row[solution] is not None else "").strip()
-    tests = row.get("verification_info") or ""
-    if prose and gold:
-        gold = last_box(gold)
-        if not gold:
-            return ["the solution is prose without a box"]
-    if not gold and not tests:
-        return ["no solution"]
-    return [_prompt(text, gold, tests if isinstance(tests, str) else json.dumps(tests), instruction)]
-
-
-def program(
-    row: Mapping[str, Any], prompt: str, solution: str = "", prose: bool = False, instruction: str = ""
-) -> list[Read]:
-    """Read a row of open-r1/codeforces, `verifiable-prompts`: a prompt, its language, and pairs of texts."""
-    if row["interaction_format"]:
-        return ["interactive"]
-    if row["generated_checker"]:
-        return ["needs a checker of its own"]
-    if (row["input_mode"] or "stdio") != "stdio":
-        return ["reads and writes files"]
-    cases = [
-        {"type": "stdin_stdout", "input": pair["input"], "output": pair["output"]}
-        for pair in row["official_tests"] or row["examples"] or []
-        if (pair["output"] or "").strip()
-    ]
-    text = (row[prompt] or "").strip()
-    if not cases or not text:
-        return ["no problem" if cases else "no test that expects anything"]
-    info = {"language": row["language"] or "python", "test_cases": cases}
-    return [_prompt(text, "", json.dumps(info, ensure_ascii=False), instruction)]
-
-
-def last_box(text: str) -> str:
-    r"""Return the content of the last `\boxed{}` of a text, "" if there is none or it is never closed."""
-    start = text.rfind(r"\boxed{")
-    if start < 0:
-        return ""
-    depth, start = 1, start + len(r"\boxed{")
-    for position in range(start, len(text)):
-        escaped = text[position - 1] == "\\"
-        depth += ((text[position] == "{") - (text[position] == "}")) * (not escaped)
-        if depth == 0:
-            return text[start:position].strip()
-    return ""
-
-
-def _trace(messages: list[Mapping[str, Any]], think: bool) -> Read:
-    turns = [{"role": turn["role"], "content": turn["content"] or ""} for turn in messages]
-    asked = next((turn["content"] for turn in turns if turn["role"] == "user"), "")
-    answer = turns[-1]["content"] if turns and turns[-1]["role"] == "assistant" else ""
-    if not asked.strip() or not answer.strip():
-        return "no question or no answer"
-    if think and THINK_OPEN not in answer:
-        return "no thoughts"
-    if THINK_OPEN in answer:
-        if THINK_CLOSE not in answer:
-            return "the thoughts have no end"
-        if not answer.rpartition(THINK_CLOSE)[2].strip():
-            return "no answer after the thoughts"
-    solution = last_box(answer.rpartition(THINK_CLOSE)[2])
-    return {"messages": turns, "problem": asked, "solution": solution, "verified": None}
-
-
-def _prompt(text: str, solution: str, info: str, instruction: str) -> Row:
-    asked = f"{text}\n\n{instruction}" if instruction else text
-    return {"prompt": user_prompt(asked), "problem": text, "solution": solution, "verification_info": info}
-
-
-def _question(value: Any) -> str:
-    """Return the text of a prompt: as it is, or the last user turn of a conversation."""
-    if isinstance(value, str):
-        return value.strip()
-    asked = [turn["content"] for turn in value or () if turn["role"] == "user"]
-    return asked[-1].strip() if asked else ""
-
-
-def _flag(flags: list[bool | None], number: int) -> bool:
-    return number < len(flags) and bool(flags[number])  # `correctness_llama` is often empty
-
 
 Entry = HubTraces | HubPrompts
 
@@ -183,7 +33,7 @@ LAYOUTS = (
     "{config}/{split}-*", "{config}/{split}.*", "{config}/{config}-*", "data/{config}/{split}-*",
     "{config}-{split}.*", "{config}.*",
 )  # fmt: skip
-"""Where the files of a configuration lie; those of `default` also in `data/` and in the folder itself."""
+"""Patterns for the files of a configuration; for `default` also `DEFAULT_LAYOUTS`."""
 DEFAULT_LAYOUTS = ("data/{split}-*", "data/{split}.*", "{split}-*", "{split}.*")
 
 STRING, INTEGER, NUMBER, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
@@ -206,25 +56,24 @@ class NotThere(ValueError):
 
 
 class DatasetChanged(ValueError):
-    """A dataset is not what the code expects; the command line exits with 2."""
+    """A dataset differs from what the code expects; the command line exits with 2."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is known of a dataset.
+    """Facts about a dataset.
 
     Attributes:
-        columns: name -> type; {} where any are taken.
+        columns: name -> type; {} if any columns are allowed.
         counts: "config/split" -> rows.
-        revision: the commit that is taken unless an entry names another.
-        traces: the columns that traces for SFT are read from, () where it holds none; `read_trace` reads a
-            row of them.
-        prompt, solution, prompts: the columns that prompts for GRPO are read from, `prompts` beside the
-            other two; `read_prompt` reads a row of them.
-        prose: the solution is prose, its last box the answer.
-        pass_rate: the dataset's own column of pass rates.
+        revision: the commit to read unless an entry names another.
+        traces: the columns that traces for SFT are read from, () if it has none; `read_trace` reads a row.
+        prompt, solution, prompts: the columns that prompts for GRPO are read from, `prompts` in addition to
+            the other two; `read_prompt` reads a row.
+        prose: the solution is prose, and its last box is the answer.
+        pass_rate: the dataset's column of pass rates.
     """
 
     columns: Mapping[str, pa.DataType] = field(default_factory=dict)
@@ -241,7 +90,7 @@ class Source:
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns as Arrow's schema."""
+        """The columns as an Arrow schema."""
         return pa.schema(dict(self.columns))
 
 
@@ -335,9 +184,8 @@ class Opened:
 
     Attributes:
         place: "local", "mirror", "hub" or "hub, streamed".
-        identity: what changes when the data changes: a commit, or the names, sizes and times of its files.
-        data: its columns and rows; their number is None where a stream does not say.
-        notes: what changed in columns that are not read.
+        identity: text that changes with the data: a commit, or the names, sizes and times of its files.
+        notes: changes in columns that are not read.
     """
 
     entry: Entry
@@ -356,12 +204,12 @@ class Opened:
 
     @property
     def columns(self) -> list[str]:
-        """The names of the columns that are there."""
+        """The names of its columns."""
         return self.data.schema.names
 
 
 def source_of(entry: Entry) -> Source:
-    """Return what is known of an entry's dataset."""
+    """Return the facts about an entry's dataset."""
     local = LOCAL_TRACES if isinstance(entry, HubTraces) else LOCAL_PROMPTS
     return SOURCES.get(entry.dataset, local)
 
@@ -370,8 +218,8 @@ def columns_read(entry: Entry, there: Iterable[str] = ()) -> list[str]:
     """Return the columns that an entry needs; for prompts the prompt's first, then the solution's.
 
     Args:
-        there: the columns that the dataset has: a local file's problem may stand in `prompt`, and a solution
-            may be missing where there are test cases.
+        there: the columns of the dataset: a local file may have its problem in `prompt`, and needs no
+            solution if it has test cases.
     """
     source, there = source_of(entry), list(there)
     if isinstance(entry, HubTraces):
@@ -386,26 +234,27 @@ def columns_read(entry: Entry, there: Iterable[str] = ()) -> list[str]:
 
 
 def reader_of(entry: Entry, there: Iterable[str] = ()) -> Callable[[Mapping[str, Any]], list[Read]]:
-    """Return the function that reads a row of this entry: a row of ours, or a reason, per trace or prompt."""
+    """Return the function that reads a row of this entry (see `r1kit.data.readers`)."""
     source = source_of(entry)
     if isinstance(entry, HubTraces):
         return partial(source.read_trace, most=entry.per_problem)
     prompt, solution, *_ = [*columns_read(entry, there), ""]
     prose = source.prose and solution == source.solution
-    told = entry.instruction
-    return partial(source.read_prompt, prompt=prompt, solution=solution, prose=prose, instruction=told)
+    return partial(
+        source.read_prompt, prompt=prompt, solution=solution, prose=prose, instruction=entry.instruction
+    )
 
 
 def open_source(entry: Entry, data: HubDataSettings, folder: str | Path = ".") -> Opened:
     """Open the dataset of an entry of `traces_from` or `prompts_from`, and check its columns and rows.
 
     Args:
-        folder: the profile's, from which a local path that begins with a dot counts.
+        folder: the profile's folder; local paths are relative to it.
 
     Raises:
-        NotThere: no such file, no such part in the mirror, or the hub cannot be reached.
-        DatasetChanged: columns that are read are gone or of another type, or rows are missing.
-        NotASet: a file that cannot be read as rows.
+        NotThere: there is no such file, the mirror does not have this part, or the hub cannot be reached.
+        DatasetChanged: a column that is read is missing or has another type, or rows are missing.
+        NotASet: a file cannot be read as rows.
     """
     source = source_of(entry)
     if entry.dataset not in SOURCES:
@@ -432,10 +281,10 @@ def open_source(entry: Entry, data: HubDataSettings, folder: str | Path = ".") -
 def check_columns(
     dataset: str, found: pa.Schema, expected: Mapping[str, pa.DataType], read: Iterable[str]
 ) -> list[str]:
-    """Say what changed in the columns that are not read.
+    """Return a note for each change in the columns that are not read.
 
-    A dataset may grow columns, and may lose ones that are not read. A column that is read must be there and
-    of its type: a wrong gold or a dropped trace would be found days later, if ever.
+    A dataset may gain columns, and may lose those that are not read. A column that is read must exist and
+    have its type: a wrong solution or a dropped trace would be noticed days later, or never.
 
     Raises:
         DatasetChanged: a column that is read is missing, or has another type.
@@ -446,7 +295,7 @@ def check_columns(
     differ = {
         name
         for name in kinds.keys() & wanted.keys()
-        # An empty cell turns a column of integers to float64.
+        # An empty cell turns a column of integers into float64.
         if kinds[name].replace("float64", "int64") != wanted[name].replace("float64", "int64")
     }
     wrong = [
@@ -513,7 +362,7 @@ def _facts(*files: Path) -> str:
 
 
 def mirrored_files(folder: Path, config: str, split: str) -> list[Path]:
-    """Return the files of a configuration's split in a dataset's folder of a mirror, in order; [] if none."""
+    """Return the files of a configuration's split in a mirror's dataset folder, in order; [] if none."""
     if patterns := _patterns_of_card(folder / "README.md", config, split):
         return _data_files(folder, patterns)
     for layout in (*LAYOUTS, *(DEFAULT_LAYOUTS if config == "default" else ())):
@@ -523,7 +372,6 @@ def mirrored_files(folder: Path, config: str, split: str) -> list[Path]:
 
 
 def _patterns_of_card(readme: Path, config: str, split: str) -> list[str]:
-    """Return the patterns of `configs` in a README's heading, as `datasets` reads them; [] without."""
     if not readme.is_file():
         return []
     from huggingface_hub import metadata_load
@@ -533,7 +381,7 @@ def _patterns_of_card(readme: Path, config: str, split: str) -> list[str]:
     patterns: list[str] = []
     for one in [files] if isinstance(files, str) else files or ():
         if isinstance(one, dict) and one.get("split") != split:
-            continue  # a bare pattern holds the only split
+            continue  # a bare pattern belongs to the only split
         path = one["path"] if isinstance(one, dict) else one
         patterns += [path] if isinstance(path, str) else path
     return patterns
@@ -545,10 +393,7 @@ def _data_files(folder: Path, patterns: list[str]) -> list[Path]:
 
 
 def _open_hub(entry: Entry, stream: bool) -> Opened:
-    """Open a dataset of the hub at the entry's revision, else the one that was checked, else the newest.
-
-    With `stream` its files are read as they come instead of being copied into the hub's cache.
-    """
+    # With `stream` the files are not copied into the hub's cache.
     revision = _commit(entry.dataset, entry.revision or source_of(entry).revision)
     try:
         data = load(entry.dataset, entry.config, entry.split, revision, stream)
@@ -566,7 +411,7 @@ def _open_hub(entry: Entry, stream: bool) -> Opened:
 
 
 def load(name: str, config: str, split: str, revision: str | None = None, stream: bool = False) -> RowFile:
-    """Read whatever `datasets.load_dataset` opens."""
+    """Open a dataset with `datasets.load_dataset`."""
     from datasets import disable_progress_bars, load_dataset
 
     disable_progress_bars()
@@ -576,7 +421,6 @@ def load(name: str, config: str, split: str, revision: str | None = None, stream
 
 
 def _commit(name: str, revision: str | None) -> str | None:
-    """Return the commit that a revision (None: the newest) means now; as given if the hub does not answer."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -1,7 +1,7 @@
-r"""What curation compares: the texts of a row, whatever its columns, and their normalised words.
+r"""The texts of a row (its problem and its trace), and how curation normalises and compares them.
 
-Two texts are the same problem if they differ in letter case, spaces, punctuation or LaTeX's typography alone:
-`\dfrac{1}{2}` and `\frac12` are one fraction, `\left(` is a bracket, `$` and `\,` say nothing.
+Two texts are the same problem if they differ only in letter case, spaces, punctuation or LaTeX typography:
+`\dfrac{1}{2}` and `\frac12` are the same fraction, `\left(` is a bracket, `$` and `\,` mean nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # Japanese and Chinese are written without spaces: each of their characters is a word.
@@ -24,35 +24,11 @@ _PROGRAM = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _COMMAND = re.compile(r"\\[a-zA-Z]+\*?|https?://\S+|</?[a-zA-Z_]+>")
 
 
-@functools.lru_cache(maxsize=16)  # every step that looks at a row asks for the same few texts
-def words(text: str) -> tuple[str, ...]:
-    """The normalised words of a text: lower case, compatible forms of a character as one (NFKC); a number is
-    one word, and so is each Chinese or Japanese character.
-    """
-    text = _BARE_FRACTION.sub(r" frac \1 \2 ", _FRACTION.sub(r"\\frac", _SAME.sub(" ", text)))
-    return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
-
-
-def ngrams(found: Sequence[str], n: int) -> Iterator[str]:
-    """Every run of `n` words as one text, in order; none where there are fewer."""
-    return map(" ".join, zip(*(found[first:] for first in range(n)), strict=False))
-
-
-def numbers(text: str) -> list[str]:
-    """The numbers of a text in order, as they are written."""
-    return _NUMBER.findall(unicodedata.normalize("NFKC", text))
-
-
-def prose(text: str) -> str:
-    """The text without formulas, programs, commands, tags and addresses, in which no language is spoken."""
-    return _COMMAND.sub(" ", _FORMULA.sub(" ", _PROGRAM.sub(" ", text)))
-
-
 def problem_text(row: Mapping[str, Any]) -> str:
-    """What a row asks: its `problem`, else the last user turn of `prompt` or the first of `messages`.
+    """Return a row's question: its `problem`, else the last user turn of `prompt` or the first of `messages`.
 
     Raises:
-        KeyError: the row has none of them.
+        KeyError: the row has none of these columns.
     """
     if row.get("problem") is not None:
         return row["problem"]
@@ -60,23 +36,43 @@ def problem_text(row: Mapping[str, Any]) -> str:
     if isinstance(prompt, str):
         return prompt
     for turns, which in ((prompt, -1), (row.get("messages"), 0)):
-        said = [turn["content"] for turn in turns or () if turn["role"] == "user"]
-        if said:
-            return said[which]
+        questions = [turn["content"] for turn in turns or () if turn["role"] == "user"]
+        if questions:
+            return questions[which]
     raise KeyError("a row needs a column problem, prompt or messages; it has " + ", ".join(sorted(row)))
 
 
 def trace_text(row: Mapping[str, Any]) -> str:
-    """What a row answers: the last turn of `messages` where the assistant speaks it; "" for a prompt."""
+    """Return a row's answer: the last turn of `messages` if it is the assistant's; "" for a prompt."""
     turns = row.get("messages") or ()
     return (turns[-1]["content"] or "") if turns and turns[-1]["role"] == "assistant" else ""
 
 
 def row_text(row: Mapping[str, Any], text: str) -> str:
-    """The row's `problem` or its `trace`."""
+    """Return the row's `problem` or its `trace`, by this name."""
     return problem_text(row) if text == "problem" else trace_text(row)
 
 
-def row_words(row: Mapping[str, Any], texts: Iterable[str]) -> list[str]:
-    """The normalised words of the row's `problem`, its `trace`, or both."""
-    return [word for text in texts for word in words(row_text(row, text))]
+@functools.lru_cache(maxsize=16)  # every step that looks at a row asks for the same few texts
+def words(text: str) -> tuple[str, ...]:
+    """Return the normalised words of a text: case-folded, compatible characters made equal (NFKC).
+
+    A number is one word, and so is each Chinese or Japanese character.
+    """
+    text = _BARE_FRACTION.sub(r" frac \1 \2 ", _FRACTION.sub(r"\\frac", _SAME.sub(" ", text)))
+    return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+
+
+def ngrams(sequence: Sequence[str], n: int) -> Iterator[str]:
+    """Yield every run of `n` words as one text, in order; nothing if there are fewer than `n`."""
+    return map(" ".join, zip(*(sequence[first:] for first in range(n)), strict=False))
+
+
+def numbers(text: str) -> list[str]:
+    """Return the numbers of a text in order, as they are written."""
+    return _NUMBER.findall(unicodedata.normalize("NFKC", text))
+
+
+def prose(text: str) -> str:
+    """Remove formulas, programs, commands, tags and addresses, which belong to no language."""
+    return _COMMAND.sub(" ", _FORMULA.sub(" ", _PROGRAM.sub(" ", text)))

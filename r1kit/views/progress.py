@@ -51,7 +51,7 @@ def describe(row: Mapping[str, Any]) -> str:
 
 
 def newest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the last row, and the metrics that only earlier rows hold (one generation may serve several steps)."""
+    """Return the last row, and the metrics that only earlier rows hold (a generation may serve several)."""
     merged: dict[str, Any] = {}
     for row in rows[-20:]:
         merged.update(row)

@@ -94,7 +94,7 @@ def test_what_is_prepared_is_found_again_and_changes_with_what_decides_it(mirror
     others = [
         preparation.plan(settings(mirror, seed=2), BYTES),
         preparation.plan(settings(mirror, traces=[MIXTURE | {"most": 7}]), BYTES),
-        preparation.plan(settings(mirror), replace(BYTES, asking=10)),
+        preparation.plan(settings(mirror), replace(BYTES, prompt_overhead=10)),
     ]
     assert len({first.digest, *(other.digest for other in others)}) == 4
     assert preparation.plan(settings(mirror, stream=True), BYTES).digest == first.digest

@@ -47,9 +47,9 @@ def test_a_column_that_is_empty_in_the_first_batches_has_its_type(rows, tmp_path
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"a": 1}\n{"a": \n', r"set.jsonl:2 is no JSON"),
-        ("[1]\n", r"set.jsonl:1 is no JSON object"),
-        ('{"a": 1}\n' * 5 + '{"a": "one"}\n', r"rows up to 6: a column holds two kinds of values"),
+        ('{"a": 1}\n{"a": \n', r"set.jsonl:2 is not JSON"),
+        ("[1]\n", r"set.jsonl:1 is not a JSON object"),
+        ('{"a": 1}\n' * 5 + '{"a": "one"}\n', r"rows up to 6: a column has two kinds of values"),
     ],
 )
 def test_what_is_no_set_of_rows_is_named(content, message, tmp_path):
@@ -59,7 +59,7 @@ def test_what_is_no_set_of_rows_is_named(content, message, tmp_path):
 
 
 def test_a_missing_path_another_form_and_foreign_parts_are_named(rows, tmp_path):
-    with pytest.raises(NotASet, match="there is nothing"):
+    with pytest.raises(NotASet, match="does not exist"):
         open_rows(tmp_path / "nowhere.jsonl")
     (tmp_path / "set.csv").write_text("a,b")
     with pytest.raises(NotASet, match="another form"):

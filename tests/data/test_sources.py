@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from r1kit.data import synthetic_mirror
+from r1kit.data.readers import last_box
 from r1kit.data.row_files import open_rows
 from r1kit.data.sources import (
     SOURCES,
     DatasetChanged,
     NotThere,
     check_columns,
-    last_box,
     load,
     mirrored_files,
     open_source,

@@ -1,1 +1,1 @@
-"""What `r1kit bench` measures, a module per part."""
+"""The measurements of `r1kit bench`, one module per part of r1kit."""

@@ -1,10 +1,9 @@
-"""Variants of a GRPO training raced against each other: how many steps, tokens and seconds until held-out
-problems of a level are solved as often?
+"""Compare variants of a GRPO training: steps, tokens and seconds until pass@1 on a level reaches a target.
 
 The start is the folder of any GRPO training that ran (`RUN/06_pipeline/reasoning`). Each arm changes values
-of its grpo.yaml; each seed trains all arms; held-out problems are asked every few steps on the way, and the
-time that this takes is not counted. What is compared is the mean over seeds of where a curve first reaches a
-target, between two points on a line.
+of its grpo.yaml, and each seed trains all arms. The trainings evaluate held-out problems every few steps; the
+time for that is not counted. The cost of a target is where a curve first reaches it, interpolated between two
+points, averaged over seeds.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "pass_rate": {"curriculum": {"strategy": "pass_rate"}, "dynamic_sampling": None},
     "dynamic": {"curriculum": None, "dynamic_sampling": {"max_extra": 1.0}},
 }
-"""Arms with a name; `r1kit bench grpo --arm NAME=JSON` takes any."""
+"""Named arms; `r1kit bench grpo --arm NAME=JSON` defines others."""
 COSTS = ("steps", "tokens", "seconds")
 
 
@@ -44,22 +43,22 @@ def bench(
     parallel: int = 1,
     tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, list[list[dict[str, float]]]]:
-    """Train what `folder` does not hold yet; the curves of each arm, one a seed.
+    """Train the arms that `folder` does not have yet; return the curves of each arm, one per seed.
 
     Args:
-        training: the folder of a GRPO training, whose resolved.yaml names model, prompts and problems.
-        folder: where the arms are trained; called again, it goes on.
-        arms: names -> keys of grpo.yaml and their values.
-        level: of the held-out problems that are asked, as often as `samples`.
+        training: the folder of a GRPO training; its resolved.yaml names model, prompts and problems.
+        folder: the folder to train the arms in; a second call resumes.
+        arms: name -> keys of grpo.yaml and their values.
+        level: level of the held-out problems, each answered `samples` times.
         every: steps between two points of a curve.
-        parallel: trainings at a time; each gets its share of the cores.
+        parallel: trainings at the same time; each gets its share of the cores.
 
     Raises:
-        SettingsError: `training` is no GRPO training, or an arm's keys or values are wrong.
-        JobFailed: a training did not end well.
+        SettingsError: `training` is not a GRPO training, or an arm's keys or values are wrong.
+        JobFailed: a training failed.
     """
     jobs = {
-        Path(folder) / f"{name}-{seed}": settings_of(
+        Path(folder) / f"{name}-{seed}": _settings_of(
             Path(training), name, {**changes, "seed": seed}, level, every, samples
         )
         for seed in range(seeds)
@@ -75,53 +74,49 @@ def bench(
     }
 
 
-def arms_of(words: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Arms as the command line gives them: a known name, or NAME=JSON.
+def parse_arms(words: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Parse the arms of the command line: a known name, or NAME=JSON.
 
     Raises:
-        SettingsError: a name is unknown, or what follows it is no JSON object.
+        SettingsError: a name is unknown, or the text after it is not a JSON object.
     """
-    found = {}
+    arms = {}
     for word in words:
         name, given, changes = word.partition("=")
         if not given and name not in ARMS:
             nearest = nearest_name(name, ARMS)
             raise SettingsError([Problem("--arm", name, "no such arm", ", ".join(ARMS), nearest)])
         try:
-            found[name] = dict(json.loads(changes)) if given else ARMS[name]
+            arms[name] = dict(json.loads(changes)) if given else ARMS[name]
         except (ValueError, TypeError):
             allowed = '{"curriculum": {"strategy": "levels"}}'
             raise SettingsError([Problem("--arm", name, changes, allowed)]) from None
-    return found
+    return arms
 
 
-def settings_of(
+def _settings_of(
     training: Path, name: str, changes: Mapping[str, Any], level: int, every: int, samples: int
 ) -> dict[str, Any]:
-    """The training's settings with an arm's changes and the asking on the way; inputs are absolute.
-
-    Raises:
-        SettingsError: `training` is no GRPO training with held-out problems, or a change is wrong.
-    """
+    """Return the training's settings with an arm's changes, evaluations, and absolute paths."""
     path = training / "resolved.yaml"
     settings = yaml_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     inputs = settings.get("inputs") or {}
     if not {"model", "prompts", "heldout"} <= set(inputs):
         allowed = "the folder of a GRPO training with held-out problems: RUN/06_pipeline/reasoning"
         raise SettingsError([Problem(str(training), "", "no such training", allowed)])
-    asked = {"eval_every": every, "eval_samples": samples, "save_steps": settings["grpo"]["max_steps"]}
-    grpo = settings["grpo"] | asked | changes
+    evaluation = {"eval_every": every, "eval_samples": samples, "save_steps": settings["grpo"]["max_steps"]}
+    grpo = settings["grpo"] | evaluation | changes
     problems = validate_section("grpo", grpo, Source("grpo", f"--arm {name}"))[1]
     if problems:
         raise SettingsError(problems)
     settings |= {"grpo": grpo, "inputs": {k: str((training / v).resolve()) for k, v in inputs.items()}}
-    settings["evaluation"]["problems_per_level"] = 0  # all held-out problems may be asked on the way
+    settings["evaluation"]["problems_per_level"] = 0  # 0 allows all held-out problems
     settings["data"]["levels"] = [level]
     return settings
 
 
 def _prepare(place: Path, settings: dict[str, Any], level: int) -> None:
-    """The job folder of one arm and seed, with held-out problems of the level alone."""
+    """Write the job folder of one arm and seed, with the held-out problems of the level."""
     from datasets import Dataset, load_from_disk
 
     rows = [row for row in load_from_disk(settings["inputs"]["heldout"]) if row["level"] == level]
@@ -133,7 +128,6 @@ def _prepare(place: Path, settings: dict[str, Any], level: int) -> None:
 
 
 def _train(waiting: Sequence[Path], parallel: int, tell: Callable[[str], None]) -> None:
-    """Train the folders in order, so many at a time."""
     from r1kit.machine.resources import cores
 
     threads = {"OMP_NUM_THREADS": str(max(1, cores() // parallel))}
@@ -154,19 +148,19 @@ def _train(waiting: Sequence[Path], parallel: int, tell: Callable[[str], None]) 
 
 
 def curve(path: Path) -> list[dict[str, float]]:
-    """The points of a training: steps, tokens and seconds spent so far, and pass@1."""
-    points, asking, tokens = [], 0.0, 0.0
+    """Return the points of a training: steps, tokens and seconds so far, and pass@1."""
+    points, evaluating, tokens = [], 0.0, 0.0
     for row in jsonl.read(path):
         tokens = row.get("num_tokens", tokens)
         if PASS in row:
-            asking += row["heldout/seconds"]
-            spent = {"steps": row["step"], "tokens": tokens, "seconds": row["seconds"] - asking}
+            evaluating += row["heldout/seconds"]
+            spent = {"steps": row["step"], "tokens": tokens, "seconds": row["seconds"] - evaluating}
             points.append(spent | {"pass@1": row[PASS]})
     return points
 
 
 def cost_of(points: Sequence[Mapping[str, float]], target: float) -> dict[str, float] | None:
-    """What a curve spent when it first reached `target`, on a line between points; None if it never did."""
+    """Return the cost at which a curve first reaches `target`, between two points; None if it never does."""
     before = {"steps": 0.0, "tokens": 0.0, "seconds": 0.0, "pass@1": None}
     for point in points:
         if point["pass@1"] >= target:
@@ -177,16 +171,16 @@ def cost_of(points: Sequence[Mapping[str, float]], target: float) -> dict[str, f
     return None
 
 
-def compared(
+def compare(
     curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], targets: Sequence[float]
 ) -> dict[str, Any]:
-    """For each target and arm the mean cost over seeds, and its ratio to the first arm's.
+    """Return for each target and arm the mean cost over seeds, and its ratio to the first arm's.
 
     Returns:
-        target -> arm -> steps, tokens, seconds (means over the seeds that reached it), `ratio` of each,
-        `reached`: by how many seeds. Costs are None where a seed did not reach it: no mean without it.
+        target -> arm -> steps, tokens and seconds (means, None if a seed did not reach the target), the
+        `ratio` of each, and `reached`, the number of seeds that reached the target.
     """
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for target in targets:
         rows: dict[str, Any] = {}
         for name, seeds in curves.items():
@@ -198,20 +192,20 @@ def compared(
         first = next(iter(rows.values()))
         for row in rows.values():
             row["ratio"] = {c: row[c] / first[c] if row[c] and first[c] else None for c in COSTS}
-        found[str(target)] = rows
-    return found
+        results[str(target)] = rows
+    return results
 
 
 def table(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], targets: Sequence[float]) -> str:
-    """The comparison as text."""
+    """Write the comparison as text."""
     arms = list(curves)
     lines = [f"until pass@1 reaches a target, mean of {len(curves[arms[0]])} seeds (ratio to {arms[0]})"]
-    for target, rows in compared(curves, targets).items():
+    for target, rows in compare(curves, targets).items():
         for name, row in rows.items():
-            cells = [f"{_said(row[c]):>9} ({_said(row['ratio'][c], 2)}) {c}" for c in COSTS]
+            cells = [f"{_number(row[c]):>9} ({_number(row['ratio'][c], 2)}) {c}" for c in COSTS]
             lines.append(f"  {target:>5}  {name:12} " + "  ".join(cells) + f"  by {row['reached']}")
     return "\n".join(lines)
 
 
-def _said(value: float | None, digits: int = 0) -> str:
+def _number(value: float | None, digits: int = 0) -> str:
     return "never" if value is None else f"{value:,.{digits}f}"

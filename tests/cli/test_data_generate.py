@@ -84,7 +84,7 @@ def test_a_run_that_was_killed_and_goes_on_ends_like_one_that_was_not(prompts, t
         stopped.send_signal(signal.SIGTERM)
         _, said = stopped.communicate(timeout=60)
         assert stopped.returncode == 143
-        assert "the same command goes on" in said
+        assert "the same command resumes" in said
         server.delay = 0.0
         last = start(server, prompts, tmp_path / "out", "--samples", "3", "--json")
         out, _ = last.communicate(timeout=120)
@@ -151,7 +151,7 @@ def test_the_prompts_of_a_profile_with_real_data_are_those_that_were_prepared(tm
     save({"prompts": rows}, tmp_path)
     asked = []
 
-    def prepared(settings, workers):
+    def prepared(settings, workers, progress):
         asked.append((settings.name, settings.data.seed))
         return SimpleNamespace(folder=tmp_path)
 
@@ -171,7 +171,7 @@ def test_the_prompts_of_a_profile_with_real_data_are_those_that_were_prepared(tm
         ({"reward": ["code"]}, "compares with verification_info"),
         ({"set_": ["sft.learning_rate=1"]}, "Unknown section"),
         ({"prompts": "", "profile": "cpu-tyni"}, "Did you mean `cpu-tiny`"),
-        ({"prompts": "nowhere.jsonl"}, "nowhere.jsonl is no set of rows"),
+        ({"prompts": "nowhere.jsonl"}, "nowhere.jsonl is not a set of rows"),
     ],
 )
 def test_a_bad_option_is_one_message_before_anything_starts(prompts, tmp_path, options, message):

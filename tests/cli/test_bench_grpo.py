@@ -1,4 +1,4 @@
-"""Variants of a GRPO training: told from the command line, trained, compared where they reach a target."""
+"""Variants of a GRPO training: parsed from the command line, trained, compared at a target."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_mean_is_of_all_seeds_or_of_none():
         "none": [line((10, 0.0), (20, 1.0)), line((10, 0.0), (30, 1.0))],
         "levels": [line((10, 0.0), (15, 1.0)), line((10, 0.0), (12, 0.4))],
     }
-    found = grpo.compared(curves, [0.4, 0.8])
+    found = grpo.compare(curves, [0.4, 0.8])
     assert found["0.4"]["none"]["steps"] == pytest.approx(16)
     assert found["0.4"]["levels"]["ratio"]["steps"] == pytest.approx(12 / 16)
     assert found["0.8"]["levels"]["reached"] == 1
@@ -36,15 +36,15 @@ def test_a_mean_is_of_all_seeds_or_of_none():
 
 
 def test_an_arm_has_a_name_or_is_json():
-    assert grpo.arms_of(["none", 'hot={"temperature": 1.2}']) == {
+    assert grpo.parse_arms(["none", 'hot={"temperature": 1.2}']) == {
         "none": grpo.ARMS["none"],
         "hot": {"temperature": 1.2},
     }
     with pytest.raises(SettingsError, match="Did you mean `levels`"):
-        grpo.arms_of(["levls"])
+        grpo.parse_arms(["levls"])
     for wrong in ("hot={", "hot=3", "hot="):
         with pytest.raises(SettingsError, match="--arm  hot"):
-            grpo.arms_of([wrong])
+            grpo.parse_arms([wrong])
 
 
 def test_what_is_no_training_is_said_before_anything_starts(tmp_path):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from r1kit.cli.benchmarks import curation, rewards, sandbox
+from r1kit.cli.benchmarks import data, rewards, sandbox
 from r1kit.rewards.equivalence.expression import LONGEST_ANSWER
 
 
@@ -43,8 +43,17 @@ def test_the_sandbox_is_measured_beside_bare_python():
 
 @pytest.mark.slow
 def test_curation_is_measured_and_finds_what_was_planted():
-    found = curation.bench(rows=600, workers=1)
-    for name in curation.PLANTED:
+    found = data.bench_curation(rows=600, workers=1)
+    for name in data.PLANTED:
         assert found["steps"][name]["planted"] == found["steps"][name]["removed"] > 0
     assert found["steps"]["language"]["removed"] == found["steps"]["repetition"]["removed"] == 0
-    assert "planted" in curation.table(found)
+    assert "planted" in data.table(found)
+
+
+@pytest.mark.slow
+def test_preparation_is_measured_on_the_rows_that_were_made():
+    measured = data.bench_preparation(rows=100, workers=1)
+    assert measured["rows"] == 100
+    assert measured["rows_per_core_second"] > 0
+    assert measured["megabytes"] == pytest.approx(100 * data.BYTES / 1e6, rel=0.5)
+    assert "GB on disk" in data.table(measured)
