@@ -27,8 +27,8 @@ from r1kit.settings import Problem, SettingsError, load_profile, parse_overrides
 if TYPE_CHECKING:
     from r1kit.data.curation import Report, StepReport
     from r1kit.data.row_files import RowFile
-    from r1kit.evaluation.generation import Harvest
-    from r1kit.evaluation.server_sampler import Asked
+    from r1kit.evaluation.generation import TraceCounts
+    from r1kit.evaluation.server_sampler import RequestCounts
     from r1kit.settings.data import GenerationSettings
 
 
@@ -140,7 +140,7 @@ def generate(
     The same command goes on where an earlier one stopped. The API key is read from OPENAI_API_KEY.
     """
     from r1kit.data.row_files import open_rows
-    from r1kit.evaluation.generation import ask_teacher, harvest, reward_judge
+    from r1kit.evaluation.generation import ask_teacher, reward_judge, write_traces
     from r1kit.evaluation.server_sampler import EndpointLost, NotAllowed, only_model
     from r1kit.rewards.registry import get_rewards
     from r1kit.runs.jsonl import LogInUse
@@ -171,7 +171,7 @@ def generate(
         asked = ask_teacher(source, settings, out, key, lines(lambda now: asking_line(now, total)))
         judge, identity = reward_judge({f.name: f for f in functions}), settings.sampling.identity()
         progress = lines(lambda now: f"judged {now.answers:,} answers, {now.traces:,} verified")
-        done = harvest(source, settings.samples, identity, judge, names, out, progress)
+        done = write_traces(source, settings.samples, identity, judge, names, out, progress)
     except (EndpointLost, NotAllowed, LogInUse) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
@@ -250,19 +250,28 @@ def lines(describe: Callable[[Any], str]) -> Callable[[Any], None]:
     return tell
 
 
-def asking_line(asked: Asked, total: int) -> str:
+def asking_line(asked: RequestCounts, total: int) -> str:
     """`answered 120 of 4,000, failed 2`; with those of earlier runs."""
     failed = f", failed {asked.failed:,}" if asked.failed else ""
-    return f"answered {asked.had + asked.answered:,} of {total:,}{failed}"
+    return f"answered {asked.on_disk + asked.answered:,} of {total:,}{failed}"
 
 
 def record(
-    out: str, settings: GenerationSettings, asked: Asked, done: Harvest, rewards: list[str], source: RowFile
+    out: str,
+    settings: GenerationSettings,
+    asked: RequestCounts,
+    done: TraceCounts,
+    rewards: list[str],
+    source: RowFile,
 ) -> dict[str, Any]:
     """Write generation.json, last of all files, and return what it holds."""
     from r1kit.runs.files import write_json_atomic
 
-    report = done.as_dict() | {"answered_before": asked.had, "unanswered": asked.failed, "rewards": rewards}
+    report = done.as_dict() | {
+        "answered_before": asked.on_disk,
+        "unanswered": asked.failed,
+        "rewards": rewards,
+    }
     report |= {"source": str(source.path), "settings": settings.model_dump(mode="json")}
     write_json_atomic(Path(out) / "generation.json", report)
     return report
