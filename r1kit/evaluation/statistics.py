@@ -144,7 +144,7 @@ def bootstrap_interval(
     """Return a 95% percentile interval of the mean by resampling problems, for values outside [0, 1].
 
     For shares `mean_interval` is better: with AIME's 30 problems the bootstrap covers 92 to 94%, and it is
-    empty if all problems are alike (`tests/evaluation/test_coverage.py` measures both).
+    empty if all problems are alike (`tests/evaluation/test_statistics.py` measures both).
     """
     values = np.asarray(values_per_problem, dtype=float)
     drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
