@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from r1kit.evaluation.benchmarks import published
 from r1kit.evaluation.statistics import (
     Paired,
@@ -63,8 +65,9 @@ def table(
             answers = sampled[sampled["level"].isin(chosen)]
             row: Numbers = {"checkpoint": checkpoint, "level": name, "headline": headline}
             row |= {"problems": answers["problem"].nunique(), "samples": len(answers)}
-            fewest = int(answers.groupby(["level", "problem"]).size().min())
-            estimates = {f"pass@{kk}": _estimate(sampled, chosen, kk)[0] for kk in k if kk <= fewest}
+            fewest = answers.groupby(["level", "problem"])["correct"].count().replace(0, np.nan).min()
+            # fewest is NaN without any judged answer, which `_estimate` refuses.
+            estimates = {f"pass@{kk}": _estimate(sampled, chosen, kk)[0] for kk in k if not kk > fewest}
             nothing = dict.fromkeys(("value", "low", "high"), float("nan"))
             estimates["greedy"] = _estimate(greedy, chosen, 1)[0] if len(greedy) else nothing
             for kind, interval in estimates.items():

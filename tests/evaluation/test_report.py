@@ -59,6 +59,13 @@ def test_unjudged_completions_are_left_out_and_a_level_without_any_is_an_error()
         pass1_entry(frame, [1, 2])
 
 
+def test_pass_at_k_needs_k_judged_answers_of_every_problem():
+    frame = frame_of({(1, "a"): [1.0, float("nan")], (1, "b"): [1.0, 0.0]}, greedy=None)
+    rows = table(frame, [1], k=[1, 2])
+    assert rows["pass@1"].tolist() == [0.75]
+    assert "pass@2" not in rows
+
+
 def test_results_survive_storage_and_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = save_results(FRAME, tmp_path / "evaluations" / "sft.parquet")
     pd.testing.assert_frame_equal(load_results(path), FRAME)

@@ -1,7 +1,7 @@
 """pass@k, votes, intervals and comparisons; intervals held against models whose accuracy is known.
 
-For coverage a problem's difficulty is drawn from a beta distribution around the accuracy, and its samples share
-it; everything is drawn again a thousand times and computed at once.
+For coverage a problem's difficulty is drawn from a beta distribution around the accuracy, and its samples
+share it; everything is drawn again a thousand times and computed at once.
 """
 
 from __future__ import annotations
