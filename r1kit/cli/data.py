@@ -30,8 +30,8 @@ from r1kit.settings import Problem, SettingsError, load_profile, parse_overrides
 if TYPE_CHECKING:
     from r1kit.data.curation import Report
     from r1kit.data.row_files import RowFile
-    from r1kit.evaluation.generation import Harvest
-    from r1kit.evaluation.server_sampler import Asked
+    from r1kit.evaluation.generation import TraceCounts
+    from r1kit.evaluation.server_sampler import RequestCounts
     from r1kit.pipeline.data import Prepared
     from r1kit.settings import Profile
     from r1kit.settings.data import GenerationSettings
@@ -141,7 +141,7 @@ def generate(
     from OPENAI_API_KEY.
     """
     from r1kit.data.row_files import open_rows
-    from r1kit.evaluation.generation import ask_teacher, harvest, reward_judge
+    from r1kit.evaluation.generation import ask_teacher, reward_judge, write_traces
     from r1kit.evaluation.server_sampler import EndpointLost, NotAllowed, only_model
     from r1kit.rewards.registry import get_rewards
     from r1kit.runs.jsonl import LogInUse
@@ -171,7 +171,7 @@ def generate(
         asked = ask_teacher(source, settings, out, key, progress_lines(lambda now: _asking_line(now, total)))
         judge, identity = reward_judge({f.name: f for f in functions}), settings.sampling.identity()
         progress = progress_lines(lambda now: f"judged {now.answers:,} answers, {now.traces:,} verified")
-        done = harvest(source, settings.samples, identity, judge, names, out, progress)
+        done = write_traces(source, settings.samples, identity, judge, names, out, progress)
     except (EndpointLost, NotAllowed, LogInUse) as error:
         say(str(error))
         raise typer.Exit(1) from None
@@ -224,18 +224,27 @@ def check_rewards(source: RowFile, names: Iterable[str]) -> None:
         raise SettingsError(problems)
 
 
-def _asking_line(asked: Asked, total: int) -> str:
+def _asking_line(asked: RequestCounts, total: int) -> str:
     failed = f", failed {asked.failed:,}" if asked.failed else ""
-    return f"answered {asked.had + asked.answered:,} of {total:,}{failed}"
+    return f"answered {asked.on_disk + asked.answered:,} of {total:,}{failed}"
 
 
 def _record(
-    out: str, settings: GenerationSettings, asked: Asked, done: Harvest, rewards: list[str], source: RowFile
+    out: str,
+    settings: GenerationSettings,
+    asked: RequestCounts,
+    done: TraceCounts,
+    rewards: list[str],
+    source: RowFile,
 ) -> dict[str, Any]:
     """Write generation.json, the last of all files, and return its content."""
     from r1kit.runs.files import write_json_atomic
 
-    report = done.as_dict() | {"answered_before": asked.had, "unanswered": asked.failed, "rewards": rewards}
+    report = done.as_dict() | {
+        "answered_before": asked.on_disk,
+        "unanswered": asked.failed,
+        "rewards": rewards,
+    }
     report |= {"source": str(source.path), "settings": settings.model_dump(mode="json")}
     write_json_atomic(Path(out) / "generation.json", report)
     return report

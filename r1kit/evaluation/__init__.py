@@ -1,11 +1,11 @@
-"""Evaluation: completions of held-out problems and benchmarks, judged, with honest intervals.
+"""Evaluation: completions of held-out problems and benchmarks, judged, with intervals.
 
-Names are loaded when they are asked for, so that importing the package is light.
+Names are loaded on first use, so that importing the package is fast.
 """
 
 from importlib import import_module
 
-_WHERE = {
+_MODULE_OF = {
     "Samples": "r1kit.evaluation.sampler",
     "generate": "r1kit.evaluation.sampler",
     "load_checkpoint": "r1kit.evaluation.sampler",
@@ -23,10 +23,10 @@ _WHERE = {
     "pass1_entry": "r1kit.evaluation.report",
     "table": "r1kit.evaluation.report",
 }
-__all__ = sorted(_WHERE)
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str):
-    if name not in _WHERE:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_WHERE[name]), name)
+    return getattr(import_module(_MODULE_OF[name]), name)

@@ -1,10 +1,8 @@
-"""`r1kit eval`: one model, the problems of a profile or of named benchmarks, and a folder that can be gone on
-with.
+"""Evaluations of `r1kit eval`: one model, the problems of a profile or of named benchmarks, one folder.
 
-`runs/evaluations/<name>/` holds `evaluation.json` (what was asked for, written first), `answers.jsonl` (every
-answer as it came), `answers.parquet` (judged) and `result.json`, written last.
-
-`r1kit eval --second-opinion`: what lighteval says about an evaluation.
+`runs/evaluations/<name>/` contains `evaluation.json` (the request, written first), `answers.jsonl` (every
+answer as it came), `answers.parquet` (judged) and `result.json`, written last; from it a stopped evaluation
+resumes. `--second-opinion` adds lighteval's scores of a finished evaluation.
 """
 
 from __future__ import annotations
@@ -25,12 +23,12 @@ from r1kit.runs.folder import runs_folder
 from r1kit.settings import Profile, load_profile
 from r1kit.settings.evaluation import BenchmarkSettings
 
-ASKED, ROWS, RESULT = "evaluation.json", "answers.parquet", "result.json"
-TEMPERATURE, TOP_P = 0.6, 0.95  # open-r1's tables, where a profile has none for benchmarks
+REQUEST, ROWS, RESULT = "evaluation.json", "answers.parquet", "result.json"
+TEMPERATURE, TOP_P = 0.6, 0.95  # as in open-r1's tables, for profiles without benchmarks
 
 
 class EvaluationError(ValueError):
-    """An evaluation that cannot be started or gone on with; the command line exits with 2."""
+    """An evaluation cannot be started or resumed; the command line exits with 2."""
 
     exit_code = 2
 
@@ -43,13 +41,13 @@ def new_evaluation(
     samples: int | None = None,
     server: str = "",
 ) -> Path:
-    """Make the folder of an evaluation after checking what it asks for.
+    """Check the request of an evaluation, and make its folder.
 
     Args:
         model: a model folder, or a hub id.
-        benchmarks: names; none: as the profile's evaluation.yaml says.
-        samples: answers to each problem; None: as the benchmark's or the profile's settings.
-        server: address of a running server; "": see `sampler_of`.
+        benchmarks: names; empty takes those of the profile's evaluation.yaml.
+        samples: answers per problem; None takes the benchmark's or the profile's number.
+        server: address of a running server; "" see `sampler_of`.
 
     Raises:
         BenchmarkError, SettingsError: unknown benchmark, bad settings.
@@ -58,56 +56,51 @@ def new_evaluation(
         benchmark_of(name)
     load_profile(profile, overrides or {})
     local = Path(model).is_dir()
-    name = (
-        f"{time.strftime('%Y%m%d-%H%M%S')}-{Path(model).resolve().parent.name if local else Path(model).name}"
-    )
-    folder = runs_folder() / "evaluations" / name
+    model = str(Path(model).resolve()) if local else model
+    name = Path(model).parent.name if local else Path(model).name
+    folder = runs_folder() / "evaluations" / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
     folder.mkdir(parents=True, exist_ok=False)
-    asked = {
-        "model": str(Path(model).resolve()) if local else model,
-        "profile": profile, "overrides": overrides or {},
+    request = {
+        "model": model, "profile": profile, "overrides": overrides or {},
         "benchmarks": list(benchmarks), "samples": samples, "server": server,
     }  # fmt: skip
-    write_json_atomic(folder / ASKED, asked)
+    write_json_atomic(folder / REQUEST, request)
     return folder
 
 
 def find_evaluation(name: str) -> Path:
-    """The folder of an evaluation, by path or by name.
+    """Find the folder of an evaluation, by path or by name.
 
     Raises:
         EvaluationError: there is none.
     """
     for folder in (Path(name), runs_folder() / "evaluations" / name):
-        if (folder / ASKED).is_file():
+        if (folder / REQUEST).is_file():
             return folder
-    raise EvaluationError(f"there is no evaluation {name!r} (a folder with {ASKED})")
+    raise EvaluationError(f"there is no evaluation {name!r} (a folder with {REQUEST})")
 
 
 def run_evaluation(
     folder: Path, *, server: str = "", progress: Progress | None = None, tell: Callable = print
 ) -> dict[str, Any]:
-    """Ask what is missing, judge everything, write and return the result.
+    """Sample what is missing, judge everything, write and return the result.
 
     Args:
-        server: another address than the one it began with, after that server moved.
-        tell: gets a line whenever a server of ours has news.
+        server: a new address, if the server of the request moved.
+        tell: gets the lines that a starting server reports.
     """
-    asked = read_json(folder / ASKED)
-    profile = load_profile(asked["profile"], asked["overrides"])
-    settings = settings_of(profile, asked["benchmarks"], asked["samples"])
-    questions = ask_of(profile, settings)
-    start = time.monotonic()
-    server = server or asked["server"]
-    with sampler_of(folder, profile.machine, settings, asked["model"], server=server, tell=tell) as sampler:
+    request, profile, settings, questions = _read_request(folder)
+    model, start = request["model"], time.monotonic()
+    server = server or request["server"]
+    with sampler_of(folder, profile.machine, settings, model, server=server, tell=tell) as sampler:
         frame = evaluate_answering(sampler, questions, settings, folder=folder, progress=progress)
     save_results(frame, folder / ROWS)
     result = {
-        "model": asked["model"],
+        "model": model,
         "profile": profile.name,
         "sampling": f"temperature {settings.temperature:g}, top_p {settings.top_p:g}, at most "
         f"{settings.max_new_tokens:,} tokens",
-        "scores": scores(frame, settings.k, asked["model"]),
+        "scores": scores(frame, settings.k, model),
         "seconds": round(time.monotonic() - start, 1),
         "tokens_per_second": round(frame.attrs["tokens_per_second"], 1),
     }
@@ -115,41 +108,43 @@ def run_evaluation(
     return result
 
 
+def _read_request(folder: Path) -> tuple[dict[str, Any], Profile, Any, list[Question]]:
+    """Return an evaluation's request with its profile, settings and questions."""
+    request = read_json(folder / REQUEST)
+    profile = load_profile(request["profile"], request["overrides"])
+    settings = settings_of(profile, request["benchmarks"], request["samples"])
+    if isinstance(settings, BenchmarkSettings):
+        return (
+            request,
+            profile,
+            settings,
+            questions_of(settings, mirror=getattr(profile.data, "mirror", None)),
+        )
+    from r1kit.data.datasets import build_heldout
+
+    # The embedded world's held-out problems, as stage 01_data makes them.
+    heldout = build_heldout(profile.data.heldout_per_level, profile.data.seed, profile.data.heldout_levels)
+    return request, profile, settings, questions_of(settings, heldout)
+
+
 def settings_of(profile: Profile, benchmarks: Sequence[str], samples: int | None) -> Any:
-    """The profile's evaluation.yaml, with the benchmarks and samples that were asked for instead."""
-    own = profile.evaluation
-    if not benchmarks:
-        if samples is None:
-            return own
-        if isinstance(own, BenchmarkSettings):
-            return own.model_copy(update={"benchmarks": dict.fromkeys(own.benchmarks, samples)})
-        return own.model_copy(update={"samples": samples})
-    wanted = {name: samples or benchmark_of(name).samples for name in benchmarks}
-    if isinstance(own, BenchmarkSettings):
-        kept = {
-            name: own.benchmarks.get(name, count) if samples is None else count
-            for name, count in wanted.items()
-        }
-        return own.model_copy(update={"benchmarks": kept})
+    """Return the profile's evaluation.yaml, changed to the requested benchmarks and samples."""
+    settings = profile.evaluation
+    has_benchmarks = isinstance(settings, BenchmarkSettings)
+    if not benchmarks and (samples is None or not has_benchmarks):
+        return settings if samples is None else settings.model_copy(update={"samples": samples})
+    known = settings.benchmarks if has_benchmarks else {}
+    wanted = {name: samples or known.get(name) or benchmark_of(name).samples for name in benchmarks or known}
+    if has_benchmarks:
+        return settings.model_copy(update={"benchmarks": wanted})
     return BenchmarkSettings(
-        benchmarks=wanted, temperature=TEMPERATURE, top_p=TOP_P, max_new_tokens=own.max_new_tokens,
-        batch_size=own.batch_size, seed=own.seed,
+        benchmarks=wanted, temperature=TEMPERATURE, top_p=TOP_P, max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size, seed=settings.seed,
     )  # fmt: skip
 
 
-def ask_of(profile: Profile, settings: Any) -> list[Question]:
-    """The questions; the embedded world's held-out problems are made anew, as stage 01_data makes them."""
-    if isinstance(settings, BenchmarkSettings):
-        return questions_of(settings, mirror=getattr(profile.data, "mirror", None))
-    from r1kit.data.datasets import build_heldout
-
-    data = profile.data
-    return questions_of(settings, build_heldout(data.heldout_per_level, data.seed, data.heldout_levels))
-
-
 def rows_of(name: str) -> Path:
-    """The judged answers of an evaluation, or of a checkpoint that a run's 05_evaluation judged
-    (`<run>/sft`).
+    """Find the judged answers of an evaluation, or of a checkpoint of a run's 05_evaluation (`<run>/sft`).
 
     Raises:
         EvaluationError: there are none.
@@ -171,11 +166,11 @@ def rows_of(name: str) -> Path:
 
 
 def check_second_opinion(how: str) -> None:
-    """Before anything is asked: is lighteval there, and is `how` a way to ask it?
+    """Check the option and lighteval's installation, before anything is sampled.
 
     Raises:
-        EvaluationError: neither `judge` nor `model`.
-        LightevalMissing: it is not installed.
+        EvaluationError: `how` is neither `judge` nor `model`.
+        LightevalMissing: lighteval is not installed.
     """
     if how not in ("judge", "model"):
         raise EvaluationError(f"--second-opinion takes judge or model, not {how!r}")
@@ -183,24 +178,24 @@ def check_second_opinion(how: str) -> None:
 
 
 def add_second_opinion(folder: Path, how: str) -> dict[str, Any]:
-    """Let lighteval judge a finished evaluation's answers (`judge`), or ask its model anew (`model`), and add
-    what it says to the result.
+    """Add lighteval's scores to a result: of the same answers (`judge`), or of new answers (`model`).
 
     Raises:
-        JobFailed: lighteval did not end well.
-        ValueError: none of the benchmarks is for lighteval.
+        JobFailed: lighteval failed.
+        ValueError: lighteval can judge none of the benchmarks.
     """
-    asked, result = read_json(folder / ASKED), read_json(folder / RESULT)
-    profile = load_profile(asked["profile"], asked["overrides"])
-    settings = settings_of(profile, asked["benchmarks"], asked["samples"])
-    questions, place = ask_of(profile, settings), folder / "lighteval"
+    result = read_json(folder / RESULT)
+    request, _, settings, questions = _read_request(folder)
     sampling = Sampling(settings.temperature, settings.top_p, settings.max_new_tokens, settings.seed)
     if how == "judge":
-        found = lighteval.replayed(load_results(folder / ROWS), questions, sampling, place)
+        answers, rows = "the same answers", load_results(folder / ROWS)
+        found = lighteval.replayed(rows, questions, sampling, folder / "lighteval")
     else:
-        device = detect_device()[0].split(":")[0]
-        found = lighteval.asked_anew(asked["model"], questions, sampling, place, device=device)
-    words = "the same answers" if how == "judge" else "answers of its own"
-    result["second_opinion"] = lighteval.opinion(found, words)
+        answers, device = "answers of its own", detect_device()[0].split(":")[0]
+        found = lighteval.asked_anew(
+            request["model"], questions, sampling, folder / "lighteval", device=device
+        )
+    harness = f"lighteval {lighteval.version()}"
+    result["second_opinion"] = {"harness": harness, "answers": answers, "scores": found}
     write_json_atomic(folder / RESULT, result)
     return result

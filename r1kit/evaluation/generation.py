@@ -1,15 +1,15 @@
 """Trace generation: ask a teacher for answers to a set of prompts, verify them, keep what can be trained on.
 
-`ask_teacher` is `server_sampler.ask_all` over the rows of a prompt set. open-r1's `generate_reasoning.py`
-does the same with one file keyed by a hash of the prompt; there one failed answer loses all of its prompt's,
-and the order is shuffled without a seed.
+First `ask_teacher` requests what is missing in a folder (`server_sampler.ask_all`). open-r1's
+`generate_reasoning.py` does the same with one file keyed by a hash of the prompt; there one failed answer
+loses all answers to its prompt, and the order is shuffled without a seed.
 
-`harvest` needs no server, so it can be repeated with other rewards; verdicts are remembered beside the
-answers, since running a program on all its tests takes long. What it writes follows from the prompts and the
-answers alone, not from the order in which they came:
+Then `write_traces` verifies the answers. It needs no server, so it can be repeated with other rewards;
+verdicts are logged beside the answers, since running a program on all its tests takes long. Its files follow
+from the prompts and the answers alone, not from the order in which the answers came:
 
 - `traces.parquet`: one row per verified trace, as SFT reads it (`messages`, `problem`, `solution`, ...)
-- `failures.parquet`: one row per answer that is no verified trace, with `reason`, and what was said
+- `failures.parquet`: one row per answer that is not a verified trace, with its text and the `reason`
 - `prompts.parquet`: one row per prompt with its `pass_rate`, for `r1kit data curate` and GRPO
 """
 
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from r1kit.data.format import THINK_CLOSE, THINK_OPEN, user_prompt
 from r1kit.data.row_files import RowFile, in_batches, parquet_writer, parts
 from r1kit.data.texts import problem_text
-from r1kit.evaluation.server_sampler import Asked, answers_in, ask_all, prompt_id, unanswered_in
+from r1kit.evaluation.server_sampler import RequestCounts, answers_in, ask_all, prompt_id, unanswered_in
 from r1kit.runs.jsonl import AppendLog
 from r1kit.settings.data import GenerationSettings
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 TRACES, FAILURES, PROMPTS = "traces.parquet", "failures.parquet", "prompts.parquet"
 VERDICTS = "verdicts.jsonl"
-TOGETHER = 32
+JUDGED_PROMPTS = 32
 """Prompts whose answers are judged at once."""
 WRONG, UNJUDGED, UNCHECKED = "wrong", "not judged", "nothing to check against"
 
@@ -46,16 +46,19 @@ Judge = Callable[[list[str], list[Mapping[str, Any]]], list[Verdicts]]
 
 
 class NoTrace(ValueError):
-    """An answer from which nobody can learn to reason; the message is the reason, in a word or two."""
+    """An answer cannot be used as a trace; the message is the reason, in a word or two."""
 
 
 @dataclass(frozen=True)
 class PromptRow:
-    """A row of the prompt set and the conversation that asks it."""
+    """A row of the prompt set and its conversation."""
 
     prompt_id: str
     messages: list[dict[str, str]]
     row: Mapping[str, Any]
+
+
+# Asking
 
 
 def ask_teacher(
@@ -63,15 +66,15 @@ def ask_teacher(
     settings: GenerationSettings,
     folder: str | Path,
     key: str = "",
-    progress: Callable[[Asked], None] = lambda asked: None,
-) -> Asked:
-    """Ask for every answer to the rows' prompts that the folder does not hold yet; see `ask_all`."""
+    progress: Callable[[RequestCounts], None] = lambda counts: None,
+) -> RequestCounts:
+    """Request every answer to the rows' prompts that is not in the folder yet; see `ask_all`."""
     wanted = ((prompt.messages, settings.samples) for prompt in prompts_of(rows))
     return ask_all(wanted, settings.url, settings.sampling, settings.patience, folder, key, progress)
 
 
 def prompts_of(rows: Iterable[Mapping[str, Any]]) -> Iterator[PromptRow]:
-    """The prompts of a set, each once, in order; a row that asks what an earlier one asked is passed over."""
+    """Yield the prompts of a set in order, without rows whose conversation occurred before."""
     seen: set[str] = set()
     for row in rows:
         messages = conversation(row)
@@ -82,10 +85,10 @@ def prompts_of(rows: Iterable[Mapping[str, Any]]) -> Iterator[PromptRow]:
 
 
 def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What a row asks: its `prompt` (text or turns), its `messages` up to the answer, or its `problem`.
+    """Return a row's `prompt` (text or turns), its `messages` up to the answer, or its `problem`, as turns.
 
     Raises:
-        ValueError: it has none of them, or nobody asks anything in them.
+        ValueError: the row has none of them, or no user turn at the end.
     """
     prompt = row.get("prompt") or row.get("messages") or row.get("problem")
     if isinstance(prompt, str):
@@ -98,15 +101,17 @@ def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
     return turns
 
 
-def trace_text(answer: Mapping[str, Any]) -> str:
-    """A logged answer in the one form of a completion (`data.format`): `<think>`, reasoning, `</think>`, then
-    what is said to the reader.
+# Verifying
 
-    The reasoning arrives in a field of its own, between tags, or before a closing tag whose opening one the
-    chat template wrote. What cannot be brought into the form is not guessed at.
+
+def trace_text(answer: Mapping[str, Any]) -> str:
+    """Write a logged answer in the form of `data.format`: `<think>`, reasoning, `</think>`, text.
+
+    The reasoning arrives in a field of its own, between tags, or before a closing tag whose opening tag the
+    chat template wrote. An answer in any other form is an error, not a guess.
 
     Args:
-        answer: `content`, `reasoning` and `finish_reason` of `server_sampler.Answer`.
+        answer: `content`, `reasoning` and `finish_reason` of `endpoint.Answer`.
 
     Raises:
         NoTrace: it was cut off (`truncated`) or stopped by a filter, it is `empty`, it has `no reasoning` or
@@ -137,7 +142,7 @@ def trace_text(answer: Mapping[str, Any]) -> str:
 
 
 def reason_of(verdicts: Verdicts) -> str:
-    """Why an answer is not verified; "" where at least one reward applies and all that do are 1 or more."""
+    """Return why an answer is not verified; "" if rewards apply and all of them are 1 or more."""
     if not verdicts:
         return UNCHECKED
     if any(value is not None and value < 1 for value in verdicts.values()):
@@ -146,44 +151,45 @@ def reason_of(verdicts: Verdicts) -> str:
 
 
 def reward_judge(functions: Mapping[str, Any]) -> Judge:
-    """A judge that asks rewards by name, each about the rows it applies to (`applies(rows, columns)`)."""
+    """Return a judge that applies rewards by name, each to the rows it is for (`applies(rows, columns)`)."""
 
     def judge(completions: list[str], rows: list[Mapping[str, Any]]) -> list[Verdicts]:
         # `prompts` and `completions` are the rewards' own arguments; rows of one file have the same columns.
-        # Prepared sets have one type per column, so a gold that is not there is an empty text.
+        # Prepared sets have one type per column, so a missing gold is an empty text.
         names = [name for name in rows[0] if name not in ("completions", "prompts")]
         columns = {name: [None if row[name] == "" else row[name] for row in rows] for name in names}
-        said = [[{"role": "assistant", "content": completion}] for completion in completions]
-        found: list[Verdicts] = [{} for _ in rows]
+        turns = [[{"role": "assistant", "content": completion}] for completion in completions]
+        verdicts: list[Verdicts] = [{} for _ in rows]
         for name, function in functions.items():
-            own = [n for n, applies in enumerate(function.applies(len(rows), columns)) if applies]
-            values = function(said, **columns) if own else []
-            for n in own:
-                found[n][name] = values[n]
-        return found
+            applies = function.applies(len(rows), columns)
+            values = function(turns, **columns) if any(applies) else []
+            for row, value in enumerate(values):
+                if applies[row]:
+                    verdicts[row][name] = value
+        return verdicts
 
     return judge
 
 
 @dataclass
-class Harvest:
-    """Counts of what was written."""
+class TraceCounts:
+    """Counts of the rows that `write_traces` wrote."""
 
     prompts: int = 0
     answers: int = 0
     traces: int = 0
     completion_tokens: int = 0
     failures: Counter[str] = field(default_factory=Counter)
-    """Answers that are no verified trace, by reason."""
+    """Answers that are not verified traces, by reason."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The counts as JSON's own types, the commonest failure first."""
+        """Return the counts as JSON's own types, the commonest failure first."""
         return {**vars(self), "failures": dict(self.failures.most_common())}
 
 
 @dataclass
 class _Case:
-    """One sample of one prompt on its way: `reason` is empty for a verified trace."""
+    """One sample of one prompt: `reason` is empty for a verified trace, `answer` None if none came."""
 
     prompt: PromptRow
     sample: int
@@ -195,61 +201,64 @@ class _Case:
 
     @property
     def key(self) -> str:
-        """A hash of all that a verdict depends on but the judge."""
+        """A hash of everything that a verdict depends on, except the judge."""
         text = json.dumps([self.completion, dict(self.prompt.row)], sort_keys=True, default=str)
         return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:24]
 
 
-def harvest(
+def write_traces(
     source: RowFile,
     samples: int,
     sampling: str,
     judge: Judge,
     rewards: Sequence[str],
     folder: str | Path,
-    progress: Callable[[Harvest], None] = lambda harvest: None,
-) -> Harvest:
+    progress: Callable[[TraceCounts], None] = lambda counts: None,
+) -> TraceCounts:
     """Judge the answers in `folder` and write the three sets; a repetition judges only what is new.
 
     Args:
         source: the prompts that were asked.
-        samples: answers to each.
-        sampling: identity of the sampling whose answers are taken.
+        samples: answers per prompt.
+        sampling: identity of the sampling; answers of another one are not read.
         judge: see `Judge`; a trace is verified if at least one reward applies and all that do are 1 or more.
-        rewards: names of the rewards that the judge may speak of; each gets a column `reward_<name>`.
+        rewards: names of the judge's rewards; each gets a column `reward_<name>`.
     """
-    folder, found = Path(folder), Harvest()
+    folder, counts = Path(folder), TraceCounts()
     schemas = _schemas(source.schema, rewards)
     with contextlib.ExitStack() as stack:
-        answers, unanswered = (
-            stack.enter_context(answers_in(folder)),
-            stack.enter_context(unanswered_in(folder)),
-        )
-        known = stack.enter_context(AppendLog(folder / VERDICTS, ("case", "judge")))
+        answers = stack.enter_context(answers_in(folder))
+        unanswered = stack.enter_context(unanswered_in(folder))
+        judged = stack.enter_context(AppendLog(folder / VERDICTS, ("case", "judge")))
         write = {name: stack.enter_context(parquet_writer(folder / name, schemas[name])) for name in schemas}
-        for prompts in parts(prompts_of(source), TOGETHER):
+        for prompts in parts(prompts_of(source), JUDGED_PROMPTS):
             cases = [
-                _case(prompt, sample, (prompt.prompt_id, sample, sampling), answers, unanswered)
+                _case(prompt, sample, sampling, answers, unanswered)
                 for prompt in prompts
                 for sample in range(samples)
             ]
-            _verify([case for case in cases if case.completion], judge, ",".join(rewards), known)
-            _count(found, prompts, cases)
+            _verify([case for case in cases if case.completion], judge, ",".join(rewards), judged)
             rows = {
-                TRACES: [_trace(case) for case in cases if not case.reason],
-                FAILURES: [_failure(case) for case in cases if case.reason],
-                PROMPTS: [_prompt(prompt, cases) for prompt in prompts],
+                TRACES: [_trace_row(case) for case in cases if not case.reason],
+                FAILURES: [_failure_row(case) for case in cases if case.reason],
+                PROMPTS: [_prompt_row(prompt, cases) for prompt in prompts],
             }
-            for name, own in rows.items():
-                for batch in in_batches(own, schemas[name]):
+            for name, schema in schemas.items():
+                for batch in in_batches(rows[name], schema):
                     write[name](batch)
-            progress(found)
-    return found
+            counts.prompts += len(prompts)
+            counts.answers += sum(case.answer is not None for case in cases)
+            counts.traces += len(rows[TRACES])
+            counts.completion_tokens += sum(
+                (case.answer or {}).get("completion_tokens") or 0 for case in cases
+            )
+            counts.failures.update(case.reason for case in cases if case.reason)
+            progress(counts)
+    return counts
 
 
-def _case(
-    prompt: PromptRow, sample: int, key: tuple[str, int, str], answers: AppendLog, unanswered: AppendLog
-) -> _Case:
+def _case(prompt: PromptRow, sample: int, sampling: str, answers: AppendLog, unanswered: AppendLog) -> _Case:
+    key = prompt.prompt_id, sample, sampling
     record = answers.get(key)
     if record is None:
         failed = unanswered.get(key) or {"reason": "not asked", "detail": ""}
@@ -262,70 +271,65 @@ def _case(
     return case
 
 
-def _verify(cases: list[_Case], judge: Judge, rewards: str, known: AppendLog) -> None:
-    new = [case for case in cases if (case.key, rewards) not in known.places]
-    judged = judge([case.completion for case in new], [case.prompt.row for case in new]) if new else []
-    if new:
-        pairs = zip(new, judged, strict=True)
-        known.append({"case": case.key, "judge": rewards, "verdicts": found} for case, found in pairs)
+def _verify(cases: list[_Case], judge: Judge, rewards: str, judged: AppendLog) -> None:
+    if new := [case for case in cases if (case.key, rewards) not in judged.places]:
+        verdicts = judge([case.completion for case in new], [case.prompt.row for case in new])
+        judged.append(
+            {"case": case.key, "judge": rewards, "verdicts": verdict}
+            for case, verdict in zip(new, verdicts, strict=True)
+        )
     for case in cases:
-        case.verdicts = known.get((case.key, rewards))["verdicts"]
+        case.verdicts = judged.get((case.key, rewards))["verdicts"]
         case.reason = reason_of(case.verdicts)
 
 
-def _count(found: Harvest, prompts: list[PromptRow], cases: list[_Case]) -> None:
-    found.prompts += len(prompts)
-    found.answers += sum(case.answer is not None for case in cases)
-    found.traces += sum(not case.reason for case in cases)
-    found.completion_tokens += sum((case.answer or {}).get("completion_tokens") or 0 for case in cases)
-    found.failures.update(case.reason for case in cases if case.reason)
+def _trace_row(case: _Case) -> dict[str, Any]:
+    return _row(case, [{"role": "assistant", "content": case.completion}])
 
 
-def _trace(case: _Case) -> dict[str, Any]:
-    return _said(case, [*case.prompt.messages, {"role": "assistant", "content": case.completion}])
+def _failure_row(case: _Case) -> dict[str, Any]:
+    answer, turns = case.answer, []
+    if answer:
+        text = case.completion or "\n\n".join(filter(None, (answer["reasoning"], answer["content"])))
+        turns = [{"role": "assistant", "content": text}]
+    return _row(case, turns) | {"reason": case.reason, "detail": case.detail}
 
 
-def _failure(case: _Case) -> dict[str, Any]:
-    said = case.completion
-    if case.answer and not said:
-        said = "\n\n".join(filter(None, (case.answer["reasoning"], case.answer["content"])))
-    turn = [{"role": "assistant", "content": said}] if case.answer else []
-    return _said(case, [*case.prompt.messages, *turn]) | {"reason": case.reason, "detail": case.detail}
+def _row(case: _Case, turns: list[dict[str, str]]) -> dict[str, Any]:
+    answer, source = case.answer or {}, case.prompt.row
+    row = {"messages": [*case.prompt.messages, *turns], "problem": problem_text(source)}
+    row |= {"verified": not case.reason, "prompt_id": case.prompt.prompt_id, "sample": case.sample}
+    row |= {name: answer.get(name) for name in ("finish_reason", "prompt_tokens", "completion_tokens")}
+    row |= {f"reward_{name}": value for name, value in case.verdicts.items()}
+    return dict(source) | row
 
 
-def _said(case: _Case, messages: list[dict[str, str]]) -> dict[str, Any]:
-    answer = case.answer or {}
-    own = {"messages": messages, "problem": problem_text(case.prompt.row), "verified": not case.reason}
-    own |= {"prompt_id": case.prompt.prompt_id, "sample": case.sample}
-    own |= {name: answer.get(name) for name in ("finish_reason", "prompt_tokens", "completion_tokens")}
-    own |= {f"reward_{name}": value for name, value in case.verdicts.items()}
-    return dict(case.prompt.row) | own
+def _prompt_row(prompt: PromptRow, cases: Iterable[_Case]) -> dict[str, Any]:
+    """Return a prompt with its pass rate: the share of verified traces among the answers that were judged.
 
-
-def _prompt(prompt: PromptRow, cases: Iterable[_Case]) -> dict[str, Any]:
-    """A pass rate is the share of verified traces among answers that could be judged; an answer cut off at
-    the limit counts as wrong, one that never came does not count.
+    An answer cut off at the limit counts as wrong; a request without an answer does not count.
     """
-    own = [case for case in cases if case.prompt is prompt and case.answer]
-    judged = [case for case in own if case.reason not in (UNJUDGED, UNCHECKED)]
-    verified = sum(not case.reason for case in judged)
-    rate = verified / len(judged) if judged else None
+    judged = [
+        case
+        for case in cases
+        if case.prompt is prompt and case.answer and case.reason not in (UNJUDGED, UNCHECKED)
+    ]
+    rate = sum(not case.reason for case in judged) / len(judged) if judged else None
     return dict(prompt.row) | {"prompt_id": prompt.prompt_id, "samples": len(judged), "pass_rate": rate}
 
 
 def _schemas(source: pa.Schema, rewards: Sequence[str]) -> dict[str, pa.Schema]:
     import pyarrow as pa
 
-    text, number, share = pa.string(), pa.int64(), pa.float64()
-    turn = pa.list_(pa.struct({"role": text, "content": text}))
-    said = {"messages": turn, "problem": text, "verified": pa.bool_(), "prompt_id": text, "sample": number}
-    said |= {"finish_reason": text, "prompt_tokens": number, "completion_tokens": number}
-    said |= {f"reward_{name}": share for name in rewards}
+    text, integer, number = pa.string(), pa.int64(), pa.float64()
+    turns = pa.list_(pa.struct({"role": text, "content": text}))
+    added = {"messages": turns, "problem": text, "verified": pa.bool_(), "prompt_id": text, "sample": integer}
+    added |= {"finish_reason": text, "prompt_tokens": integer, "completion_tokens": integer}
+    added |= {f"reward_{name}": number for name in rewards}
     columns = {name: source.field(name).type for name in source.names}
-    trace = {name: kind for name, kind in columns.items() if name not in ("prompt", *said)} | said
-    asked = columns | {"prompt_id": text, "samples": number, "pass_rate": share}
+    trace = {name: kind for name, kind in columns.items() if name not in ("prompt", *added)} | added
     return {
         TRACES: pa.schema(trace),
         FAILURES: pa.schema(trace | {"reason": text, "detail": text}),
-        PROMPTS: pa.schema(asked),
+        PROMPTS: pa.schema(columns | {"prompt_id": text, "samples": integer, "pass_rate": number}),
     }

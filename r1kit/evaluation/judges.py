@@ -1,9 +1,9 @@
 r"""Judging benchmark answers: a final answer in a box, a letter among choices, a program with test cases.
 
-What training rewards judges strictly (`rewards/accuracy.py`) stays strict here where it guards against
-cheating; what only punishes models that were never asked for tags does not: a finished completion without any
-reasoning tags is all answer. open-r1's tables were judged by lighteval, which reads the whole completion,
-cut-off thoughts included; `lighteval_tasks.py` is there for that second opinion.
+Where training rewards (`rewards/accuracy.py`) are strict against cheating, these judges are as strict. They
+are not where strictness would only punish models that were never asked for tags: a finished completion
+without any reasoning tags is all answer. open-r1's tables were judged by lighteval, which reads the whole
+completion, cut-off thoughts included; `lighteval.py` gives that second opinion.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from r1kit.rewards.accuracy import accuracy_reward, answer_after_reasoning, boxe
 from r1kit.rewards.code import binary_code_reward
 from r1kit.rewards.equivalence import read
 
-# "Answer: C" of simple-evals' prompt, in the dress that models give it: **Answer:** (C), Answer: $\text{C}$.
+# "Answer: C" of simple-evals' prompt, as models write it: **Answer:** (C), Answer: $\text{C}$.
 _ANSWER_LINE = re.compile(
     r"answer\W{0,6}(?:is\W{1,6})?(?:\\(?:text|mathrm|mathbf|boxed)\{)?\(?([A-D])\b", re.I
 )
@@ -28,29 +28,29 @@ _LETTER = re.compile(r"\W*(?:\\(?:text|mathrm|mathbf)\{)?\W*([A-Da-d])(?:\W.*)?"
 def judge_rows(
     completions: Sequence[str], questions: Sequence[Question], finished: Sequence[bool]
 ) -> tuple[list[float | None], list[str | None]]:
-    """Verdicts (1.0, 0.0, None for a gold that cannot be judged) and final answers of B completions.
+    """Return verdicts (1.0, 0.0, None if the gold cannot be judged) and final answers of B completions.
 
-    Answers that are equal for the judge are the same text, so that votes can be counted; a program has none.
+    Answers to a question that mean the same (1/2, 0.5) are the same text, the first one's, so that votes can
+    be counted. A program has no final answer.
     """
     verdicts: list[float | None] = [None] * len(completions)
     answers: list[str | None] = [None] * len(completions)
     for kind in dict.fromkeys(question.judge for question in questions):
         rows = [row for row, question in enumerate(questions) if question.judge == kind]
-        texts = [whole_answer(completions[row], finished[row], kind) for row in rows]
-        found = JUDGES[kind](texts, [questions[row].solution for row in rows])
-        for row, verdict, answer in zip(rows, *found, strict=True):
+        texts = [_closed(completions[row], finished[row], kind) for row in rows]
+        judged = JUDGES[kind](texts, [questions[row].solution for row in rows])
+        for row, verdict, answer in zip(rows, *judged, strict=True):
             verdicts[row], answers[row] = verdict, answer
-    return verdicts, one_text_each(answers, questions)
-
-
-def whole_answer(completion: str, finished: bool, kind: str) -> str:
-    """The completion, with its reasoning closed where a finished one has no tags and is all answer."""
-    tagged = THINK_OPEN in completion or THINK_CLOSE in completion
-    return completion if kind == "reward" or tagged or not finished else THINK_CLOSE + completion
+    spelling: dict[Any, str] = {}
+    for row, (answer, question) in enumerate(zip(answers, questions, strict=True)):
+        if answer is not None:
+            key = (question.level, question.problem, read(answer))
+            answers[row] = spelling.setdefault(key, answer)
+    return verdicts, answers
 
 
 def letter_after_reasoning(text: str) -> str | None:
-    r"""The last letter that the text after the reasoning gives as its answer: `Answer: C`, or `\boxed{C}`.
+    r"""Return the last letter that the text after the reasoning answers: `Answer: C`, or `\boxed{C}`.
 
     None if there is none, or if the reasoning is not closed exactly once.
     """
@@ -65,14 +65,10 @@ def letter_after_reasoning(text: str) -> str | None:
     return None
 
 
-def one_text_each(answers: Sequence[str | None], questions: Sequence[Question]) -> list[str | None]:
-    """Answers in which those that mean the same (1/2, 0.5) are the same text: the first one's."""
-    first: dict[Any, str] = {}
-    return [
-        None if answer is None
-        else first.setdefault((question.level, question.problem, read(answer)), answer)
-        for answer, question in zip(answers, questions, strict=True)
-    ]  # fmt: skip
+def _closed(completion: str, finished: bool, kind: str) -> str:
+    """Close the reasoning of a finished completion without tags, which makes all of it the answer."""
+    tagged = THINK_OPEN in completion or THINK_CLOSE in completion
+    return completion if kind == "reward" or tagged or not finished else THINK_CLOSE + completion
 
 
 def _reward(texts: list[str], golds: list[str]) -> tuple[list, list]:
@@ -93,10 +89,10 @@ def _code(texts: list[str], golds: list[str]) -> tuple[list, list]:
     # Problem by problem: test cases are megabytes, and the reward reads them for each completion.
     verdicts: list[float | None] = [None] * len(texts)
     for gold in dict.fromkeys(golds):
-        rows = [row for row, other in enumerate(golds) if other is gold or other == gold]
-        found = binary_code_reward([texts[row] for row in rows], verification_info=[gold] * len(rows))
-        for row, verdict in zip(rows, found, strict=True):
-            verdicts[row] = verdict
+        rows = [row for row, other in enumerate(golds) if other == gold]
+        rewards = binary_code_reward([texts[row] for row in rows], verification_info=[gold] * len(rows))
+        for row, reward in zip(rows, rewards, strict=True):
+            verdicts[row] = reward
     return verdicts, [None] * len(texts)
 
 

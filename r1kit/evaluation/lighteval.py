@@ -1,9 +1,9 @@
 """A second opinion: the same problems in lighteval, the harness of the published tables.
 
-Two ways. `replayed` lets it judge the answers that we keep: two judges, the same texts, so that a difference
-is the judges'. `asked_anew` lets it generate as well, with transformers, for small models. It lives in an
-environment of its own: it pins latex2sympy2_extended 1.0.6, math-verify wants 1.11
-(`requirements/lighteval.txt`). Programs are left out: lighteval runs them without isolation.
+`replayed` lets lighteval judge the answers that are on disk, so a difference comes from the judges alone.
+`asked_anew` lets it generate as well, with transformers, for small models. lighteval has an environment of
+its own, since it pins latex2sympy2_extended 1.0.6 and math-verify needs 1.11 (`requirements/lighteval.txt`);
+`lighteval_tasks.py` runs there. Programs are left out: lighteval runs them without isolation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from r1kit.evaluation.benchmarks import Question
 from r1kit.evaluation.sampler import Sampling
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PYTHON = "R1KIT_LIGHTEVAL_PYTHON"
 TASKS = Path(__file__).with_name("lighteval_tasks.py")
 JUDGED = ("answer", "letter")
-GRACE = 10.0  # seconds to end in order; nothing of value is lost
+GRACE = 10.0  # seconds to end after a signal; nothing of value is lost
 
 
 class LightevalMissing(ValueError):
@@ -36,10 +36,10 @@ class LightevalMissing(ValueError):
 
 
 def interpreter() -> Path:
-    """The Python of lighteval's environment: R1KIT_LIGHTEVAL_PYTHON, or `.venv-lighteval` of the repository.
+    """Return the Python of lighteval's environment: $R1KIT_LIGHTEVAL_PYTHON, or the one in `.venv-lighteval`.
 
     Raises:
-        LightevalMissing: there is none.
+        LightevalMissing: there is no such file.
     """
     given = os.environ.get(PYTHON, "")
     python = Path(given) if given else Path(__file__).parents[2] / ".venv-lighteval" / "bin" / "python"
@@ -53,53 +53,53 @@ def interpreter() -> Path:
 def replayed(
     frame: pd.DataFrame, questions: Sequence[Question], sampling: Sampling, folder: Path
 ) -> dict[str, dict[str, float]]:
-    """lighteval's score of kept answers: benchmark -> {value, standard_error}.
+    """Let lighteval judge answers; returns benchmark -> {value, standard_error}.
 
     Args:
-        frame: rows of `evaluate`.
+        frame: rows of `evaluate_answering`.
         folder: gets the tasks, the log and lighteval's own results.
 
     Raises:
         LightevalMissing: it is not installed.
-        JobFailed: it did not end well; with the end of its log.
+        JobFailed: it failed; the message has the end of its log.
     """
-    wanted = _write_tasks(questions, sampling, folder)
+    prompts = _write_tasks(questions, sampling, folder)
     texts: dict[str, list[str]] = {}
     sampled = frame[~frame["greedy"]].sort_values("sample")
     for (level, problem), rows in sampled.groupby(["level", "problem"], sort=False):
-        if (level, problem) in wanted:
-            texts[wanted[level, problem]] = rows["completion"].tolist()
+        if (level, problem) in prompts:
+            texts[prompts[level, problem]] = rows["completion"].tolist()
     write_json_atomic(folder / "asked" / "answers.json", texts)
-    return _run(["custom", "r1kit-answers", str(TASKS)], questions, folder)
+    return _run("custom", ["r1kit-answers", str(TASKS)], folder)
 
 
 def asked_anew(
     model: str, questions: Sequence[Question], sampling: Sampling, folder: Path, *, device: str = "cpu",
     batch_size: int = 16,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
-    """lighteval's score of a model that it asks itself with transformers; otherwise as `replayed`."""
+    """Let lighteval sample from a model with transformers, and judge; otherwise as `replayed`."""
     _write_tasks(questions, sampling, folder)
     generation = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
-    generation |= {"max_new_tokens": sampling.max_new_tokens, "top_k": 0}  # transformers' own is 50
+    generation |= {"max_new_tokens": sampling.max_new_tokens, "top_k": 0}  # transformers' default is 50
     parameters = {
         "model_name": model, "device": device, "batch_size": batch_size, "cache_dir": str(folder / "cache"),
         "dtype": "float32" if device == "cpu" else "bfloat16", "override_chat_template": True,
         "skip_special_tokens": False, "generation_parameters": generation,
     }  # fmt: skip
     write_text_atomic(folder / "model.yaml", json.dumps({"model_parameters": parameters}, indent=1))
-    return _run(["accelerate", str(folder / "model.yaml")], questions, folder)
+    return _run("accelerate", [str(folder / "model.yaml")], folder)
 
 
 def parse(folder: Path) -> dict[str, dict[str, float]]:
-    """The newest results file below `folder`: task -> {value, standard_error}.
+    """Read the newest results file below `folder`: task -> {value, standard_error}.
 
     Raises:
-        FileNotFoundError: lighteval wrote none.
+        FileNotFoundError: there is none.
     """
     files = sorted(folder.rglob("results_*.json"), key=lambda path: path.stat().st_mtime)
     if not files:
         raise FileNotFoundError(f"lighteval left no results below {folder}")
-    found = {}
+    scores = {}
     for task, numbers in read_json(files[-1])["results"].items():
         name = task.split("|")[0]
         values = {key: value for key, value in numbers.items() if key.startswith("pass@1")}
@@ -107,23 +107,23 @@ def parse(folder: Path) -> dict[str, dict[str, float]]:
             continue
         error = next((value for key, value in values.items() if key.endswith("_stderr")), float("nan"))
         value = next(value for key, value in values.items() if not key.endswith("_stderr"))
-        found[name.removeprefix("r1kit_")] = {"value": value, "standard_error": error}
-    return found
+        scores[name.removeprefix("r1kit_")] = {"value": value, "standard_error": error}
+    return scores
 
 
 def _write_tasks(questions: Sequence[Question], sampling: Sampling, folder: Path) -> dict[tuple, str]:
-    """The tasks' files; (level, problem) -> prompt for what lighteval can judge."""
+    """Write the tasks' files; returns (level, problem) -> prompt of what lighteval can judge."""
     asked, tasks, prompts = folder / "asked", [], {}
     for level in dict.fromkeys(question.level for question in questions if question.judge in JUDGED):
-        own = [question for question in questions if question.level == level]
-        rows = [{"prompt": q.prompt[-1]["content"], "gold": q.solution, "judge": q.judge} for q in own]
+        same = [question for question in questions if question.level == level]
+        rows = [{"prompt": q.prompt[-1]["content"], "gold": q.solution, "judge": q.judge} for q in same]
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         write_text_atomic(asked / f"r1kit_{level}" / "test.jsonl", lines)
         tasks.append(
-            {"name": f"r1kit_{level}", "judge": own[0].judge, "samples": own[0].samples,
+            {"name": f"r1kit_{level}", "judge": same[0].judge, "samples": same[0].samples,
              "max_new_tokens": sampling.max_new_tokens}
         )  # fmt: skip
-        prompts |= {(level, q.problem): row["prompt"] for q, row in zip(own, rows, strict=True)}
+        prompts |= {(level, q.problem): row["prompt"] for q, row in zip(same, rows, strict=True)}
     if not tasks:
         raise ValueError(
             "lighteval can judge none of these benchmarks: it would run programs without isolation"
@@ -132,14 +132,12 @@ def _write_tasks(questions: Sequence[Question], sampling: Sampling, folder: Path
     return prompts
 
 
-def _run(backend: list[str], questions: Sequence[Question], folder: Path) -> dict[str, dict[str, float]]:
-    names = [task["name"] for task in read_json(folder / "asked" / "tasks.json")]
-    command, *arguments = backend
-    tasks = ",".join(f"{name}|0" for name in names)
-    # -P: beside the task file lies this module, which has lighteval's name.
-    line = [str(interpreter()), "-P", str(TASKS), command, *arguments[:1]]
-    # `custom NAME DEFINITION TASKS`, `accelerate ARGUMENTS TASKS`
-    line += [*arguments[1:], tasks, "--custom-tasks", str(TASKS), "--output-dir", str(folder / "results")]
+def _run(command: str, arguments: list[str], folder: Path) -> dict[str, dict[str, float]]:
+    """Run `custom NAME DEFINITION TASKS` or `accelerate ARGUMENTS TASKS`."""
+    tasks = ",".join(f"{task['name']}|0" for task in read_json(folder / "asked" / "tasks.json"))
+    # -P: the task file's folder contains this module, which has lighteval's name.
+    line = [str(interpreter()), "-P", str(TASKS), command, *arguments, tasks]
+    line += ["--custom-tasks", str(TASKS), "--output-dir", str(folder / "results")]
     environment = {
         "R1KIT_LIGHTEVAL": str(folder / "asked"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
         "HF_DATASETS_CACHE": str(folder / "cache"), "HF_HUB_DISABLE_TELEMETRY": "1", "COLUMNS": "120",
@@ -153,12 +151,7 @@ def _run(backend: list[str], questions: Sequence[Question], folder: Path) -> dic
 
 
 def version() -> str:
-    """lighteval's version in its environment."""
+    """Return lighteval's version in its environment."""
     site = next(iter(interpreter().parents[1].glob("lib/python*/site-packages")), None)
-    found = metadata.distributions(name="lighteval", path=[str(site)]) if site else []
-    return next((str(one.version) for one in found), "unknown")
-
-
-def opinion(scores: dict[str, dict[str, float]], how: str) -> dict[str, Any]:
-    """What goes into result.json."""
-    return {"harness": f"lighteval {version()}", "answers": how, "scores": scores}
+    installed = metadata.distributions(name="lighteval", path=[str(site)]) if site else []
+    return next((str(one.version) for one in installed), "unknown")

@@ -1,9 +1,9 @@
-"""lighteval's side of the second opinion: a task file and a model that replays answers. It runs in
-lighteval's own environment (`make setup-lighteval`), where r1kit need not be; `lighteval.py` starts it.
+"""The task file for lighteval, and a model that replays answers.
 
-Tasks carry the prompts of lighteval d3da6b9 and the published samples a problem, which lighteval 0.13 changed
+`lighteval.py` starts it in lighteval's environment (`make setup-lighteval`), which does not need r1kit. Tasks
+have the prompts of lighteval d3da6b9 and the published samples per problem, which lighteval 0.13 changed
 (`aime24` is one sample there now, `math_500` another prompt). The problems come from R1KIT_LIGHTEVAL, a
-folder with `tasks.json` and a JSONL file a task, so both harnesses ask the same in the same order of choices.
+folder with `tasks.json` and a JSONL file per task, so both harnesses use the same order of choices.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lighteval.utils.language import Language
 
 ASKED = Path(os.environ["R1KIT_LIGHTEVAL"])
 
-EXTRACTED = {  # as in lighteval d3da6b9: a gold in LaTeX, an answer in a box first of all; a letter
+EXTRACTED = {  # as in lighteval d3da6b9: a gold in LaTeX, an answer preferably in a box; or a letter
     "answer": {
         "gold_extraction_target": [LatexExtractionConfig(), ExprExtractionConfig()],
         "pred_extraction_target": [ExprExtractionConfig(), LatexExtractionConfig(boxed_match_priority=0)],
@@ -43,7 +43,7 @@ EXTRACTED = {  # as in lighteval d3da6b9: a gold in LaTeX, an answer in a box fi
 
 
 def metric(judge: str, samples: int) -> SampleLevelMetric:
-    """The share of right samples, averaged over problems."""
+    """Return the share of right samples, averaged over problems."""
     judged = MultilingualExtractiveMatchMetric(language=Language.ENGLISH, precision=6, **EXTRACTED[judge])
     return SampleLevelMetric(
         metric_name="pass@1",
@@ -55,7 +55,7 @@ def metric(judge: str, samples: int) -> SampleLevelMetric:
 
 
 def prompt(row: dict, task_name: str = "") -> Doc:
-    """A row of ours as lighteval's document; a math gold stands in a formula, where its parser looks."""
+    """Convert a row to lighteval's document; a math gold goes into a formula, as its parser expects."""
     letters = list("ABCD")
     if row["judge"] == "letter":
         return Doc(
@@ -83,7 +83,7 @@ TASKS_TABLE = [
 
 
 class Replay(LightevalModel):
-    """Not a model: the answers that r1kit keeps, so that lighteval judges the very same texts."""
+    """A stand-in for a model that returns the answers on disk, so that lighteval judges the same texts."""
 
     def __init__(self, config) -> None:
         self.config = config
@@ -93,44 +93,46 @@ class Replay(LightevalModel):
 
     @property
     def tokenizer(self):
-        """There is none; nothing is tokenized."""
+        """None: nothing is tokenized."""
 
     @property
     def add_special_tokens(self) -> bool:
-        """There are no tokens."""
+        """False: nothing is tokenized."""
         return False
 
     @property
     def max_length(self) -> int:
-        """No bound."""
+        """Effectively no limit."""
         return 2**31
 
     def greedy_until(self, docs: list[Doc]) -> list[ModelResponse]:
-        """What was answered to each document."""
+        """Return the answers to each document."""
         return [ModelResponse(text=self.answers[doc.query]) for doc in docs]
 
     def loglikelihood(self, docs: list[Doc]) -> list[ModelResponse]:
-        """No task of ours asks for it."""
+        """Raise: no task here uses it."""
         raise NotImplementedError
 
     def loglikelihood_rolling(self, docs: list[Doc]) -> list[ModelResponse]:
-        """No task of ours asks for it."""
+        """Raise: no task here uses it."""
         raise NotImplementedError
 
 
 def main() -> None:
-    """lighteval's command line with our tasks alone: loading all of its own takes long, and one of them
-    (tinyBenchmarks) downloads a pickle when it is imported (0.13.0), which no offline machine survives. And
-    its transformers back end never asks for sampling: a model whose generation_config.json does not say
-    do_sample is decoded greedily at any temperature, and refused where several samples are wanted.
+    """Run lighteval's command line with these tasks only, and with sampling.
+
+    Loading all of lighteval's tasks takes long, and one of them (tinyBenchmarks) downloads a pickle when it
+    is imported (0.13.0), which fails offline. Its transformers back end never sets do_sample: a model whose
+    generation_config.json does not set it either is decoded greedily at any temperature, and an error if
+    several samples are wanted.
     """
     from lighteval.__main__ import app
     from lighteval.models.model_input import GenerationParameters
     from lighteval.tasks.registry import Registry
 
-    chosen = GenerationParameters.to_transformers_dict
+    original = GenerationParameters.to_transformers_dict
     GenerationParameters.to_transformers_dict = lambda self: (
-        chosen(self) | {"do_sample": self.temperature > 0}
+        original(self) | {"do_sample": self.temperature > 0}
     )
     Registry._load_from_files = Registry._load_from_subdirs = staticmethod(lambda *_: {})
     app()

@@ -1,13 +1,16 @@
-"""An evaluation as numbers and as text: scores with intervals, what was cut off, and published results beside
-it.
+"""An evaluation as numbers and as text, from its rows (one per completion, see `checkpoints`).
 
-From judged completions to the reported numbers: pass@1, pass@k, greedy, each with its interval.
+Lessons and pipelines compare checkpoints in one `table`, level by level, with the headline over several
+levels. `r1kit eval` reports one model per benchmark (`scores`, `render`): also majority votes, lengths,
+cut-off answers, and published results. Both take pass@k with its interval from `_estimate`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from r1kit.evaluation.benchmarks import published
 from r1kit.evaluation.statistics import (
@@ -17,32 +20,32 @@ from r1kit.evaluation.statistics import (
     majority_at_k,
     mean_interval,
     pass_at_k,
+    sampling_error,
 )
-from r1kit.evaluation.statistics import sampling_error as error_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Numbers = dict[str, Any]
+
 
 def pass1_entry(frame: pd.DataFrame, levels: Sequence[int]) -> dict[str, float | int]:
-    """The `pass@1` entry of summary.json: mean over `levels` of the sampled pass@1, with its 95% interval.
+    """Return the `pass@1` entry of summary.json: the mean over `levels` of the sampled pass@1, with interval.
 
     `problems` and `samples` are totals: 210 problems with 4 samples each have 840 samples.
 
     Raises:
         ValueError: a level without judged completions.
     """
-    value, low, high, counts = _estimate(frame[~frame["greedy"]], levels, k=1)
-    return {
-        "value": round(value, 6), "low": round(low, 6), "high": round(high, 6),
-        "problems": len(counts), "samples": int(counts["n"].sum()),
-    }  # fmt: skip
+    interval, counts = _estimate(frame[~frame["greedy"]], levels, k=1)
+    rounded = {name: round(value, 6) for name, value in interval.items()}
+    return rounded | {"problems": len(counts), "samples": int(counts["n"].sum())}
 
 
 def table(
     frames: pd.DataFrame | Mapping[str, pd.DataFrame], levels: Sequence[int], k: Sequence[int] = (1,)
 ) -> pd.DataFrame:
-    """One row per checkpoint and level, and one for the headline: the mean over `levels` if they are several.
+    """Return one row per checkpoint and level, and one for the headline: the mean over several `levels`.
 
     Columns: checkpoint, level ("1", "2", ..., headline as "1-3"; or a benchmark's name), headline (bool),
     problems, samples, then `pass@1`, `pass@1 low`, `pass@1 high` and so on for each k that the samples allow,
@@ -54,29 +57,34 @@ def table(
     frames = frames if isinstance(frames, Mapping) else {"": frames}
     rows = []
     for checkpoint, frame in frames.items():
-        sampled, best = frame[~frame["greedy"]], frame[frame["greedy"]]
+        sampled, greedy = frame[~frame["greedy"]], frame[frame["greedy"]]
         parts = [((level,), str(level), [level] == list(levels)) for level in sorted(frame["level"].unique())]
         if len(levels) > 1:
             parts.append((tuple(levels), level_range(levels), True))
         for chosen, name, headline in parts:
-            of_levels = sampled[sampled["level"].isin(chosen)]
-            row: dict[str, Any] = {"checkpoint": checkpoint, "level": name, "headline": headline}
-            row |= {"problems": of_levels["problem"].nunique(), "samples": len(of_levels)}
-            most = int(of_levels.groupby(["level", "problem"]).size().min())
-            for kk in k:
-                if kk <= most:
-                    _put(row, f"pass@{kk}", _estimate(sampled, chosen, kk)[:3])
-            _put(row, "greedy", _estimate(best, chosen, 1)[:3] if len(best) else (float("nan"),) * 3)
-            row["tokens"] = of_levels["tokens"].mean()
-            row |= {"finished": of_levels["finished"].mean(), "form": of_levels["form"].mean()}
+            answers = sampled[sampled["level"].isin(chosen)]
+            row: Numbers = {"checkpoint": checkpoint, "level": name, "headline": headline}
+            row |= {"problems": answers["problem"].nunique(), "samples": len(answers)}
+            fewest = answers.groupby(["level", "problem"])["correct"].count().replace(0, np.nan).min()
+            # fewest is NaN without any judged answer, which `_estimate` refuses.
+            estimates = {f"pass@{kk}": _estimate(sampled, chosen, kk)[0] for kk in k if not kk > fewest}
+            nothing = dict.fromkeys(("value", "low", "high"), float("nan"))
+            estimates["greedy"] = _estimate(greedy, chosen, 1)[0] if len(greedy) else nothing
+            for kind, interval in estimates.items():
+                row |= {
+                    kind: interval["value"],
+                    f"{kind} low": interval["low"],
+                    f"{kind} high": interval["high"],
+                }
+            row |= {part: answers[part].mean() for part in ("tokens", "finished", "form")}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
 def level_metrics(rows: pd.DataFrame) -> dict[str, float]:
-    """A `table` as flat numbers for result.json, where `r1kit run` finds them for its last table.
+    """Flatten a `table` for result.json, where `r1kit run` finds the numbers of its last table.
 
-    `pass@1/sft/level_1`, `pass@1/sft/level_1/low`, `.../high`, the same for pass@k and greedy.
+    `pass@1/sft/level_1`, `pass@1/sft/level_1/low`, `.../high`, the same for pass@k and greedy; without NaN.
     """
     kinds = [name for name in rows.columns if f"{name} low" in rows.columns]
     return {
@@ -84,12 +92,12 @@ def level_metrics(rows: pd.DataFrame) -> dict[str, float]:
         for kind in kinds
         for _, row in rows.iterrows()
         for end in ("", " low", " high")
-        if row[f"{kind}{end}"] == row[f"{kind}{end}"]  # not NaN
+        if row[f"{kind}{end}"] == row[f"{kind}{end}"]
     }
 
 
 def level_range(levels: Sequence[int]) -> str:
-    """ "1-3" for consecutive levels, else "1, 3"; names of benchmarks in their order."""
+    """Return "1-3" for consecutive levels, else "1, 3"; names of benchmarks in their order."""
     low, high = min(levels), max(levels)
     if isinstance(low, str):
         return ", ".join(levels)
@@ -98,42 +106,23 @@ def level_range(levels: Sequence[int]) -> str:
     return ", ".join(map(str, sorted(levels)))
 
 
-def _put(row: dict[str, Any], name: str, estimate: tuple[float, float, float]) -> None:
-    row[name], row[f"{name} low"], row[f"{name} high"] = estimate
-
-
-def _estimate(rows: pd.DataFrame, levels: Sequence[int], k: int):
-    """(value, low, high, counts) of pass@k over the levels, without completions that could not be judged."""
-    judged = rows[rows["level"].isin(levels)].dropna(subset="correct")
-    counts = judged.groupby(["level", "problem"], sort=False)["correct"].agg(n="count", c="sum").reset_index()
-    missing = set(levels) - set(counts["level"])
-    if missing:
-        raise ValueError(f"no judged completions of level {', '.join(map(str, sorted(missing)))}")
-    values = [pass_at_k(int(n), int(c), k) for n, c in zip(counts["n"], counts["c"], strict=True)]
-    return *mean_interval(values, strata=counts["level"].tolist()), counts
-
-
-Numbers = dict[str, Any]
-
-
 def scores(frame: pd.DataFrame, k: Sequence[int] = (1,), model: str = "") -> dict[str, Numbers]:
-    """For each level or benchmark all that is known of its sampled answers.
+    """Return the numbers of the sampled answers for each level or benchmark.
 
     Keys: problems, samples, unjudged, `pass@k` for each k that the samples allow and `maj@n`, each as
     {value, low, high} with a 95% interval over problems; sampling_error (of pass@1, on these problems);
-    tokens {mean, low, high}; truncated (share of answers that were cut off); published: `comparison.distance`
-    of the scores that are known of `model`, or of the usual targets.
+    tokens {mean, low, high}; truncated (share of answers that were cut off); published: `distance` to the
+    published scores of `model`, or of the usual targets.
     """
     sampled = frame[~frame["greedy"]]
     return {
-        str(level): _of_level(rows, str(level), k, model)
-        for level, rows in sampled.groupby("level", sort=False)
+        str(level): _of_level(rows, level, k, model) for level, rows in sampled.groupby("level", sort=False)
     }
 
 
-def _of_level(rows: pd.DataFrame, level: str, k: Sequence[int], model: str) -> Numbers:
+def _of_level(rows: pd.DataFrame, level: int | str, k: Sequence[int], model: str) -> Numbers:
     judged = rows.dropna(subset="correct")
-    found: Numbers = {
+    numbers: Numbers = {
         "problems": int(rows["problem"].nunique()),
         "samples": len(rows),
         "unjudged": len(rows) - len(judged),
@@ -142,76 +131,86 @@ def _of_level(rows: pd.DataFrame, level: str, k: Sequence[int], model: str) -> N
     lengths = rows.groupby("problem", sort=False)["tokens"].mean().dropna()
     if len(lengths):
         low, high = bootstrap_interval(lengths)
-        found["tokens"] = {"mean": float(lengths.mean()), "low": low, "high": high}
-    problems = [group for _, group in judged.groupby("problem", sort=False)]
-    if not problems:
-        return found
-    n, right = [len(group) for group in problems], [int(group["correct"].sum()) for group in problems]
-    for kk in k:
-        if kk <= min(n):
-            found[f"pass@{kk}"] = _interval([pass_at_k(a, c, kk) for a, c in zip(n, right, strict=True)])
-    if min(n) > 1 and judged["answer"].notna().any():
-        votes = [
-            majority_at_k(group["answer"].tolist(), group["correct"].tolist(), min(n)) for group in problems
-        ]
-        found[f"maj@{min(n)}"] = _interval(votes)
-    shares = [c / a for a, c in zip(n, right, strict=True)]
-    found["sampling_error"] = error_of(shares, n)
-    known = published(level, model)
-    if known and "pass@1" in found:
-        found["published"] = distance(found["pass@1"]["value"], found["sampling_error"], known)
-    return found
+        numbers["tokens"] = {"mean": float(lengths.mean()), "low": low, "high": high}
+    if judged.empty:
+        return numbers
+    groups = [group for _, group in judged.groupby("problem", sort=False)]
+    fewest = min(map(len, groups))
+    numbers |= {f"pass@{kk}": _estimate(rows, [level], kk)[0] for kk in k if kk <= fewest}
+    if fewest > 1 and judged["answer"].notna().any():
+        votes = [majority_at_k(one["answer"].tolist(), one["correct"].tolist(), fewest) for one in groups]
+        numbers[f"maj@{fewest}"] = _interval(mean_interval(votes))
+    numbers["sampling_error"] = sampling_error(
+        [one["correct"].mean() for one in groups], list(map(len, groups))
+    )
+    known = published(str(level), model)
+    if known and "pass@1" in numbers:
+        numbers["published"] = distance(numbers["pass@1"]["value"], numbers["sampling_error"], known)
+    return numbers
 
 
-def _interval(values: Sequence[float]) -> dict[str, float]:
-    return dict(zip(("value", "low", "high"), mean_interval(values), strict=True))
+def _estimate(rows: pd.DataFrame, levels: Sequence[Any], k: int) -> tuple[dict[str, float], pd.DataFrame]:
+    """Return pass@k over the levels as {value, low, high}, and n samples, c right ones per problem.
+
+    Completions that could not be judged are left out.
+    """
+    judged = rows[rows["level"].isin(levels)].dropna(subset="correct")
+    counts = judged.groupby(["level", "problem"], sort=False)["correct"].agg(n="count", c="sum").reset_index()
+    missing = set(levels) - set(counts["level"])
+    if missing:
+        raise ValueError(f"no judged completions of level {', '.join(map(str, sorted(missing)))}")
+    values = [pass_at_k(int(n), int(c), k) for n, c in zip(counts["n"], counts["c"], strict=True)]
+    return _interval(mean_interval(values, strata=counts["level"].tolist())), counts
+
+
+def _interval(estimate: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip(("value", "low", "high"), estimate, strict=True))
 
 
 def render(result: Mapping[str, Any]) -> str:
-    """`r1kit eval`'s table: a line a benchmark, and a line for each published score beside it."""
+    """Return `r1kit eval`'s table: two lines per benchmark, and one for each score to compare with."""
     lines = [f"{result['model']}: {result['sampling']}"]
-    named = max((len(name) for name in result["scores"]), default=5)
+    width = max(map(len, result["scores"]), default=5)
+    opinion = result.get("second_opinion", {})
     for name, numbers in result["scores"].items():
         estimates = "  ".join(
-            f"{key} {shown(value)}" for key, value in numbers.items() if key.startswith(("pass@", "maj@"))
+            f"{key} {_shown(value)}" for key, value in numbers.items() if key.startswith(("pass@", "maj@"))
         )
         each = numbers["samples"] / max(numbers["problems"], 1)
-        lines.append(f"  {name:{named}}  {estimates}  ({numbers['problems']} problems x {each:g})")
-        told = [f"{numbers['truncated']:.1%} cut off"]
+        details = [f"{numbers['truncated']:.1%} cut off"]
         if "tokens" in numbers:
-            told.append(f"{numbers['tokens']['mean']:,.0f} tokens on average")
+            details.append(f"{numbers['tokens']['mean']:,.0f} tokens on average")
         if "sampling_error" in numbers:
-            told.append(f"standard error of the sampling {100 * numbers['sampling_error']:.2f} points")
+            details.append(f"standard error of the sampling {100 * numbers['sampling_error']:.2f} points")
         if numbers["unjudged"]:
-            told.append(f"{numbers['unjudged']} answers could not be judged")
-        lines.append(f"  {'':{named}}  {', '.join(told)}")
-        other = result.get("second_opinion", {})
-        if name in other.get("scores", {}):
-            seen = other["scores"][name]
-            lines.append(
-                f"  {'':{named}}  {other['harness']} on {other['answers']}: {100 * seen['value']:.1f} "
-                f"(standard error over problems {100 * seen['standard_error']:.1f})"
+            details.append(f"{numbers['unjudged']} answers could not be judged")
+        below = [", ".join(details)]
+        if score := opinion.get("scores", {}).get(name):
+            below.append(
+                f"{opinion['harness']} on {opinion['answers']}: {100 * score['value']:.1f} "
+                f"(standard error over problems {100 * score['standard_error']:.1f})"
             )
-        for row in numbers.get("published", ()):
-            lines.append(
-                f"  {'':{named}}  {row['against']} {100 * row['published']:.1f}: "
-                f"{row['standard_errors']:+.1f} standard errors, {row['verdict']}"
-            )
+        below += [
+            f"{row['against']} {100 * row['published']:.1f}: {row['standard_errors']:+.1f} standard errors, "
+            f"{row['verdict']}"
+            for row in numbers.get("published", ())
+        ]
+        lines.append(f"  {name:{width}}  {estimates}  ({numbers['problems']} problems x {each:g})")
+        lines += [f"  {'':{width}}  {line}" for line in below]
     return "\n".join(lines)
 
 
-def shown(interval: Mapping[str, float]) -> str:
-    """52.7 [44.1, 61.2], in percent."""
+def _shown(interval: Mapping[str, float]) -> str:
     return f"{100 * interval['value']:.1f} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
 
 
 def render_comparison(first: str, second: str, compared: Mapping[str, Paired]) -> str:
-    """`r1kit compare`'s table."""
+    """Return `r1kit compare`'s table."""
     lines = [f"{second} beside {first}, on the same problems (difference in points, 95% interval, p):"]
-    named = max(map(len, compared), default=5)
+    width = max(map(len, compared), default=5)
     for name, pair in compared.items():
         lines.append(
-            f"  {name:{named}}  {100 * pair.first:5.1f} -> {100 * pair.second:5.1f}  "
+            f"  {name:{width}}  {100 * pair.first:5.1f} -> {100 * pair.second:5.1f}  "
             f"{100 * pair.difference:+5.1f} [{100 * pair.low:+.1f}, {100 * pair.high:+.1f}]  "
             f"p {pair.p:.3f}  {pair.verdict} ({pair.problems} problems)"
         )

@@ -1,12 +1,12 @@
-"""The one way to get completions from a model, in this process or from a server (`server_sampler`).
+"""Completions of prompts, sampled from a model in this process or from a server (`server_sampler`).
 
-Lessons, evaluation, rejection sampling, pass rates and trace generation all sample through it; only GRPO's
-own rollouts are TRL's. `LocalSampler` runs transformers' `generate` on batches of left-padded prompts, for
-models small enough to sit beside the notebook; larger ones are served by vLLM.
+Lessons, evaluation, rejection sampling, pass rates and trace generation all sample through this interface;
+only GRPO's rollouts are TRL's. `LocalSampler` runs transformers' `generate` on batches of left-padded
+prompts, for models small enough to run beside the notebook; vLLM serves larger ones.
 
-A sampler that is given a folder keeps every completion in `answers.jsonl`, synced to disk before the next
-batch or request. After a kill the same call samples what is missing and returns the same completions.
-Completions of other prompts, settings or weights have another identity in the file and are left alone.
+A sampler with a folder writes every completion to `answers.jsonl`, synced to disk before the next batch or
+request. After a kill the same call samples what is missing and returns the same completions. The file may
+also hold completions of other prompts, settings or weights: they have another identity and are not read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,11 +32,11 @@ Progress = Callable[[int, int], None]
 
 ANSWERS = "answers.jsonl"
 KEY = ("question", "sample", "identity")
-BATCH_SEEDS = 1_000_003  # the seed of batch number i is the call's seed + i times this
+BATCH_SEEDS = 1_000_003  # batch number i has the call's seed + i * BATCH_SEEDS
 
 
 class ContextTooShort(ValueError):
-    """Prompt and completion together do not fit the model; the command line exits with 2."""
+    """Prompt and completion together exceed the model's context; the command line exits with 2."""
 
     exit_code = 2
 
@@ -56,10 +56,10 @@ class Completion:
     """One sampled completion.
 
     text: without the end-of-turn token.
-    tokens: how many were generated, the end-of-turn token included; None if a server does not count.
-    finished: False if it was cut at `max_new_tokens`.
-    ids: the generated tokens; empty if it was read from a log, or a server sent text only.
-    logprobs: of `ids` when they were sampled; only from servers that were sent token ids.
+    tokens: number of generated tokens, including the end-of-turn token; None if a server does not count.
+    finished: False if it was cut off at `max_new_tokens`.
+    ids: the generated tokens; empty if the completion comes from a log, or a server sent only text.
+    logprobs: of `ids` when they were sampled; only from servers that got token ids.
     """
 
     text: str
@@ -74,7 +74,7 @@ class Samples:
     """The completions of P prompts, in the prompts' order.
 
     rows: [P][samples of the prompt].
-    seconds, generated: how long sampling took and how many tokens it generated, without what was on disk.
+    seconds, generated: duration of the sampling and number of generated tokens, without what was on disk.
     """
 
     rows: list[list[Completion]]
@@ -83,17 +83,17 @@ class Samples:
 
     @property
     def completions(self) -> list[list[str]]:
-        """The texts, [P][n]."""
+        """Texts, [P][n]."""
         return [[one.text for one in row] for row in self.rows]
 
     @property
     def tokens(self) -> list[list[int | None]]:
-        """The numbers of tokens, [P][n]."""
+        """Numbers of tokens, [P][n]."""
         return [[one.tokens for one in row] for row in self.rows]
 
     @property
     def finished(self) -> list[list[bool]]:
-        """Whether each ended by itself, [P][n]."""
+        """True for each completion that ended by itself, [P][n]."""
         return [[one.finished for one in row] for row in self.rows]
 
     @property
@@ -117,7 +117,9 @@ class Sampler(Protocol):
         """Complete every prompt `samples` times (one number for all, or one per prompt).
 
         Args:
-            folder: keeps the completions, so that after a kill the same call goes on; None keeps nothing.
+            folder: for the log of completions, from which the same call resumes after a kill; None keeps
+                nothing.
+            progress: called after each batch or request.
         """
 
 
@@ -125,11 +127,11 @@ class Sampler(Protocol):
 class LocalSampler:
     """A transformers model in this process.
 
-    A batch is the unit: long and short prompts are kept apart (little padding), and both the composition and
-    the seed of a batch follow from the call's arguments alone. The same call gives the same completions on
-    the same machine, also if it was stopped in between.
+    The composition of the batches (prompts of similar length, so that there is little padding) and their
+    seeds follow from the call's arguments alone. So the same call gives the same completions on the same
+    machine, also if it was stopped in between.
 
-    weights: tells these weights from others at the same path (`weights_identity`).
+    weights: distinguishes these weights from others at the same path (`weights_identity`).
     """
 
     model: PreTrainedModel
@@ -146,7 +148,7 @@ class LocalSampler:
         folder: Path | None = None,
         progress: Progress | None = None,
     ) -> Samples:
-        """As `Sampler.sample`. Torch's random state is the caller's again afterwards.
+        """Complete the prompts as `Sampler.sample` says, without changing torch's random state.
 
         Raises:
             ValueError: the tokenizer has no end-of-sequence token, or greedy decoding is asked for several
@@ -159,43 +161,42 @@ class LocalSampler:
         if self.tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no eos_token: generation would only stop at max_new_tokens")
         ids = [encode(self.tokenizer, prompt) for prompt in prompts]
-        check_context(self.model, ids, sampling.max_new_tokens)
+        _check_context(self.model, ids, sampling.max_new_tokens)
         order = [(p, s) for p, count in enumerate(counts) for s in range(count)]
         order.sort(key=lambda row: len(ids[row[0]]))
         rows: list[list[Completion]] = [[None] * count for count in counts]
-        identity = self._identity(prompts, counts, sampling)
-        done, generated, seconds = 0, 0, 0.0
-        with _log_in(folder) as log:
+        requests = list(zip(prompts, counts, strict=True))
+        identity = digest([requests, vars(sampling), self.batch_size, self.weights])
+        generated, seconds = 0, 0.0
+        with AppendLog(folder / ANSWERS, KEY) if folder else contextlib.nullcontext() as log:
             for number, first in enumerate(range(0, len(order), self.batch_size)):
                 batch = order[first : first + self.batch_size]
-                kept = [log and log.get((p, s, identity)) for p, s in batch]
-                if all(kept):
-                    found = [Completion(one["text"], one["tokens"], one["finished"]) for one in kept]
+                logged = [log and log.get((p, s, identity)) for p, s in batch]
+                if all(logged):
+                    completions = [Completion(one["text"], one["tokens"], one["finished"]) for one in logged]
                 else:
                     start, seed = time.perf_counter(), sampling.seed + BATCH_SEEDS * number
-                    found = self._generate([ids[p] for p, _ in batch], sampling, seed)
+                    completions = self._generate([ids[p] for p, _ in batch], sampling, seed)
                     seconds += time.perf_counter() - start
-                    generated += sum(one.tokens for one in found)
+                    generated += sum(one.tokens for one in completions)
                     if log:
                         log.append(
                             dict(zip(KEY, (p, s, identity), strict=True))
                             | {"text": one.text, "tokens": one.tokens, "finished": one.finished}
-                            for (p, s), one in zip(batch, found, strict=True)
+                            for (p, s), one in zip(batch, completions, strict=True)
                         )
-                for (p, s), one in zip(batch, found, strict=True):
+                for (p, s), one in zip(batch, completions, strict=True):
                     rows[p][s] = one
-                done += len(batch)
                 if progress:
-                    progress(done, len(order))
+                    progress(first + len(batch), len(order))
         return Samples(rows, seconds, generated)
 
     def _generate(self, prompts: list[list[int]], sampling: Sampling, seed: int) -> list[Completion]:
-        """Complete a batch of B prompts (token ids) at once."""
         import torch
 
         model, tokenizer = self.model, self.tokenizer
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        stops = stop_ids(model, tokenizer)
+        stops = _stop_ids(model, tokenizer)
         drawing = (
             {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
             if sampling.temperature == 0
@@ -207,24 +208,20 @@ class LocalSampler:
         try:
             with torch.inference_mode(), torch.random.fork_rng(devices=devices):
                 torch.manual_seed(seed)
-                inputs, mask = left_padded(prompts, pad, model.device)
+                inputs, mask = _left_padded(prompts, pad, model.device)
                 out = model.generate(
                     inputs, attention_mask=mask, max_new_tokens=sampling.max_new_tokens, pad_token_id=pad,
                     eos_token_id=stops, use_cache=True, **drawing,
                 )  # fmt: skip
         finally:
             model.train(was_training)
-        found = []
+        completions = []
         for new in out[:, inputs.shape[1] :].tolist():
             end = next((i for i, token in enumerate(new) if token in stops), None)
             ids = new if end is None else new[: end + 1]
             text = tokenizer.decode(new if end is None else new[:end], skip_special_tokens=True)
-            found.append(Completion(text, len(ids), end is not None, ids))
-        return found
-
-    def _identity(self, prompts: Sequence[Prompt], counts: Sequence[int], sampling: Sampling) -> str:
-        asked = list(zip(prompts, counts, strict=True))
-        return _digest([asked, vars(sampling), self.batch_size, self.weights])
+            completions.append(Completion(text, len(ids), end is not None, ids))
+        return completions
 
 
 def generate(
@@ -243,26 +240,6 @@ def generate(
     """Sample n completions per prompt from a model in this process; see `LocalSampler.sample`."""
     sampling = Sampling(temperature, top_p, max_new_tokens, seed)
     return LocalSampler(model, tokenizer, batch_size).sample(prompts, sampling, n, progress=progress)
-
-
-def now_and_then(tell: Callable[[int, int, float | None], None], every: float = 5.0) -> Progress:
-    """A progress function that calls `tell` at most once in `every` seconds, and at the end.
-
-    Args:
-        tell: of completions done, completions wanted, and the seconds that each took so far (None if none was
-            sampled yet: the first call counts what was there already).
-    """
-    start = last = time.monotonic()
-    first: int | None = None
-
-    def progress(done: int, wanted: int) -> None:
-        nonlocal last, first
-        now, first = time.monotonic(), done if first is None else first
-        if now - last >= every or done >= wanted:
-            last = now
-            tell(done, wanted, (now - start) / (done - first) if done > first else None)
-
-    return progress
 
 
 def load_checkpoint(path: str | Path, device: str = "cpu") -> tuple[Any, Any]:
@@ -286,17 +263,37 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> tuple[Any, Any]:
     return model.to(device).eval(), AutoTokenizer.from_pretrained(str(path), local_files_only=True)
 
 
+def now_and_then(report: Callable[[int, int, float | None], None], every: float = 5.0) -> Progress:
+    """Return a progress function that calls `report` at most once per `every` seconds, and at the end.
+
+    Args:
+        report: gets the completions done, the completions wanted, and the seconds per completion so far (None
+            before any was sampled: what the first call counts was on disk already).
+    """
+    start = last = time.monotonic()
+    first: int | None = None
+
+    def progress(done: int, wanted: int) -> None:
+        nonlocal last, first
+        now, first = time.monotonic(), done if first is None else first
+        if now - last >= every or done >= wanted:
+            last = now
+            report(done, wanted, (now - start) / (done - first) if done > first else None)
+
+    return progress
+
+
 def weights_identity(model: str | Path) -> str:
-    """16 hex digits that change with a model folder's files (names, sizes, times); a hub id as it is."""
+    """Return a hash of a model folder's weights (names, sizes, times of its files), or a hub id as it is."""
     folder = Path(model)
     if not folder.is_dir():
         return str(model)
     stats = [(path.name, path.stat()) for path in sorted(folder.glob("*.safetensors"))]
-    return _digest([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    return digest([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 
 def encode(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Token ids of a prompt; the chat template already holds every special token."""
+    """Return the token ids of a prompt; the chat template already contains every special token."""
     if not isinstance(prompt, str):
         if not prompt or isinstance(prompt[0], int):
             return list(prompt)
@@ -305,19 +302,23 @@ def encode(tokenizer: Any, prompt: Prompt) -> list[int]:
 
 
 def counts_of(samples: int | Sequence[int], prompts: int) -> list[int]:
-    """The number of samples of each prompt."""
+    """Return the number of samples of each prompt."""
     return [samples] * prompts if isinstance(samples, int) else list(samples)
 
 
-def stop_ids(model: Any, tokenizer: Any) -> list[int]:
-    """The tokenizer's end token and those of the model's own generation settings (Qwen has two)."""
-    own = getattr(model.generation_config, "eos_token_id", None)
-    own = own if isinstance(own, list) else [own]
-    return sorted({tokenizer.eos_token_id, *(i for i in own if i is not None)})
+def digest(content: Any) -> str:
+    """Return the first 16 hex digits of the SHA-256 of `content` as JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_context(model: Any, ids: list[list[int]], max_new_tokens: int) -> None:
-    """Raise ContextTooShort if a prompt and its completion do not fit the model."""
+def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
+    # The generation settings may name several end tokens (Qwen has two).
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    ends = ends if isinstance(ends, list) else [ends]
+    return sorted({tokenizer.eos_token_id, *(i for i in ends if i is not None)})
+
+
+def _check_context(model: Any, ids: list[list[int]], max_new_tokens: int) -> None:
     context = getattr(model.config, "max_position_embeddings", None)
     longest = max(map(len, ids), default=0)
     if context is not None and longest + max_new_tokens > context:
@@ -327,24 +328,11 @@ def check_context(model: Any, ids: list[list[int]], max_new_tokens: int) -> None
         )
 
 
-def left_padded(ids: list[list[int]], pad: int, device: Any) -> tuple[Any, Any]:
-    """Ids and attention mask, both [B, L], padded on the left so that all rows continue at the same place."""
+def _left_padded(ids: list[list[int]], pad: int, device: Any) -> tuple[Any, Any]:
+    """Return ids and attention mask, both [B, L], padded on the left so that rows continue at one place."""
     import torch
 
     longest = max(map(len, ids))
     inputs = [[pad] * (longest - len(row)) + row for row in ids]
     mask = [[0] * (longest - len(row)) + [1] * len(row) for row in ids]
     return torch.tensor(inputs, device=device), torch.tensor(mask, device=device)
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def _log_in(folder: Path | None) -> Iterator[AppendLog | None]:
-    if folder is None:
-        yield None
-    else:
-        with AppendLog(folder / ANSWERS, KEY) as log:
-            yield log

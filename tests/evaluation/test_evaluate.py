@@ -10,7 +10,7 @@ from r1kit.data.datasets import build_heldout
 from r1kit.data.format import user_prompt, write_completion
 from r1kit.data.tokenizer import train_tokenizer
 from r1kit.evaluation import evaluate, generate, pass1_entry
-from r1kit.evaluation.benchmarks import choose_problems
+from r1kit.evaluation.benchmarks import story_questions
 from r1kit.evaluation.sampler import ContextTooShort
 
 HELDOUT = build_heldout(6, seed=5, levels=(1, 2))
@@ -115,8 +115,8 @@ def test_a_prompt_that_leaves_no_room_for_the_answer_is_an_error(model, tokenize
 def test_an_evaluation_has_a_judged_row_per_completion(model, tokenizer, recites, tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    problems = choose_problems(HELDOUT, 4)
-    answer = problems[0]["solution"]
+    problems = story_questions(HELDOUT, 4)
+    answer = problems[0].solution
     recites(write_completion(["so it is"], answer))
     seen = []
     settings = SETTINGS | {"max_new_tokens": 40}
@@ -128,14 +128,15 @@ def test_an_evaluation_has_a_judged_row_per_completion(model, tokenizer, recites
     assert frame.loc[right, "correct"].eq(1.0).all()
     assert frame.loc[~right, "correct"].eq(0.0).all()
     assert frame["form"].eq(1.0).all()
-    share = sum(row["solution"] == answer for row in problems) / 8
+    share = sum(question.solution == answer for question in problems) / 8
     assert pass1_entry(frame, [1, 2])["value"] == pytest.approx(share)
 
 
 def test_every_checkpoint_is_asked_the_same_problems_and_too_few_are_an_error():
-    assert choose_problems(HELDOUT, 2) == HELDOUT[:2] + HELDOUT[6:8]
+    asked = [question.problem for question in story_questions(HELDOUT, 2)]
+    assert asked == [row["problem"] for row in HELDOUT[:2] + HELDOUT[6:8]]
     with pytest.raises(ValueError, match="level 1 has 6 held-out problems"):
-        choose_problems(HELDOUT, 7)
+        story_questions(HELDOUT, 7)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):

@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from r1kit.data.row_files import open_rows
-from r1kit.evaluation.generation import ask_teacher, harvest
+from r1kit.evaluation.generation import ask_teacher, write_traces
+from r1kit.evaluation.lesson_samplers import largest_difference, model_of, served_sampler
 from r1kit.evaluation.server_sampler import NotAllowed, answers_in, only_model
-from r1kit.pipeline.writers import largest_difference, model_of, served_writer
 from r1kit.runs.files import read_json
 from r1kit.serving.server import serve
 from r1kit.settings.machine import MachineSettings
@@ -104,7 +104,7 @@ def test_it_answers_alike_streaming_or_not_in_any_order_and_all_is_kept(server, 
     assert len(set(first.values())) == 12, "each sample has its own seed"
     source = open_rows(write_jsonl(tmp_path / "rows.jsonl", [*ROWS, *too_long]))
     names = ["accuracy", "think_format"]
-    found = harvest(source, 2, streamed.sampling.identity(), judge(), names, tmp_path / "streamed")
+    found = write_traces(source, 2, streamed.sampling.identity(), judge(), names, tmp_path / "streamed")
     assert (found.prompts, found.answers, found.traces) == (7, 12, 0)
     assert 12 <= found.completion_tokens <= 12 * 24
     assert found.failures["refused"] == 2, "a prompt longer than the model's context"
@@ -114,15 +114,15 @@ def test_it_answers_alike_streaming_or_not_in_any_order_and_all_is_kept(server, 
 def test_it_takes_new_weights_and_samples_from_them(server, models, tokenizer, tmp_path):  # noqa: F811
     first, second = models
     server.wait_ready()
-    writer = served_writer(server, tokenizer, tmp_path)
+    sampler = served_sampler(server, tokenizer, tmp_path)
     try:
-        writer.load(second)
+        sampler.load(second)
         prompts = [[{"role": "user", "content": f"Ann has {n} apples."}] for n in range(4)]
-        written = writer.write(prompts, 24, at_once=4)
+        rollouts = sampler.rollouts(prompts, 24, at_once=4)
     finally:
-        writer.transport.close()
-    assert largest_difference(model_of(second), written)[1] < 1e-4
-    assert largest_difference(model_of(first), written)[0] > 1e-2, "the two models are told apart"
+        sampler.transport.close()
+    assert largest_difference(model_of(second), rollouts)[1] < 1e-4
+    assert largest_difference(model_of(first), rollouts)[0] > 1e-2, "the two models are told apart"
 
 
 def test_killed_during_a_generation_it_comes_back_and_the_same_run_goes_on(

@@ -1,3 +1,5 @@
+"""Asking a teacher, and traces from its answers."""
+
 from __future__ import annotations
 
 import time
@@ -7,23 +9,24 @@ from email.utils import formatdate
 import pytest
 
 from r1kit.data.row_files import open_rows
+from r1kit.evaluation.endpoint import NotAllowed, retry_after, with_instruction
 from r1kit.evaluation.generation import (
+    NoTrace,
     ask_teacher,
     conversation,
-    harvest,
     prompts_of,
     reason_of,
     reward_judge,
+    trace_text,
+    write_traces,
 )
 from r1kit.evaluation.server_sampler import (
     EndpointLost,
-    NotAllowed,
     answers_in,
-    retry_after,
     seed_of,
     unanswered_in,
-    with_instruction,
 )
+from r1kit.rewards import accuracy_reward, think_format_reward
 from r1kit.rewards.registry import get_rewards
 from r1kit.settings.data import GenerationSettings, SamplingSettings
 from tests.data.odd_endpoint import serving
@@ -56,7 +59,7 @@ def judge():
 
 def harvested(source, found, folder):
     identity = found.sampling.identity()
-    counts = harvest(source, found.samples, identity, judge(), ["accuracy", "think_format"], folder)
+    counts = write_traces(source, found.samples, identity, judge(), ["accuracy", "think_format"], folder)
     files = ("traces", "failures", "prompts")
     return counts, *(list(open_rows(folder / f"{name}.parquet")) for name in files)
 
@@ -174,7 +177,7 @@ def test_what_fails_for_good_is_kept_with_its_reason_and_asked_again_by_the_next
     assert counts.failures["refused"] == counts.failures["server_error"] == 2
     assert prompts[1]["pass_rate"] is None
     asked, server, (counts, *_) = result(source, tmp_path)
-    assert (asked.had, asked.answered) == (8, 4)
+    assert (asked.on_disk, asked.answered) == (8, 4)
     assert len(server.requests) == 4
     assert counts.answers == 12
 
@@ -194,10 +197,10 @@ def test_truncated_answers_and_answers_without_reasoning_are_failures_that_count
 def test_a_second_run_asks_only_for_what_is_missing(source, tmp_path, undisturbed):
     result(source, tmp_path, samples=1)
     asked, server, found = result(source, tmp_path, samples=2)
-    assert (asked.had, asked.answered, len(server.requests)) == (6, 6, 6)
+    assert (asked.on_disk, asked.answered, len(server.requests)) == (6, 6, 6)
     assert found == undisturbed
     asked, server, _ = result(source, tmp_path, samples=2)
-    assert (asked.had, len(server.requests)) == (12, 0)
+    assert (asked.on_disk, len(server.requests)) == (12, 0)
     _, server, _ = result(source, tmp_path, samples=2, sampling={"temperature": 1.0})
     assert len(server.requests) == 12, "another question"
 
@@ -207,7 +210,7 @@ def test_a_torn_line_costs_one_answer(source, tmp_path, undisturbed):
     path = tmp_path / "answers.jsonl"
     path.write_bytes(path.read_bytes()[:-20])
     asked, _, found = result(source, tmp_path)
-    assert (asked.had, asked.answered) == (11, 1)
+    assert (asked.on_disk, asked.answered) == (11, 1)
     assert found == undisturbed
 
 
@@ -221,7 +224,7 @@ def test_nobody_there_ends_the_run_with_what_was_answered(tmp_path):
     with serving() as server:
         found = settings(server.url)
         ask_teacher(ROWS[:2], found, tmp_path)
-    with pytest.raises(EndpointLost, match=r"\d+ requests in a row failed, the last: unreachable.*goes on"):
+    with pytest.raises(EndpointLost, match=r"\d+ requests in a row failed, the last: unreachable"):
         ask_teacher(ROWS, found, tmp_path)
     with answers_in(tmp_path) as answers:
         assert len(list(answers)) == 4
@@ -255,11 +258,11 @@ def test_verdicts_are_remembered_and_other_golds_are_judged_anew(source, tmp_pat
 
     identity = settings("http://x").sampling.identity()
     names = ["accuracy", "think_format"]
-    assert harvest(source, 2, identity, counting, names, tmp_path).traces == len(traces)
+    assert write_traces(source, 2, identity, counting, names, tmp_path).traces == len(traces)
     assert asked == []
     other = [{**row, "solution": "77"} if n == 0 else row for n, row in enumerate(ROWS)]
     corrected = open_rows(write_jsonl(tmp_path / "corrected.jsonl", other))
-    harvest(corrected, 2, identity, counting, names, tmp_path)
+    write_traces(corrected, 2, identity, counting, names, tmp_path)
     assert len(asked) == 2
 
 
@@ -307,3 +310,53 @@ def test_a_reward_is_asked_about_rows_that_have_its_gold_and_an_empty_text_is_no
 )
 def test_a_trace_is_verified_if_all_rewards_that_apply_agree(verdicts, reason):
     assert reason_of(verdicts) == reason
+
+
+FORM = "<think>\nTwo and two.\n</think>\nIt is \\boxed{4}."
+
+
+def answer(content, reasoning="", finish="stop"):
+    return {"content": content, "reasoning": reasoning, "finish_reason": finish}
+
+
+@pytest.mark.parametrize(
+    ("content", "reasoning"),
+    [
+        ("It is \\boxed{4}.", "Two and two."),
+        ("\n\nIt is \\boxed{4}.\n", "\nTwo and two.\n"),
+        ("<think>Two and two.</think>It is \\boxed{4}.", ""),
+        ("Two and two.\n</think>\n\nIt is \\boxed{4}.", ""),  # the chat template wrote <think>
+        ("It is \\boxed{4}.", "<think>\nTwo and two.\n</think>"),
+        ("<think></think>It is \\boxed{4}.", "Two and two."),
+    ],
+)
+def test_reasoning_in_a_field_or_between_tags_becomes_the_one_form(content, reasoning):
+    assert trace_text(answer(content, reasoning)) == FORM
+
+
+def test_the_form_is_what_the_rewards_read():
+    completion = [{"role": "assistant", "content": FORM}]
+    assert accuracy_reward([completion], solution=["4"]) == [1.0]
+    assert think_format_reward([completion]) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (answer("It is", "Two and", finish="length"), "truncated"),
+        (answer("", "", finish="content_filter"), "finish: content_filter"),
+        (answer(" \n"), "empty"),
+        (answer("It is 4."), "no reasoning"),
+        (answer("<think>\n\n</think>\nIt is 4."), "no reasoning"),
+        (answer("", "Two and two."), "no answer"),
+        (answer("<think>Two and two.</think>"), "no answer"),
+        (answer("<think>Two and two."), "malformed"),
+        (answer("<think>a</think>b</think>c"), "malformed"),
+        (answer("<think>a<think>b</think>c"), "malformed"),
+        (answer("b</think>c", "a"), "malformed"),
+    ],
+)
+def test_what_cannot_be_brought_into_the_form_is_named(given, reason):
+    with pytest.raises(NoTrace) as caught:
+        trace_text(given)
+    assert str(caught.value) == reason
