@@ -91,10 +91,10 @@ def get_cosine_scaled_reward(
     Between them value(n) = end + (start - end) / 2 * (1 + cos(pi * n / max_len)).
 
     The function name is open-r1's. Differences: the curve is **clamped** (open-r1's is periodic, and 2,000
-    characters scored like none); **inverted values are refused**: the defaults of its config
-    (min_value_wrong 0.0, max_value_wrong -0.5) contradict those of its function, and gave short wrong answers 0 and long ones -0.5. The paper's
-    extra punishment at the limit is left to `get_soft_overlong_punishment`, as in open-r1: without it, a
-    wrong answer gains by running into the limit.
+    characters scored like none); **inverted values are refused**: the defaults of open-r1's config
+    (min_value_wrong 0.0, max_value_wrong -0.5) contradict those of its function, and gave short wrong answers
+    0 and long ones -0.5. The paper's extra punishment at the limit is left to `get_soft_overlong_punishment`,
+    as in open-r1: without it, a wrong answer gains by running into the limit.
 
     The function returned takes `completions`, `solution` and `completion_ids` (tokens; characters without it)
     and gives B values from min_value_wrong to max_value_correct, None where the gold cannot be judged.
