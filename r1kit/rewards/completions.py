@@ -1,8 +1,7 @@
-"""What every reward needs to know of TRL's completions: their text, their length, and who shares a prompt.
+"""Text, length and group of TRL's completions, and checks of a reward factory's arguments.
 
-Arguments of the rewards that a factory makes: an error says the name, what was found, what is allowed.
-
-`r1kit.settings` refuses bad settings with file and line before this; these hold for a call from a notebook.
+The checks raise ValueError with the argument's name, what was found and what is allowed. `r1kit.settings`
+refuses bad settings earlier, with file and line; the checks here are for calls from a notebook.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ from r1kit.settings.errors import nearest_name
 
 
 def completion_text(completion: str | list[dict[str, str]]) -> str:
-    """Text of one of TRL's completions: a string, or a conversation whose last message counts."""
+    """Return the text of one of TRL's completions: the string, or the last message of the conversation."""
     return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
 def completion_lengths(completions: Sequence, completion_ids: Sequence[Sequence[int]] | None) -> list[int]:
-    """Lengths in tokens, or in characters where no token ids are given (a call by hand, outside TRL).
+    """Return B lengths in tokens, or in characters without token ids (a direct call, outside TRL).
 
     Args:
         completions: B completions.
         completion_ids: B lists of token ids without padding, as TRL passes them to each reward; or None.
 
     Raises:
-        ValueError: completion_ids is not one list of ids for each completion.
+        ValueError: completion_ids does not have B rows.
     """
     if completion_ids is None:
         return [len(completion_text(c)) for c in completions]
@@ -37,12 +36,12 @@ def completion_lengths(completions: Sequence, completion_ids: Sequence[Sequence[
 
 
 def groups_by_prompt(prompts: Sequence | None, rows: int) -> list[list[int]]:
-    """Row numbers of each group, in order of first appearance; all rows are one group without prompts.
+    """Return the row numbers of each group, in order of first appearance; without prompts, one group of all.
 
-    Equal prompts are one group wherever they stand, so the order of the rows does not matter.
+    Rows with equal prompts are one group even if they are not adjacent.
 
     Raises:
-        ValueError: prompts is not one prompt for each row.
+        ValueError: prompts does not have `rows` rows.
     """
     if prompts is None:
         return [list(range(rows))] if rows else []
@@ -50,53 +49,32 @@ def groups_by_prompt(prompts: Sequence | None, rows: int) -> list[list[int]]:
         raise ValueError(f"prompts has {len(prompts)} rows for {rows} completions")
     groups: dict[Hashable, list[int]] = {}
     for row, prompt in enumerate(prompts):
-        groups.setdefault(_key(prompt), []).append(row)
+        # JSON has no images and the like: their repr stands for them.
+        key = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=repr)
+        groups.setdefault(key, []).append(row)
     return list(groups.values())
 
 
-def _key(prompt: object) -> Hashable:
-    """A conversation as one string; images and the like by their repr, since JSON has none of them."""
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=repr)
-
-
 def whole_number(name: str, found: object, least: int, most: int | None = None) -> int:
-    """Found, if it is a whole number between least and most (no bound if None).
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Return `found` if it is a whole number from least to most (None: no bound), else raise ValueError."""
     whole = isinstance(found, int) and not isinstance(found, bool)
     if whole and found >= least and (most is None or found <= most):
         return found
-    allowed = (
-        f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
-    )
-    raise ValueError(f"{name} is {found!r}: allowed is {allowed}")
+    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+    raise ValueError(f"{name} is {found!r}: allowed is a whole number {bounds}")
 
 
 def finite_number(name: str, found: object, most: float = math.inf) -> float:
-    """Found as a float, if it is a finite number of at most `most`.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if (
-        isinstance(found, (int, float))
-        and not isinstance(found, bool)
-        and math.isfinite(found)
-        and found <= most
-    ):
+    """Return `found` as a float if it is a finite number of at most `most`, else raise ValueError."""
+    number = isinstance(found, (int, float)) and not isinstance(found, bool)
+    if number and math.isfinite(found) and found <= most:
         return float(found)
     bound = "" if most == math.inf else f" of at most {most:g}"
     raise ValueError(f"{name} is {found!r}: allowed is a finite number{bound}")
 
 
 def one_of(name: str, found: object, allowed: Iterable[str]) -> str:
-    """Found, if it is one of the allowed words.
-
-    Raises:
-        ValueError: it is not; the nearest allowed word is named.
-    """
+    """Return `found` if it is an allowed word, else raise a ValueError that names the nearest one."""
     words = list(allowed)
     if found in words:
         return found

@@ -1,36 +1,31 @@
-"""Rewards for the form of a completion: reasoning between its tags, then the answer, nothing else.
+r"""Rewards for the form of a completion: reasoning between its tags, then the answer; and its language.
 
-Public names are open-r1's. Where they judge differently, and why:
+Public names of the form rewards are open-r1's. The differences, and their reasons:
 
 - `format_reward` matches the whole text. open-r1's pattern ends in `$` with re.MULTILINE, so **any text after
   `</answer>`** and any number of further blocks passed.
-- Every tag must occur exactly once: duplicate and nested tags passed there.
-- Both blocks must hold something. DeepSeek's model card reports R1 skipping its reasoning with
+- Every tag must occur exactly once: duplicate and nested tags passed in open-r1.
+- Both blocks must have content. DeepSeek's model card reports that R1 skips its reasoning with
   `<think>\n\n</think>`; such a completion must not earn the reward for reasoning.
-- `tag_count_reward` checks the order: there an answer before the reasoning scored 1.0. A tag that occurs
-  twice makes the whole 0: there a second `<think>` cost a quarter, so nesting was the cheapest mistake.
+- `tag_count_reward` checks the order: in open-r1 an answer before the reasoning scored 1.0. A repeated tag
+  makes the whole reward 0: in open-r1 it cost a quarter, so nesting was the cheapest mistake.
 - `think_format_reward` is R1's own form, which open-r1's `format` always scores 0 (its issues #235, #256,
   #489 and #560: a reward stuck at 0 on R1's distilled models, which write no `<answer>`). TRL's reward of
-  the same name asks for no answer, and takes reasoning that is empty or closed twice.
+  the same name asks for no answer, and accepts reasoning that is empty or closed twice.
 
-The reward for language consistency: the share of the reasoning's words that are in the target language.
-
-DeepSeek-R1 (arXiv:2501.12948, section 2.3.2) adds it to its reinforcement learning because R1-Zero mixed
-languages: `number of words in the target language / number of words`, over the chain of thought. The paper
-does not say how words are told apart. Here it is by script, exactly and without a model:
+Language consistency is not in open-r1. DeepSeek-R1 (arXiv:2501.12948, section 2.3.2) adds it because R1-Zero
+mixed languages: `words in the target language / words`, over the chain of thought. The paper does not say how
+words are told apart, and reports a small loss of accuracy. Here scripts decide, without a model:
 
 - A word is one Chinese character, or a run of letters of any other script. It is English if all its letters
-  are Latin, Chinese if it is a Chinese character. Most Chinese words have one or two characters, so
-  Chinese weighs more in mixed text than a count of words would have it; at 0 and at 1 both agree.
+  are Latin. Most Chinese words have one or two characters, so Chinese weighs more in mixed text than in a
+  count of words; at 0 and at 1 both agree.
 - Numbers, single letters (variables), LaTeX commands, and Latin abbreviations up to three letters within
-  `$...$`, `\(...\)` or `\[...\]` (sin, log, ABC) are no words. Longer ones are: a sentence hidden between
-  dollars counts.
-- **What it cannot see**: French, German, pinyin or nonsense are "English" to it; Japanese written in kanji
-  is "Chinese" (its kana are not). It also cannot tell whether the words mean anything.
-- Reasoning that never closes, or that has no word at all, earns 0.0: were silence consistent, a model would
-  stop explaining. The paper reports a small loss of accuracy for this reward; readers prefer the result.
-
-open-r1 has no such reward.
+  `$...$`, `\(...\)` or `\[...\]` (sin, log, ABC) do not count. Longer words there do: a sentence between
+  dollars is text.
+- **Not detected**: French, German, pinyin and nonsense count as English, Japanese written in kanji (not kana)
+  as Chinese.
+- Reasoning that never closes, or without words, earns 0.0, or else a model would stop explaining.
 """
 
 from __future__ import annotations
@@ -51,7 +46,9 @@ _TAG_LINES = (f"{THINK_OPEN}\n", f"\n{THINK_CLOSE}\n", f"\n{ANSWER_OPEN}\n", f"\
 
 
 def format_reward(completions: list, **columns) -> list[float]:
-    r"""1.0 for exactly `<think>\n...\n</think>\n<answer>\n...\n</answer>`, else 0.0.
+    r"""Return 1.0 for exactly `<think>\n...\n</think>\n<answer>\n...\n</answer>`, else 0.0, never None.
+
+    The name is open-r1's.
 
     Args:
         completions: TRL's completions, B strings or B conversations.
@@ -61,7 +58,7 @@ def format_reward(completions: list, **columns) -> list[float]:
 
 
 def has_form(text: str) -> bool:
-    """True if text is one reasoning block and one answer block, neither blank, and nothing around them."""
+    """Check for one reasoning and one answer block, neither blank, and nothing around them."""
     if any(text.count(tag) != 1 for tag in TAGS):
         return False
     match = _FORM.fullmatch(text)
@@ -69,15 +66,19 @@ def has_form(text: str) -> bool:
 
 
 def tag_count_reward(completions: list, **columns) -> list[float]:
-    """0.25 for each of the four tags that stands on its own line; 0.0 if one is repeated or out of order.
+    """Return 0.25 for each of the four tags on its own line; 0.0 if one is repeated or out of order.
 
-    The partial credit guides an untrained model towards the form that `format_reward` then demands whole.
+    B values in {0, 0.25, 0.5, 0.75, 1}, never None; the name is open-r1's. The partial credit guides an
+    untrained model towards the form that `format_reward` demands in full.
+
+    Args:
+        completions: TRL's completions, B strings or B conversations.
+        columns: the dataset's columns; not used.
     """
-    return [tag_count(completion_text(c)) for c in completions]
+    return [_tag_count(completion_text(c)) for c in completions]
 
 
-def tag_count(text: str) -> float:
-    """The reward of one text, in {0, 0.25, 0.5, 0.75, 1}."""
+def _tag_count(text: str) -> float:
     if any(text.count(tag) > 1 for tag in TAGS):
         return 0.0
     places = [text.find(tag) for tag in _TAG_LINES if tag in text]
@@ -85,11 +86,11 @@ def tag_count(text: str) -> float:
 
 
 def think_format_reward(completions: list, **columns) -> list[float]:
-    r"""1.0 for R1's own form, `<think>...</think>` and then an answer with one `\boxed{...}`, else 0.0.
+    r"""Return 1.0 for R1's own form, `<think>...</think>` and an answer with one `\boxed{...}`, else 0.0.
 
-    The opening tag may be missing: a chat template that ends in `<think>\n` (that of R1's distilled models)
-    puts it into the prompt, and a reward sees only what was written after that. A model whose template does
-    not is therefore not asked for it. `<answer>` blocks belong to the other form and break this one.
+    Never None. The name is TRL's. The opening tag may be missing for every model, because a chat template
+    that ends in `<think>\n` (as with R1's distilled models) puts it into the prompt, which a reward does not
+    see. `<answer>` blocks belong to the other form and break this one.
 
     Args:
         completions: TRL's completions, B strings or B conversations.
@@ -99,7 +100,7 @@ def think_format_reward(completions: list, **columns) -> list[float]:
 
 
 def has_think_form(text: str) -> bool:
-    r"""True if text is one reasoning block, not blank, and then text with one complete, filled `\boxed`."""
+    r"""Check for one reasoning block, not blank, and then text with one complete, filled `\boxed`."""
     reasoning, answer = split_reasoning(text) or ("", "")
     if not reasoning.strip() or ANSWER_OPEN in text or ANSWER_CLOSE in text:
         return False
@@ -107,14 +108,14 @@ def has_think_form(text: str) -> bool:
 
 
 def split_reasoning(text: str) -> tuple[str, str] | None:
-    """Reasoning and what follows it; None if it never closes, closes twice, or opens after the start."""
+    """Split text after its reasoning; None if that never closes, closes twice, or opens after the start."""
     reasoning, closed, rest = text.removeprefix(THINK_OPEN).partition(THINK_CLOSE)
     if not closed or THINK_OPEN in reasoning or THINK_OPEN in rest or THINK_CLOSE in rest:
         return None
     return reasoning, rest
 
 
-# Unicode ranges, for use within a character class. Kana stand apart: they are written without spaces too.
+# Unicode ranges for a character class. Kana are not Chinese, but are written without spaces too.
 HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 KANA = "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"
 IDEOGRAPHS = HAN + KANA
@@ -129,7 +130,9 @@ _ABBREVIATION = re.compile(r"(?<![^\W\d_])[A-Za-z]{1,3}(?![^\W\d_])")
 
 
 def get_language_consistency_reward(language: str = "en") -> Callable:
-    """The reward function `f(completions, **columns) -> list[float]`, values from 0 to 1.
+    """Make the language reward of DeepSeek-R1: the share of the reasoning's words in this language.
+
+    The reward `f(completions, **columns)` gives B values in [0, 1], never None. open-r1 has no such reward.
 
     Args:
         language: "en" or "zh", the language of the reasoning.
@@ -143,7 +146,7 @@ def get_language_consistency_reward(language: str = "en") -> Callable:
 
 
 def words(text: str) -> list[str]:
-    """Words of text in order, without numbers, single letters and LaTeX."""
+    """Return the words of text in order, without numbers, single letters and LaTeX."""
     prose = _MATHS.sub(lambda maths: _ABBREVIATION.sub(" ", _LATEX_NAME.sub(" ", maths[0])), text)
     return _WORD.findall(_LATEX_NAME.sub(" ", prose))
 

@@ -1,10 +1,10 @@
 r"""Rewards that depend on the length of a completion: Kimi's, the cosine's, and DAPO's overlong punishment.
 
-Public names and arguments are open-r1's. Lengths are in tokens, from the `completion_ids` that TRL passes,
-where open-r1 counted characters (in calls without ids we do, too). What is right is what `accuracy_reward`
-finds right; where the gold cannot be judged, the row gives None. open-r1 read gold by another rule than
-accuracy and took what it could not read for correct, so that **gold "3" gave +0.5 (length) or +1.0 (cosine)
-to wrong answers**. Each function says what else differs.
+Public names and arguments are open-r1's. Lengths are in tokens, from the `completion_ids` that TRL passes;
+open-r1 counted characters, as the calls without ids do here. An answer is right if `accuracy_reward` says so,
+and where that cannot judge the gold, the row gives None. open-r1 read gold by another rule than accuracy and
+took unreadable gold for answered correctly, so **gold "3" gave +0.5 (length) or +1.0 (cosine) to wrong
+answers**. Each function documents its other differences.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ def len_reward(
     completion_ids: Sequence[Sequence[int]] | None = None,
     **columns,
 ) -> list[float | None]:
-    """Kimi k1.5's length reward: of the answers to one prompt shorter ones earn more, wrong ones at most 0.
+    """Reward shorter answers to a prompt, wrong ones with at most 0: Kimi k1.5, open-r1's `len_reward`.
 
     With l = 0.5 - (length - shortest) / (longest - shortest), a right answer earns l and a wrong one
     min(0, l); all earn 0 where all are equally long (arXiv:2501.12599, "Length Penalty").
-    The paper warns that it slows training at first: give it weight once accuracy has risen.
+    B values in [-0.5, 0.5], None where the gold cannot be judged. The paper warns that the reward slows
+    training at first: give it weight once accuracy has risen.
 
     open-r1 took shortest and longest over all rows of a process, mixing prompts: the answers to a hard
-    problem paid for being longer than those to an easy one. Here they are those of the group. TRL calls a
+    problem paid for being longer than those to an easy one. Here each group has its own. TRL calls a
     reward for the rows of one process; keep per_device_train_batch_size a multiple of num_generations, else
-    the part of a group that lies in this process is compared with itself.
+    a group is split over processes and each part is compared with itself only.
 
     Args:
         completions: B completions.
         solution: B gold solutions, as in `accuracy_reward`.
-        prompts: B prompts; rows with equal ones are a group. Without them all rows are one group.
+        prompts: B prompts; equal prompts make a group. Without them all rows are one group.
         completion_ids: B lists of token ids; without them lengths are in characters.
         columns: the dataset's other columns; not used.
 
@@ -69,7 +70,7 @@ class CosineCurve(NamedTuple):
     max_len: int
 
     def value(self, correct: bool, length: int) -> float:
-        """The reward at this length; beyond max_len it stays what it is there."""
+        """Return the reward at this length; beyond max_len it is that at max_len."""
         short, long = (
             (self.correct_short, self.correct_long) if correct else (self.wrong_short, self.wrong_long)
         )
@@ -83,24 +84,24 @@ def get_cosine_scaled_reward(
     max_value_correct: float = 1.0,
     max_len: int = 1000,
 ) -> Callable:
-    """The reward function of Yeo et al. (arXiv:2502.03373): a right answer should be short, a wrong one long.
+    """Make the cosine reward of Yeo et al. (arXiv:2502.03373): short right answers, long wrong ones.
 
     A right answer falls from max_value_correct to min_value_correct as it grows to max_len tokens; a wrong
     one rises from min_value_wrong to max_value_wrong, since a short wrong answer should have thought longer.
-    In between value(n) = end + (start - end) / 2 * (1 + cos(pi * n / max_len)).
+    Between them value(n) = end + (start - end) / 2 * (1 + cos(pi * n / max_len)).
 
-    Different from open-r1: the curve is **clamped** (there it is periodic, and 2,000 characters scored like
-    none); **inverted values are refused**: the defaults of its config (min_value_wrong 0.0, max_value_wrong
-    -0.5) contradict those of its function, and gave short wrong answers 0 and long ones -0.5. The paper's
-    extra punishment at the limit is left to `get_soft_overlong_punishment`, as in open-r1: without it, a
-    wrong answer gains by running into the limit.
+    The function name is open-r1's. Differences: the curve is **clamped** (open-r1's is periodic, and 2,000
+    characters scored like none); **inverted values are refused**: the defaults of open-r1's config
+    (min_value_wrong 0.0, max_value_wrong -0.5) contradict those of its function, and gave short wrong answers
+    0 and long ones -0.5. The paper's extra punishment at the limit is left to `get_soft_overlong_punishment`,
+    as in open-r1: without it, a wrong answer gains by running into the limit.
 
     The function returned takes `completions`, `solution` and `completion_ids` (tokens; characters without it)
-    and gives None where the gold cannot be judged.
+    and gives B values from min_value_wrong to max_value_correct, None where the gold cannot be judged.
 
     Raises:
-        ValueError: a value that is no number, a min above its max, wrong answers above right ones, or
-            a max_len that is no positive whole number.
+        ValueError: a value is not a finite number, a min is above its max, wrong answers could earn more
+            than right ones, or max_len is not a positive whole number.
     """
     values = {
         "min_value_wrong": min_value_wrong, "max_value_wrong": max_value_wrong,
@@ -143,15 +144,15 @@ def _cosine(
 
 
 def get_soft_overlong_punishment(max_completion_len: int, soft_punish_cache: int) -> Callable:
-    """The reward function of DAPO (arXiv:2503.14476, equation 13): 0, then a line down to -1 at the limit.
+    """Make DAPO's punishment (arXiv:2503.14476, equation 13): 0, then a line down to -1 at the limit.
 
     0 up to max_completion_len - soft_punish_cache tokens, linear from there, -1 at max_completion_len and
-    beyond. It only means something if max_completion_len is where generation really stops: open-r1's own
-    16,384 was tied to nothing, and its demo, which stops at 2,048, never saw anything but 0. `grpo.yaml`
-    therefore takes it from max_completion_length unless you say otherwise.
+    beyond. It works only if generation stops at max_completion_len: open-r1's default of 16,384 was tied to
+    nothing, and its demo, which stops at 2,048, always got 0. `grpo.yaml` therefore uses
+    max_completion_length unless you set another value. The function name is open-r1's.
 
-    The function returned takes `completion_ids` and raises ValueError without it: characters say nothing
-    about the limit.
+    The function returned takes `completion_ids`, gives B values in [-1, 0], never None, and raises ValueError
+    without ids, since a length in characters cannot be compared with the limit.
 
     Raises:
         ValueError: max_completion_len below 2, or soft_punish_cache not between 1 and max_completion_len - 1

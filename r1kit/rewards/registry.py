@@ -1,16 +1,14 @@
-"""Rewards by name, as `grpo.yaml` writes them: `rewards: [{name: accuracy, weight: 1.0}, ...]`.
+"""Rewards by name, as `grpo.yaml` lists them: `rewards: [{name: accuracy, weight: 1.0}, ...]`.
 
-The name in the settings, in `metrics.jsonl` (`rewards/<name>_reward/mean`), in the rollout files
-(`reward_<name>`) and in the lessons is the same. It is open-r1's where open-r1 has the reward.
+`get_rewards` makes the functions that TRL calls, `score` gives their weighted sum with its parts. A reward
+has the same name in the settings, in `metrics.jsonl` (`rewards/<name>_reward/mean`), in the rollout files
+(`reward_<name>`) and in the lessons. It is open-r1's name where open-r1 has the reward.
 
-The weighted sum of several rewards, with its parts, and the rows that must not be trained on.
-
-None means "could not be judged": the gold is unreadable, or the sandbox had trouble. Such a row must not be
-ranked among its group. TRL (1.16) leaves a row out only if *every* reward is None; where one is a number,
-`nansum` counts the others as 0, and a completion whose code could not be run would be punished for it. So
-here one None makes the whole row None. A reward that is not about a row at all (no `verification_info` in a
-row of mathematics) says nothing either way, but a row that no verifying reward is about earns nothing for its
-form.
+None means "could not be judged": the gold is unreadable, or the sandbox failed. The trainer must not rank
+such a row within its group. TRL (1.16) leaves a row out only if *every* reward is None; otherwise `nansum`
+counts None as 0, which punishes a completion for a failure of the sandbox. So here one None makes the whole
+row None. The exception is a reward that does not apply to the row (no `verification_info` in a row of
+mathematics): it changes nothing, but a row to which no verifying reward applies earns nothing for its form.
 """
 
 from __future__ import annotations
@@ -59,10 +57,10 @@ MADE: dict[str, Callable[..., Function]] = {
     "language_consistency": get_language_consistency_reward,
     "code_format": get_code_format_reward,
 }
-"""Functions that make the reward from its parameters."""
+"""Factories: each makes the reward from its parameters."""
 
 TAKES: dict[str, Function] = {"code": code_reward, "binary_code": binary_code_reward}
-"""Rewards that take their parameters at every call, as open-r1's do."""
+"""Rewards that take their parameters with every call, as open-r1's do."""
 
 NEEDS = {
     "accuracy": ("solution",),
@@ -73,17 +71,17 @@ NEEDS = {
     "naive_accuracy": ("solution",),
     "naive_code": ("solution",),
 }
-"""Dataset columns that a reward compares with: rows that lack them are not its task."""
+"""Dataset columns that a reward compares with; it does not apply to rows without them."""
 
 LIMITS = {"cosine": "max_len", "soft_overlong_punishment": "max_completion_len"}
-"""Parameters that are `max_completion_length` where the settings leave them empty."""
+"""Parameters that default to `max_completion_length`."""
 
 NAMES = tuple(REWARDS)
 
 
 @dataclass(frozen=True)
 class RewardFunction:
-    """A reward as TRL calls it, under its name, asked only about the rows that are its task."""
+    """A reward under its name, as TRL calls it. It judges only the rows to which it applies."""
 
     name: str
     function: Function
@@ -91,11 +89,11 @@ class RewardFunction:
 
     @property
     def __name__(self) -> str:
-        """What TRL calls its metric."""
+        """The name from which TRL makes the metric's."""
         return f"{self.name}_reward"
 
     def applies(self, rows: int, columns: Mapping[str, Any]) -> list[bool]:
-        """For each row whether it has what this reward compares with.
+        """Tell for each of the rows whether it has the values that this reward compares with.
 
         Raises:
             ValueError: the dataset has no such column at all.
@@ -107,9 +105,9 @@ class RewardFunction:
         return [all(columns[need][row] is not None for need in self.needs) for row in range(rows)]
 
     def __call__(self, completions: list, **columns: Any) -> list[float | None]:
-        """Rewards of B completions; None for a row that is not this reward's task or cannot be judged."""
+        """Return B rewards; None where this reward does not apply or cannot judge the row."""
         applies = self.applies(len(completions), columns)
-        rows = [row for row, own in enumerate(applies) if own]
+        rows = [row for row, applied in enumerate(applies) if applied]
         if len(rows) < len(completions):
             columns = {
                 name: [values[row] for row in rows]
@@ -129,21 +127,24 @@ def get_rewards(
     max_completion_length: int | None = None,
     reasoning_begun: bool = False,
 ) -> tuple[list[RewardFunction], list[float]]:
-    """Reward functions and their weights, in the order given.
+    """Make the reward functions of a run, with their weights, in the order given.
 
     Args:
-        specifications: entries of `rewards` in grpo.yaml, as mappings or typed.
+        specifications: entries of `rewards` in grpo.yaml, as mappings or settings models.
         max_completion_length: the limit of generation in tokens, for rewards that shape lengths.
-        reasoning_begun: the chat template itself opens `<think>`, so that completions begin within it.
+        reasoning_begun: the chat template opens `<think>` itself, so completions begin inside the reasoning.
+
+    Returns:
+        F functions `f(completions, **columns) -> list[float | None]` and F weights.
 
     Raises:
-        ValueError: an unknown name (the nearest known one is named), one that occurs twice, a parameter that
-            its reward doesn't have or that has the wrong type, or a limit that is neither given nor known.
+        ValueError: an unknown name (the message gives the nearest known one), a name that occurs twice, an
+            unknown or mistyped parameter, or a reward that needs max_completion_length, which is missing.
     """
     functions: list[RewardFunction] = []
     weights: list[float] = []
     for specification in specifications:
-        reward = typed(specification)
+        reward = _typed(specification)
         if reward.name in [function.name for function in functions]:
             raise ValueError(f"reward {reward.name!r} is listed twice: give it one entry and one weight")
         if reasoning_begun and "require_reasoning" in type(reward).model_fields:
@@ -154,8 +155,7 @@ def get_rewards(
     return functions, weights
 
 
-def typed(specification: Mapping[str, Any] | Reward) -> Any:
-    """The specification as its settings model, defaults filled in; ValueError for what that refuses."""
+def _typed(specification: Mapping[str, Any] | Reward) -> Any:
     if isinstance(specification, Reward):
         return specification
     name = specification.get("name")
@@ -182,20 +182,29 @@ def _function(reward: Any, max_completion_length: int | None) -> Function:
 
 @dataclass(frozen=True)
 class Scores:
-    """Rewards of B completions."""
+    """Rewards of B completions.
 
-    totals: list[float | None]  # [B] weighted sums; None where the row could not be judged
-    parts: dict[str, list[float | None]]  # name -> [B], unweighted
+    totals: B weighted sums; None where the row could not be judged.
+    parts: B unweighted values per reward, by name.
+    """
+
+    totals: list[float | None]
+    parts: dict[str, list[float | None]]
 
 
 def score(
     functions: Sequence[RewardFunction], weights: Sequence[float], completions: list, **columns: Any
 ) -> Scores:
-    """Weighted sums and parts, as `get_rewards` returns functions and weights.
+    """Score B completions with several rewards: the weighted sum per row, and its parts.
 
     Args:
+        functions: F reward functions, from `get_rewards`.
+        weights: F weights.
         completions: TRL's completions, B strings or B conversations.
         columns: the dataset's columns (B values each), `prompts` and `completion_ids` as TRL passes them.
+
+    Raises:
+        ValueError: a reward needs a column that is missing.
     """
     parts = {function.name: function(completions, **columns) for function in functions}
     applies = [function.applies(len(completions), columns) for function in functions]
@@ -203,20 +212,20 @@ def score(
     totals: list[float | None] = []
     for row in range(len(completions)):
         earned = [part[row] for part in parts.values()]
-        judged = is_judged(earned, [own[row] for own in applies], verifies)
+        judged = is_judged(earned, [applied[row] for applied in applies], verifies)
         pairs = zip(earned, weights, strict=True)
         totals.append(sum(part * weight for part, weight in pairs if part is not None) if judged else None)
     return Scores(totals, parts)
 
 
 def is_judged(earned: Sequence[float | None], applies: Sequence[bool], verifies: Sequence[bool]) -> bool:
-    """Whether a row may be trained on.
+    """Decide whether a row may be trained on.
 
     Args:
-        earned: what each reward said, [F].
-        applies: whether the row is that reward's task, [F].
-        verifies: whether the reward compares with something in the dataset, [F].
+        earned: F values, one per reward.
+        applies: F flags: the reward applies to this row.
+        verifies: F flags: the reward compares with a column of the dataset.
     """
-    silent = any(own and part is None for part, own in zip(earned, applies, strict=True))
-    verified = any(own and checks for own, checks in zip(applies, verifies, strict=True))
-    return not silent and (verified or not any(verifies))
+    unjudged = any(applied and part is None for part, applied in zip(earned, applies, strict=True))
+    verified = any(applied and checks for applied, checks in zip(applies, verifies, strict=True))
+    return not unjudged and (verified or not any(verifies))

@@ -1,11 +1,10 @@
-"""math-verify in a few processes, bounded in time and memory, for any thread, notebook or training worker.
+"""math-verify in a few child processes, bounded in time and memory, for any thread, notebook or trainer.
 
-math-verify bounds its work with `signal.alarm`, which exists in the main thread only; TRL's way out (no
-timeout elsewhere) lets one hostile answer hang a training. Here it runs in child processes that are replaced
-when they hang or die. The first starts at the first pair that the exact rules don't decide; more, up to one
-a core, when a batch brings enough of them. A fork starts its own.
-
-The parent's side of one process with math-verify: start it, ask it, end it.
+math-verify limits its time with `signal.alarm`, which works in the main thread only; TRL's workaround (no
+timeout elsewhere) lets one hostile answer hang a training. Here it runs in processes (`verifier_process.py`)
+that are replaced when they hang or die. The first one starts with the first pair that the exact rules cannot
+decide; further ones, up to one per core, start when a batch has enough such pairs. The child of a fork starts
+processes of its own. `verify_all` is the entry point.
 """
 
 from __future__ import annotations
@@ -27,96 +26,39 @@ from pathlib import Path
 from r1kit.machine.resources import cores
 
 PROGRAM = Path(__file__).with_name("verifier_process.py")
-START_SECONDS = 120  # importing sympy takes one second here, a minute from a cold network disk
-ANSWER_SECONDS = 60  # of wall time; the child bounds its CPU time far below, this is for a child that waits
+START_SECONDS = 120  # importing sympy can take a minute from a cold network disk
+ANSWER_SECONDS = 60  # of wall time, for a child that waits; the child itself bounds its CPU time far below
 _KILLED_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT)
 
 
-class Child:
-    """One process with math-verify: `ask` it one pair at a time."""
-
-    def __init__(self) -> None:
-        # -P: the program's own folder holds a format.py that must not shadow anything.
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", str(PROGRAM)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
-        )  # fmt: skip
-        if self._read(START_SECONDS) != b"r":
-            self.end()
-            raise ImportError(
-                f"math-verify could not be started (`{sys.executable} -P {PROGRAM}` shows why); "
-                "install it with `pip install math-verify`"
-            )
-
-    def ask(self, gold: str, answer: str) -> tuple[bytes, bool]:
-        """The child's last byte (`n`, `0`, `1`; `g` if it hung or died over the answer, empty over the gold).
-
-        The second value tells whether the child was killed from outside, so that its silence says nothing.
-        """
-        try:
-            self.process.stdin.write(json.dumps([gold, answer]).encode() + b"\n")
-        except OSError:
-            return b"", True  # it had died before this request
-        said = self._read(ANSWER_SECONDS)
-        if said == b"g":
-            said = self._read(ANSWER_SECONDS) or b"g"
-        if said in (b"n", b"0", b"1"):
-            return said, False
-        try:
-            return said, self.process.wait(0.5) in _KILLED_FROM_OUTSIDE
-        except subprocess.TimeoutExpired:
-            return said, False
-
-    def end(self) -> None:
-        """Kill the process and forget its pipes."""
-        self.process.kill()
-        self.process.wait()
-        self.forget()
-
-    def forget(self) -> None:
-        """Close this side of the pipes."""
-        self.process.stdin.close()
-        self.process.stdout.close()
-
-    def _read(self, seconds: float) -> bytes:
-        """One byte; empty if the process ended or did not answer in time."""
-        poll = select.poll()  # select() itself refuses descriptors beyond 1023
-        poll.register(self.process.stdout, select.POLLIN)
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            if poll.poll(left * 1000):
-                return self.process.stdout.read(1)
-        return b""
-
-
 MOST_WORKERS = 4
-PAIRS_PER_WORKER = 24  # starting a process costs as much CPU time as some hundred verdicts
+PAIRS_PER_WORKER = 24  # starting a process costs as much CPU time as about a hundred verdicts
 _MOST_REMEMBERED = 50_000
 
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()  # guards the lists below, never held while a child works
 _running: set[Child] = set()
-_idle: list[Child] = []  # those of them that are not at work
-_places = threading.BoundedSemaphore(MOST_WORKERS)  # however many threads judge at once
+_idle: list[Child] = []  # the children in _running that are not at work
+_places = threading.BoundedSemaphore(MOST_WORKERS)  # bounds the children for any number of threads
 _verdicts: dict[tuple[str, str], float] = {}
 _unjudgeable: dict[str, None] = {}
 
 
 def verify(gold: str, answer: str) -> float | None:
-    """`verify_all` of one pair."""
+    """Judge one pair; see `verify_all`."""
     return verify_all([(gold, answer)])[0]
 
 
 def verify_all(pairs: Sequence[tuple[str, str]], workers: int | None = None) -> list[float | None]:
-    """1.0 for each answer that equals its gold, 0.0 for one that does not, None if the gold isn't understood.
+    """Judge pairs: 1.0 if the answer equals its gold, 0.0 if not, None if the gold cannot be understood.
 
-    An answer that takes too long or breaks the verifier is wrong (0.0): were it None, writing such answers
-    would be a way out of a low reward. A gold that does is unjudgeable (None), and so is a row whose verifier
-    was killed from outside twice: trouble of ours is never a 0.
+    An answer that takes too long or breaks the verifier is wrong (0.0): with None, a model could write such
+    answers to avoid a low reward. A gold that does so is unjudgeable (None), and so is a pair whose verifier
+    was killed from outside twice: the machine's fault must not become a 0.
 
     Args:
-        pairs: (gold, answer) as texts; equal pairs are judged once, and verdicts are remembered.
-        workers: processes to use at most; the cores this process may use, at most 4, if left out.
+        pairs: (gold, answer) texts; equal pairs are judged once, and verdicts are remembered.
+        workers: the most processes to use; None means `most_workers()`.
 
     Raises:
         ImportError: math-verify is not installed, or its process cannot start.
@@ -136,19 +78,24 @@ def verify_all(pairs: Sequence[tuple[str, str]], workers: int | None = None) -> 
 
 
 def most_workers() -> int:
-    """Processes for each training process: the cores shared by the local ones, at least 1, at most 4."""
+    """Return this process's share of the cores, at least 1 and at most 4."""
+    return max(1, min(MOST_WORKERS, cores() // local_processes()))
+
+
+def local_processes() -> int:
+    """Return how many training processes share this host (LOCAL_WORLD_SIZE), at least 1."""
     local = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return max(1, min(MOST_WORKERS, cores() // max(1, int(local) if local.isdigit() else 1)))
+    return max(1, int(local) if local.isdigit() else 1)
 
 
 def warm_up(workers: int | None = None) -> None:
-    """Start processes now, at most 4 in all, so that no batch waits for them."""
+    """Start processes now, up to 4 in total, so that no batch waits for them."""
     while len(children()) < min(workers or most_workers(), MOST_WORKERS):
         _idle.append(_started())
 
 
 def stop() -> None:
-    """End the processes that are not at work, and forget the verdicts; the next pair starts a new process."""
+    """End the idle processes and forget all verdicts; the next pair starts a new process."""
     forget()
     with _lock:
         ended, _idle[:] = _idle[:], []
@@ -164,46 +111,44 @@ def forget() -> None:
 
 
 def children() -> list[int]:
-    """Process numbers of the verifiers that run now."""
+    """Return the process ids of the verifiers that run now."""
     with _lock:
         return [child.process.pid for child in _running]
 
 
 def _judged(pair: tuple[str, str]) -> float | None:
-    gold, answer = pair
-    for _ in range(2):  # once more if the child was killed by someone else
-        if gold in _unjudgeable:
+    for _ in range(2):  # a second time if the child was killed from outside
+        if pair[0] in _unjudgeable:
             return None
         child = _taken()
-        said, killed = b"", True
+        byte, killed = b"", True
         try:
-            said, killed = child.ask(gold, answer)
+            byte, killed = child.ask(*pair)
         finally:
-            _returned(child, sound=said in (b"n", b"0", b"1"))
+            _returned(child, sound=byte in (b"n", b"0", b"1"))
         if not killed:
-            return _remembered(pair, said)
+            return _remembered(pair, byte)
     _log.warning("the verifier was killed twice: a row cannot be judged")
     return None
 
 
-def _remembered(pair: tuple[str, str], said: bytes) -> float | None:
-    if said in (b"n", b""):
-        if not said:
+def _remembered(pair: tuple[str, str], byte: bytes) -> float | None:
+    if byte in (b"n", b""):
+        if not byte:
             _log.warning("a gold solution took too long to understand: its rows cannot be judged")
         _unjudgeable[pair[0]] = None
         return None
-    if said == b"g":
+    if byte == b"g":
         _log.warning("an answer took too long to verify and counts as wrong")
     with _lock:
         if len(_verdicts) >= _MOST_REMEMBERED:
             for old in list(_verdicts)[: _MOST_REMEMBERED // 2]:
                 del _verdicts[old]
-        _verdicts[pair] = float(said == b"1")
-    return float(said == b"1")
+        _verdicts[pair] = float(byte == b"1")
+    return float(byte == b"1")
 
 
 def _taken() -> Child:
-    """An idle child that lives, or a new one; the caller's alone until `_returned`."""
     _places.acquire()
     try:
         while True:
@@ -242,13 +187,71 @@ def _end(child: Child) -> None:
 
 
 def _forked() -> None:
-    """In a fork: the children are the parent's, and a lock held by another thread would never be released."""
+    """In the child of a fork: the processes are the parent's, and another thread may have held the lock."""
     global _lock, _places
     _lock, _places = threading.Lock(), threading.BoundedSemaphore(MOST_WORKERS)
     for child in _running:
-        child.forget()
+        child.close_pipes()
     _running.clear()
     _idle.clear()
+
+
+class Child:
+    """One process with math-verify, which judges one pair at a time."""
+
+    def __init__(self) -> None:
+        # -P: the program's own folder holds a format.py that must not shadow anything.
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", str(PROGRAM)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+        )  # fmt: skip
+        if self._read(START_SECONDS) != b"r":
+            self.end()
+            raise ImportError(
+                f"math-verify could not be started (`{sys.executable} -P {PROGRAM}` shows why); "
+                "install it with `pip install math-verify`"
+            )
+
+    def ask(self, gold: str, answer: str) -> tuple[bytes, bool]:
+        """Return the child's last byte, and whether it was killed from outside.
+
+        `n`: the gold cannot be understood. `1` or `0`: equal or not. `g`: the child hung or died over the
+        answer. Empty: over the gold. If it was killed from outside, the missing verdict says nothing.
+        """
+        try:
+            self.process.stdin.write(json.dumps([gold, answer]).encode() + b"\n")
+        except OSError:
+            return b"", True  # it had died before this request
+        byte = self._read(ANSWER_SECONDS)
+        if byte == b"g":
+            byte = self._read(ANSWER_SECONDS) or b"g"
+        if byte in (b"n", b"0", b"1"):
+            return byte, False
+        try:
+            return byte, self.process.wait(0.5) in _KILLED_FROM_OUTSIDE
+        except subprocess.TimeoutExpired:
+            return byte, False
+
+    def end(self) -> None:
+        """Kill the process and close the pipes to it."""
+        self.process.kill()
+        self.process.wait()
+        self.close_pipes()
+
+    def close_pipes(self) -> None:
+        """Close this side of the pipes."""
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+    def _read(self, seconds: float) -> bytes:
+        """Read one byte; empty if the process ended or did not answer in time."""
+        poll = select.poll()  # select() itself refuses descriptors beyond 1023
+        poll.register(self.process.stdout, select.POLLIN)
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            if poll.poll(left * 1000):
+                return self.process.stdout.read(1)
+        return b""
 
 
 atexit.register(stop)

@@ -1,19 +1,20 @@
-r"""The process that holds math-verify. Run as a file by `verifier.py`; not imported by r1kit.
+r"""The process that holds math-verify. `verifier.py` runs this file; r1kit does not import it.
 
-It reads requests `[gold, answer]` one a line and answers each with bytes: `n` the gold cannot be
-understood, or `g` it can, followed by `1` equal or `0` not. Two steps, so that whoever kills it for
-hanging knows which side hung.
+It reads one request `[gold, answer]` per line and answers with bytes: `n` if the gold cannot be understood,
+else `g`, followed by `1` (equal) or `0` (not). The parent that kills it for hanging thus knows which of the
+two texts it hung on. It ends when its input closes.
 
-Its bounds are in CPU time: math-verify's own alarms count wall time, so that a host busy with a training
-turned right answers into wrong ones. A timer's signal ends a step written in Python; inside C code (a
-power of powers) no signal handler runs, and there the kernel's limit ends the process. It also ends when
-its input closes.
+Its limits are in CPU time. math-verify's own alarms count wall time, so a host busy with a training turned
+right answers into wrong ones. A timer's signal ends a step written in Python; inside C code (a power of
+powers) no signal handler runs, and there the kernel's limit ends the process.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import signal
 import sys
 from functools import lru_cache
@@ -31,16 +32,16 @@ FAMILIAR = (
     r"2^{1/3}",
     r"\sqrt[3]{5}",
 )
-"""Read at the start: the parser learns its grammar as it reads, up to 0.3 s at the first of a kind."""
+"""Parsed at the start, because the parser takes up to 0.3 s for the first expression of a kind."""
 
 
 class OutOfTime(BaseException):
-    """Not an Exception: math-verify swallows those and goes on with the next method."""
+    """Not an Exception, since math-verify catches those and continues with its next method."""
 
 
 @lru_cache(maxsize=256)
 def parsed(text: str) -> list:
-    """What math-verify understands of text; empty if nothing but the bare string."""
+    """Parse text with math-verify; empty if it finds nothing but the bare string."""
     from math_verify import parse
 
     found = within_time(parse, rf"\boxed{{{text}}}", parsing_timeout=None)
@@ -49,19 +50,19 @@ def parsed(text: str) -> list:
 
 @lru_cache(maxsize=256)
 def understood(text: str) -> bool:
-    """True if text was parsed and its value can be computed in time: a gold that can't is nobody's fault."""
+    """Check that text can be parsed and its value computed in time."""
     try:
         found = parsed(unmistakable(text))
         if found:
             within_time(value, found[0])
         return bool(found)
-    except (Exception, OutOfTime):  # whatever math-verify trips over
+    except (Exception, OutOfTime):  # any error of math-verify
         return False
 
 
 @lru_cache(maxsize=4096)
 def ask(gold: str, answer: str) -> bool:
-    """True if math-verify finds answer equal to gold."""
+    """Compare gold and answer with math-verify."""
     from math_verify import verify
 
     one, other = parsed(unmistakable(gold)), parsed(unmistakable(answer))
@@ -71,10 +72,10 @@ def ask(gold: str, answer: str) -> bool:
 
 
 def clearly_different(one: object, other: object) -> bool:
-    r"""True if two expressions have different values where their letters are given some.
+    r"""Check whether two expressions differ in value when their letters are replaced by numbers.
 
-    math-verify would try to simplify the difference: 0.3 s for `\sin 8x` and `\cos 8x`, measured on two cores
-    on 2026-11-24, and here milliseconds.
+    It saves time: math-verify would simplify the difference, 0.3 s for `\sin 8x` and `\cos 8x`, measured on
+    two cores on 2026-11-24; here milliseconds.
     """
     values = [value(one), value(other)]
     if None in values:
@@ -84,14 +85,14 @@ def clearly_different(one: object, other: object) -> bool:
 
 
 def value(expression: object) -> complex | None:
-    """The value with some number for each letter; None for whatever is no expression or has none there."""
+    """Compute the value with a number for each letter; None for anything without a value."""
     from zlib import crc32
 
     from sympy import Expr, Float, Symbol
 
     if not isinstance(expression, Expr) or isinstance(expression, Symbol):
         return None
-    # The same number for the same letter on both sides, whatever other letters there are.
+    # A letter gets the same number on both sides, independently of the other letters.
     numbers = {letter: crc32(str(letter).encode()) % 10**6 / 10**6 for letter in expression.free_symbols}
     point = {letter: Float(0.3 + number) for letter, number in numbers.items()}
     try:
@@ -102,9 +103,7 @@ def value(expression: object) -> complex | None:
 
 
 def unmistakable(text: str) -> str:
-    """A last letter in brackets, or math-verify drops it as a unit: `2 \\sin 5t` was equal to `2 \\sin 5`."""
-    import re
-
+    """Put a last letter in brackets, or math-verify drops it as a unit: `2 \\sin 5t` equalled `2 \\sin 5`."""
     lone = re.search(r"(?<![A-Za-z\\])[A-Za-z]{1,2}$", text) and not re.search(
         r"[,=<>]|\\(?:in|le|ge|ne|text)", text
     )
@@ -112,7 +111,7 @@ def unmistakable(text: str) -> str:
 
 
 def within_time(function, *arguments, **options):
-    """Call function; OutOfTime comes after STEP_SECONDS of CPU time, and again if something swallows it."""
+    """Call function; raise OutOfTime after STEP_SECONDS of CPU time, repeatedly in case it is caught."""
     signal.setitimer(signal.ITIMER_PROF, STEP_SECONDS, 0.2)
     try:
         return function(*arguments, **options)
@@ -121,25 +120,23 @@ def within_time(function, *arguments, **options):
 
 
 def same(gold: object, answer: object) -> bool:
-    """True if answer equals gold; an answer that takes too long or breaks something doesn't."""
+    """Compare two forms; an answer that takes too long or raises an error is not equal."""
     from r1kit.rewards.equivalence import equal
 
     try:
         return equal(gold, answer, ask)
-    except (Exception, OutOfTime):  # whatever math-verify trips over
+    except (Exception, OutOfTime):  # any error of math-verify
         return False
 
 
 def main() -> None:
     """Serve requests until standard input closes."""
-    # Ctrl-C goes to the whole terminal group; ending is the parent's decision.
+    # Ctrl-C reaches the whole terminal group, but the parent decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, _out_of_time)
     out = os.dup(1)
     os.dup2(2, 1)  # a stray print of a library must not look like a verdict
     sys.path.append(str(Path(__file__).parents[2]))
-    import logging
-
     logging.disable(logging.CRITICAL)
     from r1kit.rewards.equivalence import Unread, parts, read
 
@@ -169,11 +166,11 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except (ImportError, ValueError, OSError):
-        pass  # not every system has it; the limits of time still hold
+        pass  # not every system has it; the time limits still hold
 
 
 def _limit_cpu() -> None:
-    """The kernel ends this process (SIGXCPU) when the request about to start takes too long."""
+    """Let the kernel end this process (SIGXCPU) if the next request takes too long."""
     try:
         import resource
 

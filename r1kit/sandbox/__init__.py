@@ -1,7 +1,7 @@
-"""Running model-written programs: `Sandbox`, its tiers, and judging programs by test cases.
+"""Run model-written programs in isolation (`Sandbox`) and judge them by test cases (`judge`).
 
-Standard library only, and nothing is started by importing it: a training, a Jupyter kernel and a bare system
-Python all use the same code.
+Standard library only, and importing it starts nothing: a training, a Jupyter kernel and a bare system Python
+all use the same code.
 """
 
 from __future__ import annotations

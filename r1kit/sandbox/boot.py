@@ -1,10 +1,10 @@
-"""The first thing that runs inside the sandbox: sets the limits, then becomes the program. Not imported.
+"""The first code that runs inside the sandbox: sets the limits, then becomes the program. Not imported.
 
-The broker passes this text to `python -S -c`, with arguments: what to run (python, binary or compile), the
-folders of packages joined by colons, the limits as `name=soft:hard`, and a compiler's command behind `--`.
-The payload is descriptor 3, and what a compiler makes goes to descriptor 4. Nothing of it is left for the
-program to see but its own frame at the bottom of a traceback. Reading the payload moves its offset, and by
-that the broker knows that everything before worked: what fails earlier is our trouble and not the program's.
+The broker passes this text to `python -S -c`, with these arguments: python, binary or compile; the folders
+of packages joined by colons, the limits as `name=soft:hard`, and a compiler's command after `--`.
+The payload is descriptor 3, and a compiler's product goes to descriptor 4. The program sees nothing of this
+code except a frame at the bottom of a traceback. Reading the payload moves its offset, which tells the broker
+that everything before worked: an earlier failure is the sandbox's and not the program's.
 """
 
 import builtins
@@ -16,7 +16,7 @@ PAYLOAD, PRODUCT = 3, 4
 
 
 def set_limits(limits):
-    """Apply `name=soft:hard` limits, never above what is set already."""
+    """Apply `name=soft:hard` limits, never above the present ones."""
     for limit in limits:
         name, _, values = limit.partition("=")
         kind = getattr(resource, "RLIMIT_" + name)
@@ -29,7 +29,7 @@ def set_limits(limits):
 
 
 def complete(packages):
-    """What the module `site` would have done: with it, a start takes 40% longer."""
+    """Do what the module `site` would do; importing it makes a start 40% slower."""
     import _sitebuiltins
 
     builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)")
@@ -39,13 +39,13 @@ def complete(packages):
 
 
 def read_payload():
-    """The whole payload; its descriptor is closed."""
+    """Return the whole payload and close its descriptor."""
     with open(PAYLOAD, "rb") as file:
         return file.read()
 
 
 def write(path, data):
-    """Put the source beside the program, for tracebacks and for compilers."""
+    """Write the source to a file, for tracebacks and compilers."""
     with open(path, "wb") as file:
         file.write(data)
 
@@ -66,7 +66,7 @@ def compiled(command):
 
 
 def start(kind, packages, limits, command):
-    """Returns the program's code object; a binary or a compiler never returns."""
+    """Return the program's code object; for a binary or a compiler, never return."""
     set_limits(limits)
     if kind == "binary":
         os.lseek(PAYLOAD, 1, os.SEEK_SET)

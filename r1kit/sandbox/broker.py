@@ -1,11 +1,9 @@
-"""The process that stands between a training and the programs it runs, one for each worker.
+"""The process between a training and the programs it runs, one per worker: `Broker` starts and uses one.
 
-To find every process that a program started, somebody must adopt orphans (a subreaper) and wait for whatever
-ends; a training or a Jupyter kernel that did so would also wait for children of others. So a broker does it,
-one run at a time. It is root no longer when it starts a program, its environment is empty, and it ends, with
-everything under it, when whoever started it hangs up or dies.
-
-A broker as its owner sees it: start it, ask it for a run, end it.
+To find every process that a program started, a process must adopt orphans (as a subreaper) and wait for all
+of them; a training or a Jupyter kernel that did so would also wait for children of other code. So a broker
+does it, one run at a time. It gives up root before it starts a program, its environment is empty, and when
+its owner hangs up or dies, it ends together with everything under it. `main` is the broker's own side.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ from r1kit.sandbox.one_shot import BOOT, Abandoned, OneShotRunner
 PACKAGE_FOLDER = str(Path(__file__).parents[2])
 _START = "import sys; sys.path.insert(0, sys.argv[1]); from r1kit.sandbox.broker import main; \
 main(int(sys.argv[2]), int(sys.argv[3]))"
-_START_SECONDS = 60  # half a second here, with an interpreter on a cold network disk much more
+_START_SECONDS = 60  # usually half a second, much more on a cold network disk
 _GRACE_SECONDS = 60  # beyond a run's wall clock: starting and ending on a busy machine
 _END_SECONDS = 15
 
@@ -52,7 +50,7 @@ class BrokerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Configuration:
-    """How a broker encloses programs: the tier, bubblewrap's path if it needs it, Pythons to try in order."""
+    """How a broker encloses programs. bubblewrap: its path, or "". interpreters: Pythons to try, in order."""
 
     tier: str
     bubblewrap: str
@@ -61,10 +59,10 @@ class Configuration:
 
 
 class Broker:
-    """One broker process. Not for two threads at once.
+    """One broker process, as its owner sees it. Only one thread may use it at a time.
 
     Raises:
-        BrokerError: it started and says that it cannot work here.
+        BrokerError: it started but cannot work here; the message is its reason.
         OSError, EOFError: it did not start.
     """
 
@@ -80,7 +78,7 @@ class Broker:
                 stdout=subprocess.DEVNULL,
                 env=_environment(),
                 cwd="/",
-                start_new_session=True,  # Ctrl-C in a terminal is for its owner
+                start_new_session=True,  # Ctrl-C in a terminal goes to the owner only
             )
         try:
             self._connection.settimeout(_START_SECONDS)
@@ -99,18 +97,18 @@ class Broker:
         return self._process.pid
 
     def ask(self, request: Request) -> Reply:
-        """One run. Raises OSError or EOFError if the broker is lost; it is of no use then."""
+        """Run once. Raise OSError or EOFError if the broker is lost, which makes it unusable."""
         self._connection.settimeout(request.limits.wall_seconds + _GRACE_SECONDS)
         send_request(self._connection, request)
         return receive_reply(self._connection)
 
     def hang_up(self) -> None:
-        """Make the broker end its run and itself; from any thread."""
+        """Make the broker end its run and itself; callable from any thread."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Hang up and wait until it has ended everything under it; if it is lost, end that ourselves."""
+        """Hang up and wait until it has ended everything under it; if it fails to, kill all of that here."""
         self.hang_up()
         if self._process.returncode is None:
             if not _ended(self._process.pid, _END_SECONDS):
@@ -121,13 +119,13 @@ class Broker:
         self._connection.close()
 
     def forget(self) -> None:
-        """In a forked child: the broker is the parent's. Closing the copy lets it notice the parent's end."""
+        """Drop the parent's broker in a forked child; an open copy would hide the parent's end from it."""
         self._connection.close()
-        self._process.returncode = 0  # not ours to wait for
+        self._process.returncode = 0  # the parent waits for it
 
 
 def _ended(pid: int, seconds: float) -> bool:
-    """True when the child has ended, which leaves it to be waited for; False if it does not in time."""
+    """Check that the child ends in time, without reaping it."""
     deadline = time.monotonic() + seconds
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         if time.monotonic() > deadline:
@@ -137,7 +135,7 @@ def _ended(pid: int, seconds: float) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    """Nothing of ours, but what a Python of an environment module or conda needs to find its own library."""
+    """Minimal environment: only what a module or conda Python needs to find libpython."""
     names = ("LD_LIBRARY_PATH", "PYTHONHOME")
     return {"PATH": os.defpath, "LANG": "C.UTF-8", **{n: os.environ[n] for n in names if n in os.environ}}
 
@@ -146,7 +144,7 @@ _ASK = (
     "import json, os, site, sys; v = sys.version_info; print(json.dumps([os.path.realpath(sys.executable), \
 v[:3], site.getsitepackages(), sys.base_prefix, sys.base_exec_prefix]))"
 )
-OLDEST = (3, 9)  # with what boot.py and fork_server.py use
+OLDEST = (3, 9)  # has all that boot.py and fork_server.py use
 _OOM_SCORE = 500  # if memory runs out, a program goes before the training
 
 
@@ -174,16 +172,19 @@ def main(descriptor: int, parent: int) -> None:
                 reply = Reply(Execution(Verdict.INFRA, detail=detail))
             send_reply(connection, reply)
     except (Abandoned, EOFError, ConnectionError):
-        pass  # the other side is gone, and that is how a broker's life ends
+        pass  # the owner is gone, and the broker ends
     finally:
         worker.close()
         kernel.reap()
 
 
 def _prepare(connection: socket.socket) -> OneShotRunner | ForkingRunner:
-    """Give up what a broker must not have, and find out what it needs."""
+    """Receive the configuration, give up root, and make the runner."""
     configuration, _ = receive(connection)
-    boot, server = BOOT.read_text(), SERVER.read_text()  # perhaps from a home that is closed to others
+    boot, server = (
+        BOOT.read_text(),
+        SERVER.read_text(),
+    )  # while still root: the folder may be closed to others
     kernel.become_subreaper()
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write(str(_OOM_SCORE))
@@ -197,12 +198,12 @@ def _prepare(connection: socket.socket) -> OneShotRunner | ForkingRunner:
 
 
 def find_interpreter(candidates: list[str], user: str) -> Interpreter:
-    """The first Python of `candidates` that this process's user can start.
+    """Return the first Python of `candidates` that this process's user can start.
 
-    A virtual environment's Python may lie in root's closed home, where a spare user cannot reach it.
+    A virtual environment's Python may be in root's closed home, which a spare user cannot reach.
 
     Raises:
-        LookupError: there is none.
+        LookupError: none can be started.
     """
     for path in candidates:
         answer = _output([path, "-I", "-S", "-c", _ASK])
@@ -241,7 +242,7 @@ def _output(command: list[str]) -> bytes:
 
 
 def _wait(connection: socket.socket, owner: int) -> None:
-    """Until a request comes. Raises EOFError if the owner ended: another process may hold its socket."""
+    """Wait for a request. Raise EOFError if the owner ended: another process may hold its socket open."""
     ready, _, _ = select.select([connection, owner], [], [])
     if owner in ready:
         raise EOFError("the owner ended")

@@ -1,25 +1,21 @@
-"""One tier of isolation at work: starts a Python text inside of it.
+"""Start a Python text inside a tier of isolation: `Enclosure.start`.
 
-bubblewrap (with or without /proc): namespaces, then the system-call filter. landlock: no namespaces; files,
-network and signals given up by Landlock, and the filter refuses what Landlock leaves open. There a program
-cannot write files at all: the kernel bounds one file (RLIMIT_FSIZE) but not their sum, and a disk of a fixed
-size takes a mount. It can also still learn whether a path exists.
-unsafe: rlimits only, for machines where nothing else works and somebody said so.
+- bubblewrap (with or without /proc): namespaces, then the system-call filter. A program sees the interpreter
+  and the system's libraries, read-only, and one scratch disk of fixed size at /box (/tmp links to it); no
+  network, no other process, no capability.
+- landlock: no namespaces; the process gives up files, network and signals, and the filter refuses what
+  Landlock leaves open. A program cannot write files there at all, since the kernel bounds one file
+  (RLIMIT_FSIZE) but not their sum, and a disk of fixed size needs a mount. It can still find out whether a
+  path exists.
+- unsafe: rlimits only, for machines where nothing else works and the settings allow it.
 
-The command line of bubblewrap: what a program sees of the machine.
+Two traps of bubblewrap, found in trials (2026-11): it must be started with an empty environment, because
+`--clearenv` leaves its own readable in /proc/1/environ, and its arguments too, so they go in by a file
+(`--args`). And a bound file leaves the tmpfs above it writable and unlimited, so the root ends read-only, and
+every tmpfs has a size.
 
-Nothing but the interpreter and the system's libraries, read-only; one scratch disk of fixed size at /box
-(/tmp is a link to it); no network, no other process, no capability. Traps that trials found (2026-11):
-
-- bubblewrap must be started with an empty environment: `--clearenv` leaves its own readable in
-  /proc/1/environ; so too its arguments, which therefore go in by a file (`--args`).
-- a bound file leaves the tmpfs above it writable and without limit: the root ends read-only, and every tmpfs
-  has a size.
-
-Starting a process with exactly the descriptors, environment and process group it should have.
-
-`subprocess` would do, but numbers descriptors as it likes; with fixed numbers a sandbox's command line never
-changes and can be written down once.
+`spawn` replaces `subprocess`, which numbers descriptors as it likes: with fixed numbers the command line of a
+sandbox never changes.
 """
 
 from __future__ import annotations
@@ -54,111 +50,23 @@ ENVIRONMENT = {
 }
 
 
-def bubblewrap_path() -> str | None:
-    """The path of bubblewrap, if it is installed."""
-    return shutil.which("bwrap")
-
-
-def bubblewrap_command(program: str, status: int, *, filtered: bool = True) -> list[str]:
-    """The part that does not go in by `--args`; the command to run follows it."""
-    filter_ = ["--seccomp", str(FILTER)] if filtered else []
-    return [program, "--args", str(ARGUMENTS), "--json-status-fd", str(status), *filter_]
-
-
-def bubblewrap_arguments(
-    interpreter: str, roots: Sequence[str], scratch_bytes: int, *, proc: bool, toolchain: bool, forks: bool
-) -> bytes:
-    """What goes in by `--args`, each argument ended by NUL.
-
-    roots: read-only folders that the interpreter needs besides the system's. toolchain: all of /usr, for a
-    compiler. forks: for a fork server, which gives each run a scratch disk of its own and needs the right to
-    mount for that, in its own namespace only; the program that it forks does not keep it.
-    """
-    parts = ["--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    parts += ["--cap-add", "CAP_SYS_ADMIN"] if forks else []
-    parts += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--clearenv"]
-    for name, value in ENVIRONMENT.items():
-        parts += ["--setenv", name, value]
-    parts += ["--ro-bind", "/usr", "/usr"] if toolchain else []
-    for path in SYSTEM:
-        inside_usr = path.startswith("/usr/")
-        if os.path.islink(path) and not inside_usr:
-            parts += ["--symlink", os.readlink(path).lstrip("/"), path]
-        elif os.path.isdir(path) and not (inside_usr and toolchain):
-            parts += ["--ro-bind", path, path]
-    for path in READABLE:
-        if not (path.startswith("/usr/") and toolchain):
-            parts += ["--ro-bind-try", path, path]
-    for path in (*roots, interpreter):
-        if not (path.startswith("/usr/") and toolchain):
-            parts += ["--ro-bind", path, path]
-    for device in DEVICES:  # `--dev` would bring a terminal and shared memory, and takes a millisecond longer
-        parts += ["--dev-bind", device, device]
-    if proc:
-        parts += ["--proc", "/proc"]
-        for number, name in enumerate(("stdin", "stdout", "stderr")):
-            parts += ["--symlink", f"/proc/self/fd/{number}", f"/dev/{name}"]
-    parts += ["--size", str(scratch_bytes), "--tmpfs", BOX, "--symlink", BOX.lstrip("/"), "/tmp"]
-    parts += ["--remount-ro", "/", "--chdir", BOX]
-    return b"".join(os.fsencode(part) + b"\0" for part in parts)
-
-
-STATUS = 7  # where bubblewrap, or a start that failed, reports
-_SPARE = 32  # descriptors are moved up here first, so that none is overwritten before it is moved
-_MOST = 256  # a broker has fewer than that
-
-
-def spawn(
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    descriptors: Mapping[int, int],
-    *,
-    folder: str = "/",
-    prepare: Callable[[], None] = lambda: None,
-    status_survives: bool = False,
-) -> int:
-    """Start `command` in a group of its own, with only `descriptors` (its number: ours), until we end.
-
-    prepare: called in the new process when nothing but closing other descriptors is left to do. An error
-    before the program has replaced us is written to descriptor STATUS, which the program itself gets only if
-    `status_survives`.
-    Only for a process without other threads.
-    """
-    parent = os.getpid()
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        moved = {target: fcntl.fcntl(source, fcntl.F_DUPFD, _SPARE) for target, source in descriptors.items()}
-        for target, source in moved.items():
-            os.dup2(source, target, inheritable=target != STATUS or status_survives)
-        os.setpgid(0, 0)  # not a session: by the broker's, what it left behind is found if it is lost
-        end_with_parent(parent)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):  # Python ignores or handles them
-            signal.signal(number, signal.SIG_DFL)
-        os.chdir(folder)
-        prepare()
-        last = max(descriptors)
-        for unused in set(range(last)) - set(descriptors):
-            os.closerange(unused, unused + 1)
-        os.closerange(last + 1, _MOST)
-        os.execve(command[0], list(command), dict(environment))
-    except BaseException as error:
-        os.write(STATUS, f"{type(error).__name__}: {error}".encode())
-    finally:
-        os._exit(127)
+STATUS = 7  # bubblewrap, or a failed start, reports here
+_SPARE = 32  # descriptors move up here first, so that none is overwritten
+_MOST = 256  # above a broker's descriptors
+STACK_BYTES = 16 * MIB  # also every thread's: 64 MB each ate the address space after 14 threads
+_HIGH = 100  # out of the way of a new process's own descriptors
+_COUNT_SECONDS = 5  # how long a count of this user's processes is reused
 
 
 BUBBLEWRAP, NO_PROC, LANDLOCK, UNSAFE = "bubblewrap", "bubblewrap-no-proc", "landlock", "unsafe"
-STACK_BYTES = 16 * MIB  # also every thread's: 64 MB each ate the address space after 14 threads
-_HIGH = 100  # out of the way of a new process's own descriptors
-_COUNT_SECONDS = 5  # a count of this user's processes stays good for so long
 
 
 @dataclass(frozen=True)
 class Interpreter:
-    """The Python that runs the programs: its path and version, the folders it needs besides the system's, and
-    those of installed packages."""
+    """The Python that runs the programs.
+
+    roots: folders it needs besides the system's. packages: folders of installed packages.
+    """
 
     path: str
     version: str
@@ -199,14 +107,13 @@ class Enclosure:
         forks: bool = False,
         folder: str | None = None,
     ) -> int:
-        """Start `python -S -c script arguments` with `descriptors` (its number: ours); returns its pid.
+        """Start `python -S -c script arguments` with `descriptors` (its number: ours); return its pid.
 
-        limits: set for everything that is started, bubblewrap included: its init runs as the program's user,
-        and a program that found a way into it (/proc/1/mem is open to it) would find no limit there. The
-        number of processes is left to `boot.py`, for it counts by user namespace. A fork server has no limits
-        and sets those of its children.
+        limits: apply to everything started, bubblewrap included: its init runs as the program's user, and a
+        program that got into it (/proc/1/mem is open to it) must not escape them. `boot.py` sets the number
+        of processes, which counts per user namespace. A fork server has no limits and sets its children's.
         children: a compiler, which needs processes and all of /usr. forks: a fork server, which has no filter
-        itself. folder: where a compiler may write, in a tier without a disk of its own.
+        itself. folder: where a compiler may write, in a tier without a scratch disk.
         """
         command = [self.interpreter.path, "-I", "-S", "-B", "-X", "utf8", "-c", script, *arguments]
         if self.namespaces:
@@ -253,7 +160,7 @@ class Enclosure:
                 os.close(ruleset)
 
     def limits(self, limits: Limits) -> list[str]:
-        """The limits of one process as `name=soft:hard`, names as in setrlimit(2) without RLIMIT_."""
+        """Return the limits of one process as `name=soft:hard`, names as in setrlimit(2) without RLIMIT_."""
         memory, cpu = limits.memory_bytes, limits.cpu_seconds
         values = {"AS": memory, "DATA": memory, "FSIZE": limits.file_bytes, "NOFILE": limits.open_files}
         values |= {"NPROC": limits.processes + self._tasks_beside(), "STACK": STACK_BYTES}
@@ -262,10 +169,10 @@ class Enclosure:
         return [f"{name}={value}:{value}" for name, value in values.items()] + [f"CPU={cpu}:{cpu + 1}"]
 
     def _tasks_beside(self) -> int:
-        """Tasks that RLIMIT_NPROC counts besides the program's own.
+        """Count the tasks that RLIMIT_NPROC counts besides the program's own.
 
-        It counts by user and user namespace since Linux 5.14; elsewhere the user's Jupyter, trainings and
-        shells are among them.
+        Since Linux 5.14 it counts per user and user namespace; otherwise the user's Jupyter, trainings and
+        shells are included.
         """
         if self.namespaces and _kernel() >= (5, 14):
             return 3  # bubblewrap's init, a fork server, the program
@@ -274,7 +181,7 @@ class Enclosure:
         return self._tasks[1] + 3
 
     def _kept(self, key: tuple, make: Callable[[], int]) -> int:
-        """The file descriptor for `key`, made once."""
+        """Return the file descriptor for `key`, made once."""
         if key not in self._files:
             self._files[key] = make()
         return self._files[key]
@@ -318,3 +225,92 @@ def _set_limits(limits: list[str]) -> None:
 def _kernel() -> tuple[int, int]:
     major, minor = os.uname().release.split(".")[:2]
     return int(major), int("".join(filter(str.isdigit, minor)) or 0)
+
+
+def bubblewrap_path() -> str | None:
+    """Return the path of bubblewrap, if it is installed."""
+    return shutil.which("bwrap")
+
+
+def bubblewrap_command(program: str, status: int, *, filtered: bool = True) -> list[str]:
+    """Return the arguments that do not go in by `--args`; the command to run follows them."""
+    filter_ = ["--seccomp", str(FILTER)] if filtered else []
+    return [program, "--args", str(ARGUMENTS), "--json-status-fd", str(status), *filter_]
+
+
+def bubblewrap_arguments(
+    interpreter: str, roots: Sequence[str], scratch_bytes: int, *, proc: bool, toolchain: bool, forks: bool
+) -> bytes:
+    """Return the text for `--args`, each argument ended by NUL.
+
+    roots: read-only folders that the interpreter needs besides the system's. toolchain: all of /usr, for a
+    compiler. forks: for a fork server, which mounts a scratch disk for each run and needs the right to do so
+    in its own namespace; the program that it forks loses that right.
+    """
+    parts = ["--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    parts += ["--cap-add", "CAP_SYS_ADMIN"] if forks else []
+    parts += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--clearenv"]
+    for name, value in ENVIRONMENT.items():
+        parts += ["--setenv", name, value]
+    parts += ["--ro-bind", "/usr", "/usr"] if toolchain else []
+    for path in SYSTEM:
+        inside_usr = path.startswith("/usr/")
+        if os.path.islink(path) and not inside_usr:
+            parts += ["--symlink", os.readlink(path).lstrip("/"), path]
+        elif os.path.isdir(path) and not (inside_usr and toolchain):
+            parts += ["--ro-bind", path, path]
+    for path in READABLE:
+        if not (path.startswith("/usr/") and toolchain):
+            parts += ["--ro-bind-try", path, path]
+    for path in (*roots, interpreter):
+        if not (path.startswith("/usr/") and toolchain):
+            parts += ["--ro-bind", path, path]
+    for device in DEVICES:  # `--dev` would bring a terminal and shared memory, and takes a millisecond longer
+        parts += ["--dev-bind", device, device]
+    if proc:
+        parts += ["--proc", "/proc"]
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            parts += ["--symlink", f"/proc/self/fd/{number}", f"/dev/{name}"]
+    parts += ["--size", str(scratch_bytes), "--tmpfs", BOX, "--symlink", BOX.lstrip("/"), "/tmp"]
+    parts += ["--remount-ro", "/", "--chdir", BOX]
+    return b"".join(os.fsencode(part) + b"\0" for part in parts)
+
+
+def spawn(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    descriptors: Mapping[int, int],
+    *,
+    folder: str = "/",
+    prepare: Callable[[], None] = lambda: None,
+    status_survives: bool = False,
+) -> int:
+    """Start `command` in its own process group, with only `descriptors` (its number: ours); return the pid.
+
+    It ends with this process, which must have no other threads. `prepare` runs in the new process just before
+    the other descriptors are closed. An error before exec is written to descriptor STATUS, which the program
+    itself inherits only if `status_survives`.
+    """
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        moved = {target: fcntl.fcntl(source, fcntl.F_DUPFD, _SPARE) for target, source in descriptors.items()}
+        for target, source in moved.items():
+            os.dup2(source, target, inheritable=target != STATUS or status_survives)
+        os.setpgid(0, 0)  # not a session: if the broker is lost, its session tells what it left behind
+        end_with_parent(parent)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):  # Python ignores or handles them
+            signal.signal(number, signal.SIG_DFL)
+        os.chdir(folder)
+        prepare()
+        last = max(descriptors)
+        for unused in set(range(last)) - set(descriptors):
+            os.closerange(unused, unused + 1)
+        os.closerange(last + 1, _MOST)
+        os.execve(command[0], list(command), dict(environment))
+    except BaseException as error:
+        os.write(STATUS, f"{type(error).__name__}: {error}".encode())
+    finally:
+        os._exit(127)

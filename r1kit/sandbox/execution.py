@@ -1,10 +1,7 @@
-"""What can come out of running a model-written program, and the limits it runs under.
+"""The limits, verdict and result of one run, and the messages between a sandbox and its broker.
 
-Plain data, shared by the sandbox, by the judge that compares outputs outside of it, and by the code reward.
-
-Messages between a sandbox and its broker, over one stream socket: a JSON header, then bytes.
-
-JSON and not pickle: neither side can make the other run anything.
+A message goes over one stream socket: a JSON header, then bytes. With JSON instead of pickle, neither side
+can make the other execute anything.
 """
 
 from __future__ import annotations
@@ -20,10 +17,10 @@ LEAST_MEMORY = 64 * MIB  # Python takes 20 MB of address space before it runs a 
 
 
 class Verdict(StrEnum):
-    """How a run ended. The sandbox says all of these but `wrong`, which takes a comparison."""
+    """How a run ended. The sandbox gives all of these except `wrong`, which the judge's comparison gives."""
 
     OK = "ok"  # exit code 0
-    WRONG = "wrong"  # exit code 0 and another output than expected; said by the judge only
+    WRONG = "wrong"  # exit code 0 but not the expected output; from the judge only
     TIMEOUT = "timeout"  # the wall clock ran out
     CPU = "cpu"  # the processor time ran out
     MEMORY = "memory"  # an uncaught MemoryError, or killed for lack of memory
@@ -31,20 +28,20 @@ class Verdict(StrEnum):
     SIGNAL = "signal"  # ended by a signal: a crash, an abort
     ERROR = "error"  # exit code other than 0: an uncaught exception, a compiler's complaint
     REFUSED = "refused"  # not run: no program that could be run (a NUL, too large)
-    INFRA = "infra"  # trouble of ours: says nothing about the program, and must never become a 0
+    INFRA = "infra"  # a failure of the sandbox or machine, not of the program; must never become a 0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one run may use. The wall clock counts from the start of the program, not from the queue."""
+    """Limits of one run. Wall time counts from the start of the program, not in the queue."""
 
     cpu_seconds: int = 4
     wall_seconds: float = 8.0
     memory_bytes: int = 768 * MIB  # address space of the process, interpreter included
     processes: int = 64  # threads for a program; processes and threads for a compiler
     file_bytes: int = 8 * MIB  # the largest file it may write
-    scratch_bytes: int = 16 * MIB  # all that it may write, where the tier has a scratch disk of its own
-    scratch_files: int = 4096  # files there, with an eye kept on it: their names are the kernel's memory
+    scratch_bytes: int = 16 * MIB  # the total it may write, in tiers with a scratch disk
+    scratch_files: int = 4096  # files there; their names take kernel memory
     open_files: int = 64
     output_bytes: int = 64 * KIB
     error_bytes: int = 16 * KIB
@@ -62,7 +59,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Execution:
-    """One run. stdout and stderr are what the program wrote, cut at their limits; seconds is wall time."""
+    """The result of one run: output cut at its limits; seconds is wall time."""
 
     verdict: Verdict
     stdout: bytes = b""
@@ -70,7 +67,7 @@ class Execution:
     exit_code: int | None = None  # None if it did not exit by itself
     signal: int | None = None
     seconds: float = 0.0
-    detail: str = ""  # one line for a reader: why this verdict
+    detail: str = ""  # the reason for the verdict, in one line
 
 
 _HEAD = struct.Struct("!Q")
@@ -89,7 +86,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """How it ended, what a compiler made, and how many processes were left over and had to be ended."""
+    """The result, a compiler's product, and the number of leftover processes that had to be killed."""
 
     execution: Execution
     product: bytes = b""
@@ -97,38 +94,38 @@ class Reply:
 
 
 def send(connection: socket.socket, header: dict, *blobs: bytes) -> None:
-    """Write one message. Raises OSError if the other side is gone."""
+    """Write one message; raise OSError if the other side is gone."""
     text = json.dumps({**header, "sizes": [len(blob) for blob in blobs]}).encode()
     connection.sendall(b"".join((_HEAD.pack(len(text)), text, *blobs)))
 
 
 def receive(connection: socket.socket) -> tuple[dict, list[bytes]]:
-    """Read one message. Raises EOFError if the other side is gone, TimeoutError by the socket's timeout."""
+    """Read one message; raise EOFError if the other side is gone, TimeoutError at the socket's timeout."""
     header = json.loads(_exactly(connection, _HEAD.unpack(_exactly(connection, _HEAD.size))[0]))
     return header, [_exactly(connection, size) for size in header["sizes"]]
 
 
 def send_request(connection: socket.socket, request: Request) -> None:
-    """Ask a broker for a run."""
+    """Send a run to a broker."""
     header = {"kind": request.kind, "limits": asdict(request.limits), "command": request.command}
     send(connection, header, request.payload, request.stdin)
 
 
 def receive_request(connection: socket.socket) -> Request:
-    """The next run that is asked for."""
+    """Receive the next run."""
     header, (payload, stdin) = receive(connection)
     return Request(header["kind"], payload, stdin, Limits(**header["limits"]), tuple(header["command"]))
 
 
 def send_reply(connection: socket.socket, reply: Reply) -> None:
-    """Answer a request."""
+    """Send the reply to a request."""
     fields = asdict(reply.execution)
     outputs = fields.pop("stdout"), fields.pop("stderr"), reply.product
     send(connection, {"execution": fields, "leaked": reply.leaked}, *outputs)
 
 
 def receive_reply(connection: socket.socket) -> Reply:
-    """The answer to the request sent last."""
+    """Receive the reply to the last request."""
     header, (stdout, stderr, product) = receive(connection)
     fields = header["execution"]
     verdict = Verdict(fields.pop("verdict"))

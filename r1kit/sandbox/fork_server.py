@@ -1,10 +1,10 @@
 """The warm interpreter inside the sandbox that forks itself for each run. Not imported.
 
 The broker passes this text to `python -S -c` and talks over descriptor 3: each request comes with the
-standard streams and the payload of one run as descriptors. The server reads no payload: a forked child does,
-after it has given up the server's socket, its right to mount and the system calls of a program. So it finds
-nothing of other runs in memory and can neither speak for the server nor signal it. What is reported of a
-child is the kernel's word: how the server's wait for it ended.
+standard streams and the payload of one run as descriptors. Only the forked child reads the payload, after it
+has given up the server's socket, its right to mount and the system calls of a program. So the child finds
+nothing of other runs in memory and can neither answer for the server nor signal it. The server reports the
+wait status of the child from the kernel.
 """
 
 import _sitebuiltins
@@ -56,13 +56,13 @@ def must(result):
 
 
 def prctl(option, *values):
-    """prctl(2)."""
+    """Call prctl(2)."""
     wide = [ctypes.c_ulong(value) if isinstance(value, int) else value for value in values]
     must(libc.prctl(option, *wide, *[ctypes.c_ulong(0)] * (4 - len(wide))))
 
 
 def complete(packages):
-    """As in boot.py: what the module `site` would have done."""
+    """Do what the module `site` would do, as in boot.py."""
     builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)")
     builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D (i.e. EOF)")
     builtins.help = _sitebuiltins._Helper()
@@ -70,7 +70,7 @@ def complete(packages):
 
 
 def enclose(request, filter_, placeholder, capset):
-    """Everything that separates this child from the server and from other runs."""
+    """Separate this child from the server and from other runs."""
     prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if request["scratch"]:
         must(libc.unshare(CLONE_NEWNS | CLONE_NEWIPC))
@@ -94,7 +94,7 @@ def enclose(request, filter_, placeholder, capset):
 
 
 def standard_streams():
-    """sys.stdin, stdout and stderr as a new interpreter makes them in UTF-8 mode."""
+    """Make sys.stdin, stdout and stderr as a new interpreter does in UTF-8 mode."""
     stdin = io.BufferedReader(io.FileIO(0, "r", closefd=False))
     stdout = io.BufferedWriter(io.FileIO(1, "w", closefd=False))
     stderr = io.BufferedWriter(io.FileIO(2, "w", closefd=False))
@@ -104,7 +104,7 @@ def standard_streams():
 
 
 def exit_code(stop):
-    """The exit code that the interpreter gives a SystemExit."""
+    """Return the exit code that the interpreter gives a SystemExit."""
     if stop.code is None:
         return 0
     if isinstance(stop.code, int):
@@ -114,7 +114,7 @@ def exit_code(stop):
 
 
 def run():
-    """Run the payload as `__main__`, to the end of its threads and exit functions; never returns."""
+    """Run the payload as `__main__`, to the end of its threads and exit functions; never return."""
     code = 1
     try:
         try:
@@ -144,11 +144,10 @@ def run():
 
 
 def child(request, descriptors, filter_, placeholder, capset):
-    """The forked process: takes its descriptors, drops its rights, becomes the program."""
+    """Take the descriptors of the run, drop all rights and become the program; for the forked process."""
     try:
-        for target, source in enumerate(
-            descriptors
-        ):  # the last one, the payload, replaces the control socket
+        # The last one, the payload, replaces the control socket.
+        for target, source in enumerate(descriptors):
             os.dup2(source, target)
         os.closerange(PAYLOAD + 1, 256)
         enclose(request, filter_, placeholder, capset)
@@ -160,7 +159,7 @@ def child(request, descriptors, filter_, placeholder, capset):
 
 
 def follow(control, pid):
-    """Wait for a run to end, killing it when asked to; returns the wait status and its processor seconds."""
+    """Wait for a run to end, or kill it on request; return its wait status and processor seconds."""
     ended = os.pidfd_open(pid)
     try:
         while True:
@@ -186,7 +185,7 @@ def serve(filter_, placeholder, capset):
         message, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 4)
         if not message:
             os._exit(0)
-        if message == b"kill":  # meant for a run that had ended meanwhile
+        if message == b"kill":  # for a run that has ended meanwhile
             continue
         request = json.loads(message)
         pid = os.fork()

@@ -1,14 +1,16 @@
 """Runs through a fork server: one warm interpreter in one enclosure, forked for each program.
 
-It saves what a run costs most: namespaces and the start of Python. What it gives up against a run alone:
+It saves the largest costs of a run: namespaces and the start of Python. In exchange:
 
 - Runs of one server share the namespaces of processes and users. A program has no /proc (so no
   /dev/stdin either), cannot signal any process but itself, and has a mount namespace, a scratch disk and
   limits of its own.
-- They share the server's hash seed and memory layout: who knows one run's addresses knows the next one's.
-- In the tier without namespaces there is no scratch disk, as there is none for a run alone.
+- They share the server's hash seed and memory layout: a program that knows one run's addresses knows the next
+  run's.
+- The tier without namespaces has no scratch disk, as in a one-shot run.
 
-The server is replaced after so many runs, and whenever it does not answer. Binaries and compilers run alone.
+The server is replaced after RUNS_PER_SERVER runs, and when it does not answer. Binaries and compilers get a
+fresh enclosure each (`OneShotRunner`).
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ _CONTROL = 3
 
 
 class ForkingRunner:
-    """Runs Python programs in children of a fork server, everything else alone.
+    """Runs Python programs in children of a fork server, everything else in a fresh enclosure.
 
     boot, server: the texts of BOOT and SERVER.
     """
@@ -47,9 +49,9 @@ class ForkingRunner:
         self._runs = 0
 
     def run(self, request: Request, owners: Mapping[int, int]) -> Reply:
-        """Run once; as `OneShotRunner.run`."""
+        """Run once, as `OneShotRunner.run` does."""
         if request.kind != "python":
-            self.close()  # `OneShotRunner` ends everything under this process, a server too
+            self.close()  # `OneShotRunner` ends everything under this process, the server too
             return self.one_shot.run(request, owners)
         try:
             return self._run(request, owners)

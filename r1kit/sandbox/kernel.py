@@ -1,23 +1,22 @@
-"""What the sandbox asks of Linux beyond Python's `os`, one function each.
+"""Linux system calls that the sandbox needs beyond Python's `os`, Landlock rules, and the seccomp filter.
 
-Standard library only, since a broker runs without installed packages (`r1kit.runs.processes` needs psutil).
+Standard library only, because a broker runs without installed packages (`r1kit.runs.processes` needs psutil).
 
-Landlock (landlock(7)): a process gives up the file tree, the network and signals to others, for good.
+With Landlock (landlock(7)) a process gives up the file tree, the network and signals to others for good. It
+needs no namespaces and works from Linux 5.13 on, inside docker's default seccomp profile too. What a kernel's
+Landlock does not cover, seccomp refuses (sockets, signals, truncate).
 
-Works for everybody without namespaces, from Linux 5.13 on and inside docker's default seccomp profile. What a
-kernel's version does not know is left out, and seccomp refuses it instead (sockets, signals, truncate).
+The system-call filter is classic BPF for x86_64 and aarch64 (seccomp(2)). It lists what is refused, so
+Python, numpy and C++ programs run unchanged; calls newer than the list answer ENOSYS, so a newer kernel opens
+no gap. Each group is in the list because something got through without it in trials of 2026-11: new processes
+(200 forks passed RLIMIT_NPROC, and 8 children had 400 MB each, since memory limits count per process), ptrace
+(it hung the sandbox's init), key rings, sockets (AF_VSOCK ignores network namespaces), memory files (no limit
+counts them).
 
-The system-call filter of a run, as classic BPF for x86_64 and aarch64 (seccomp(2)).
-
-It is a list of what is refused, so Python, numpy and C++ programs need no care; calls newer than this list do
-not exist for a program (ENOSYS), so that a kernel's news cannot open a door. Each group is there because
-something got through without it in trials of 2026-11: no new processes (200 forks passed RLIMIT_NPROC, and 8
-children had 400 MB each, since memory limits count by process), no ptrace (it hung the sandbox's init), no
-key rings, no sockets (AF_VSOCK ignores network namespaces), no memory files (they count against no limit).
-
-Without namespaces a program shares process numbers and the file tree with the host, and a uid with its caller
-if that is an ordinary user. Landlock leaves open what is refused there as well: `prlimit`, priorities and
-(before ABI 6) signals to other processes, also by `fcntl(F_SETOWN)`; chmod, chown, utime and setxattr.
+Without namespaces a program shares process numbers and the file tree with the host, and the uid with its
+caller if that is an ordinary user. The filter then also refuses what Landlock leaves open: `prlimit`,
+priorities, (before ABI 6) signals to other processes, also by `fcntl(F_SETOWN)`; chmod, chown, utime and
+setxattr.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ import fcntl
 import functools
 import os
 import platform
-import resource  # noqa: F401 (os.wait4 imports it, which is too late once a closed home is behind us)
+import resource  # noqa: F401 (os.wait4 imports it, and a spare user may not be able to read it)
 import signal
 import stat
 import struct
@@ -48,7 +47,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def system_call(number: int, *arguments: int | bytes) -> int:
-    """syscall(2). Raises OSError with its errno."""
+    """Call syscall(2); raise OSError with its errno."""
     wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
     result = _libc().syscall(ctypes.c_long(number), *wide)
     if result < 0:
@@ -70,35 +69,35 @@ def become_subreaper() -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """Be killed when the thread that started this process ends; now, if it has ended already."""
+    """Have the kernel kill this process when the thread that started it ends; exit now if it has ended."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
 def no_new_privileges() -> None:
-    """No setuid program can give this process or its children anything from here on."""
+    """Deny this process and its children any gain from setuid programs, for good."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def install_filter(program: bytes) -> None:
-    """Install a seccomp filter (see `r1kit.sandbox.kernel`). It must have no_new_privs set."""
+    """Install a filter from `build_filter`; the process must have no_new_privs set."""
     text = ctypes.create_string_buffer(program, len(program))
     head = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(text)))
     _prctl(_PR_SET_SECCOMP, 2, ctypes.cast(head, ctypes.c_void_p))
 
 
 def drop_capabilities() -> None:
-    """Give up every capability. A root that could not become another user is an ordinary user then."""
+    """Give up every capability, which makes a root that cannot change its uid an ordinary user."""
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
     system_call(CAPSET[platform.machine()], header, bytes(24))
 
 
 def become_spare_user() -> str:
-    """Root becomes a user that owns nothing; returns what happened, in words.
+    """Change from root to a user that owns nothing; return the resulting user, in words.
 
-    Not only for safety: RLIMIT_NPROC does not bind root. A root without other uids (a rootless container) is
-    an ordinary user to the kernel, and stays what it is.
+    RLIMIT_NPROC does not bind root either. A root without other uids (a rootless container) is an ordinary
+    user to the kernel, and keeps its uid.
     """
     if os.geteuid() != 0:
         return f"uid {os.geteuid()}"
@@ -113,7 +112,7 @@ def become_spare_user() -> str:
 
 
 def memory_file(data: bytes = b"", *, sealed: bool = True) -> int:
-    """A file descriptor of an unnamed file in memory, at its start; sealed: nobody can change it again."""
+    """Return the descriptor of an unnamed file in memory, at its start; sealed means read-only for good."""
     file = os.memfd_create("data", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     view = memoryview(data)
     while view:
@@ -125,7 +124,7 @@ def memory_file(data: bytes = b"", *, sealed: bool = True) -> int:
 
 
 def tasks_of_this_user() -> int:
-    """Processes and threads that RLIMIT_NPROC counts for this uid now."""
+    """Count the processes and threads that RLIMIT_NPROC counts for this uid now."""
     uid, count = os.getuid(), 0
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -136,7 +135,7 @@ def tasks_of_this_user() -> int:
 
 
 def oom_kills() -> int:
-    """How many processes the kernel has killed for lack of memory since boot; 0 where it does not say."""
+    """Return how many processes the kernel killed for lack of memory since boot; 0 if it keeps no count."""
     with contextlib.suppress(OSError), open("/proc/vmstat", "rb") as file:
         text = file.read()
         at = text.find(b"\noom_kill ")
@@ -145,7 +144,7 @@ def oom_kills() -> int:
 
 
 def children() -> list[int]:
-    """The direct children of this process, zombies included."""
+    """Return the direct children of this process, zombies included."""
     try:
         with open(f"/proc/self/task/{os.getpid()}/children") as file:
             return [int(pid) for pid in file.read().split()]
@@ -162,10 +161,10 @@ def _parent(pid: int) -> int:
 
 
 def end_session(leader: int) -> None:
-    """Kill every process of a session but its leader, who must not have been waited for yet.
+    """Kill every process of a session except its leader, which must not have been waited for yet.
 
-    For what a killed broker leaves behind: the kernel ends its children with it, but a bubblewrap whose
-    parent dies in the millisecond before it asks for that stays for ever (one was found on 2026-11-24).
+    It cleans up after a killed broker. The kernel ends its children with it, but a bubblewrap whose parent
+    dies in the millisecond before it requests that stays forever (seen on 2026-11-24).
     """
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         with contextlib.suppress(OSError):
@@ -178,8 +177,9 @@ def end_session(leader: int) -> None:
 def reap(expected: int | None = None, seconds: float = 10.0) -> tuple[dict[int, int], float, int]:
     """Kill and wait for everything under this process, adopted orphans included.
 
-    Returns the wait status by pid, the processor seconds of all of them, and how many besides `expected` had
-    to be killed.
+    Returns:
+        The wait status by pid, the processor seconds of all of them, and how many besides `expected` had to
+        be killed.
 
     Raises:
         TimeoutError: something could not be ended (stuck in the kernel).
@@ -196,7 +196,7 @@ def reap(expected: int | None = None, seconds: float = 10.0) -> tuple[dict[int, 
             statuses[pid] = status
             used += usage.ru_utime + usage.ru_stime
             continue
-        # bubblewrap's init ends a moment after bubblewrap, on its own: killing is for what does not.
+        # bubblewrap's init ends by itself a moment after bubblewrap, so kill only what remains later.
         if pause > 0.005:
             for child in children():
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -208,6 +208,8 @@ def reap(expected: int | None = None, seconds: float = 10.0) -> tuple[dict[int, 
         pause = min(pause * 2, 0.05)
 
 
+# Landlock.
+
 _CREATE, _ADD_RULE, _RESTRICT = 444, 445, 446  # the same number on every architecture
 _VERSION, _PATH_BENEATH = 1, 1
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_FILE = 1, 2, 4, 8, 1 << 5, 1 << 8
@@ -217,7 +219,7 @@ _TCP, _SCOPES = 3, 3  # bind and connect; abstract unix sockets and signals
 
 
 def landlock_version() -> int:
-    """The kernel's Landlock ABI; 0 if it has none or does not let us use it."""
+    """Return the kernel's Landlock ABI; 0 if it has none or forbids its use."""
     try:
         return system_call(_CREATE, 0, 0, _VERSION)
     except OSError:
@@ -225,10 +227,9 @@ def landlock_version() -> int:
 
 
 def landlock_rules(read: Iterable[str], write: Iterable[str] = (), folder: str | None = None) -> int:
-    """A ruleset as a file descriptor: read and execute beneath `read`, write the files of `write`.
+    """Make a ruleset, as a file descriptor: read and execute beneath `read`, write the files of `write`.
 
-    In `folder` (a compiler's) files may be made, read, written and removed. A path that is not there is
-    passed over.
+    In `folder` (for a compiler) files may be made, read, written and removed. Missing paths are skipped.
 
     Raises:
         OSError: the kernel has no Landlock, or refuses.
@@ -249,7 +250,7 @@ def landlock_rules(read: Iterable[str], write: Iterable[str] = (), folder: str |
 
 
 def apply_landlock(ruleset: int) -> None:
-    """Apply to this thread and all that it starts. It must have no_new_privs set.
+    """Apply a ruleset to this thread and all that it starts; it must have no_new_privs set.
 
     Raises:
         OSError: the kernel refuses.
@@ -270,9 +271,11 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
         os.close(file)
 
 
+# The system-call filter.
+
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}  # AUDIT_ARCH_*, column below
 NEWEST = 462  # numbers from 424 on are the same everywhere; later calls answer ENOSYS
-PID_PLACEHOLDER = 0x7ABCDEF1  # stands for the program's own pid until the program has one
+PID_PLACEHOLDER = 0x7ABCDEF1  # the program's pid, filled in when it has one
 
 # Refused always, with shared process numbers, with shared files; and what one argument decides.
 # name=x86_64,aarch64 (asm/unistd_64.h, asm-generic/unistd.h); "-" where an architecture lacks the call
@@ -321,17 +324,17 @@ Instruction = tuple[int, int, int, int]
 
 
 def filter_supported(machine: str | None = None) -> bool:
-    """True if there is a filter for this processor."""
+    """Check that there is a filter for this processor."""
     return (machine or platform.machine()) in ARCHITECTURES
 
 
 def build_filter(
     *, shared_pids: bool, shared_files: bool = False, children: bool = False, machine: str | None = None
 ) -> bytes:
-    """The filter as an array of struct sock_filter, 8 bytes each.
+    """Build the filter as an array of struct sock_filter, 8 bytes each.
 
-    shared_pids, shared_files: no namespace of its own for processes, for files; see above. With shared
-    process numbers, put the program's pid in by `filter_for_pid` before installing the filter.
+    shared_pids, shared_files: the program has no namespace of its own for processes, for files. With shared
+    process numbers, `filter_for_pid` must put the program's pid in before the filter is installed.
     children: new processes are allowed (a compiler needs them), new namespaces are not.
     """
     machine = machine or platform.machine()
@@ -364,7 +367,7 @@ def build_filter(
 
 
 def filter_for_pid(program: bytes, pid: int) -> bytes:
-    """The same filter with `pid` as the only process that may be signalled."""
+    """Return the filter with `pid` as the only process that may be signalled."""
     return program.replace(struct.pack("<I", PID_PLACEHOLDER), struct.pack("<I", pid))
 
 
@@ -383,11 +386,11 @@ def _error(number: int) -> Instruction:
 
 
 def _refuse(numbers: Sequence[int]) -> list[Instruction]:
-    """EPERM for each of the calls."""
+    """Answer EPERM to each of the calls."""
     code: list[Instruction] = []
     for start in range(0, len(numbers), _CHUNK):
         chunk = numbers[start : start + _CHUNK]
-        # Equal: on to the return behind the chunk. Not equal: the next one; after the last, past the return.
+        # If equal, jump to the return after the chunk; if not, try the next; after the last, skip the return.
         code += [
             (_EQUAL, len(chunk) - 1 - i, 1 if i == len(chunk) - 1 else 0, n) for i, n in enumerate(chunk)
         ]
@@ -396,6 +399,6 @@ def _refuse(numbers: Sequence[int]) -> list[Instruction]:
 
 
 def _only(number: int, argument_at: int, tests: list[Instruction]) -> list[Instruction]:
-    """EPERM for the call unless the tests of one argument (its low 32 bits) end on the next instruction."""
+    """Answer EPERM unless the tests of one argument (its low 32 bits) end on the next instruction."""
     block = [(_LOAD, 0, 0, argument_at), *tests, (_RETURN, 0, 0, _ALLOW), _error(errno.EPERM)]
     return [(_EQUAL, 0, len(block), number), *block]

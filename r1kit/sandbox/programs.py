@@ -1,34 +1,32 @@
-"""The program of a completion: which of its fenced blocks a reader would run.
+"""The program in a completion, and the test cases of a problem.
 
-open-r1 (`utils/code_providers.py`, `extract_code`) takes the last "```python ... ```" anywhere in the text: a
-block drafted in the reasoning counts, and "```py", an unlabelled block, CRLF line ends or a block cut off by
-the completion limit count as no program at all. Here:
+`program` chooses the fenced block that a reader would run. open-r1 (`utils/code_providers.py`,
+`extract_code`) takes the last "```python ... ```" anywhere in the text: a block drafted in the reasoning
+counts, and "```py", an unlabelled block, CRLF line ends or a block cut off by the completion limit do not.
+Here:
 
-- Reasoning is not read: where `</think>` stands, the text after it counts; where reasoning was begun and
-  never closed, reopened, or closed twice, nothing does. Inside `<answer>`, if there is one; two are none.
+- Reasoning is skipped: only the text after `</think>` counts; if reasoning was begun and never closed,
+  reopened, or closed twice, nothing does. Inside `<answer>`, if there is one; two of them are no answer.
 - Of the blocks with one of the language's labels **the last complete one wins**, else the last one if the
   text ends inside it, else the same among blocks without a label. Other languages' blocks never count.
 - A fence follows CommonMark: three or more backticks on a line of their own, closed by at least as many, so a
   fence indented inside a docstring closes nothing. As models write it, an opening fence may follow text
   ("Solution: ```python"), a closing one may end a line of code, and a labelled fence begins a new block even
-  if the one before was not closed.
+  if the previous one was not closed.
+- One pass over the lines and no regular expression over the whole: linear time on megabytes of backticks.
 
-One pass over the lines and no regular expression over the whole: linear time on megabytes of backticks.
-
-Test cases of a problem, from the `verification_info` of code data.
-
-open-r1's schema, as a mapping or as JSON text::
+`read_problem` reads the `verification_info` of code data: open-r1's schema, as a mapping or as JSON text::
 
     {"language": "python", "test_cases": [
-        {"type": "stdin_stdout", "input": "3 4\n", "output": "7\n"},
+        {"type": "stdin_stdout", "input": "3 4\\n", "output": "7\\n"},
         {"type": "function_call", "fn_name": "add", "input": [3, 4], "output": 7}]}
 
-and what comes with it: `test_cases` as JSON text or as a mapping of columns (Arrow), the columns `inputs`,
+and its variants: `test_cases` as JSON text or as a mapping of columns (Arrow), the columns `inputs`,
 `outputs` and `fn_name` of APPS and TACO (also as JSON text under `input_output`), and LiveCodeBench's
-function cases, whose input is one JSON value a line. Where we differ from the reference:
+function cases, whose input is one JSON value per line. Differences from open-r1:
 
-- A row without a case that could fail is unjudgeable (`ValueError`, then reward None), a malformed one
-  likewise: open-r1 divides by zero, and a row that is ours to blame must not become a 0.
+- A malformed row, or one without a case that can fail, is unjudgeable (`ValueError`, then reward None):
+  open-r1 divides by zero, and a fault of the data must not become a 0.
 - A case that expects no output, or None, is left out: a program that does nothing would pass it.
 - The result of a function may be the expected value or, where that is a list of one, its element: APPS wraps
   results in a list, and its own checker takes the first element of **any** list, so a part of the answer
@@ -42,7 +40,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# The tags of r1kit/data/format.py, which lies on the same floor and cannot be imported.
+# The tags of r1kit/data/format.py, a package on the same layer, which this one must not import.
 THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE = "<think>", "</think>", "<answer>", "</answer>"
 
 LABELS = {
@@ -63,10 +61,10 @@ class Block:
 
 
 def language_name(name: str) -> str:
-    """Our name of a language ("python", "cpp") for any of its labels.
+    """Return "python" or "cpp" for any label of the language.
 
     Raises:
-        ValueError: a language that cannot be run here.
+        ValueError: the sandbox does not run this language.
     """
     label = str(name).strip().lower()
     if label not in _LANGUAGE_OF:
@@ -79,13 +77,13 @@ def language_name(name: str) -> str:
 
 
 def program(text: str, language: str = "python", *, reasoning: bool = False) -> str | None:
-    """The program that a completion answers with, or None.
+    """Return the program in a completion's answer, or None.
 
     Args:
         text: the completion.
-        language: "python" or "cpp", or another label of these.
+        language: "python" or "cpp", or another label of either.
         reasoning: the completion continues reasoning that the prompt began (a chat template that ends in
-            `<think>`): then nothing counts until `</think>`.
+            `<think>`): nothing counts before `</think>`.
     """
     language = language_name(language)
     answer = answer_part(text, reasoning=reasoning)
@@ -101,7 +99,7 @@ def program(text: str, language: str = "python", *, reasoning: bool = False) -> 
 
 
 def answer_part(text: str, *, reasoning: bool = False) -> str | None:
-    """What a completion says after its reasoning (inside `<answer>` if there is one); None if nothing."""
+    """Return the text after the reasoning (inside `<answer>` if there is one); None if there is none."""
     before, closed, rest = text.partition(THINK_CLOSE)
     if not closed:
         if reasoning or THINK_OPEN in before:
@@ -114,7 +112,7 @@ def answer_part(text: str, *, reasoning: bool = False) -> str | None:
 
 
 def blocks(text: str) -> list[Block]:
-    """All fenced blocks of text in order; the last one is not closed if the text ends inside it."""
+    """Return all fenced blocks in order; the last one is not closed if the text ends inside it."""
     found: list[Block] = []
     lines: list[str] | None = None  # of the open block
     language, size, indent = "", 0, 0
@@ -139,7 +137,7 @@ def blocks(text: str) -> list[Block]:
 
 
 def _fence(line: str) -> tuple[str, int, str]:
-    """(text before, number of backticks, label) of the one fence of a line; no backticks if it has none."""
+    """Return (text before, number of backticks, label) of a line's only fence; 0 backticks without one."""
     at = line.find(_FENCE)
     if at == -1 or "`" in line[:at]:
         return line, 0, ""
@@ -151,7 +149,7 @@ def _fence(line: str) -> tuple[str, int, str]:
 
 
 def _opens(before: str, label: str, *, inside: bool, size: int, ticks: int, indent: int) -> bool:
-    """Whether a line with a fence that closes nothing begins a block."""
+    """Decide whether a line with a fence that closes nothing begins a block."""
     known = label in _LANGUAGE_OF
     if inside:
         return known and not before.strip() and ticks == size and len(before) <= indent + 3
@@ -159,7 +157,7 @@ def _opens(before: str, label: str, *, inside: bool, size: int, ticks: int, inde
 
 
 def _dedent(line: str, indent: int) -> str:
-    """The line without the indentation of its fence (a block inside a list)."""
+    """Remove the indentation of the fence from a line (a block inside a list)."""
     return line[min(indent, len(line) - len(line.lstrip(" \t"))) :]
 
 
@@ -171,8 +169,8 @@ _TYPES = {_STDIN: _STDIN, "stdin": _STDIN, _FUNCTION: _FUNCTION, "functional": _
 class Case:
     """One test case.
 
-    input: what the program reads, or JSON of the function's arguments (a list, or a mapping of keywords).
-    expected: what it must print, or JSON of what the function must return; never enters the sandbox.
+    input: the standard input, or JSON of the function's arguments (a list, or a mapping of keywords).
+    expected: the output, or JSON of the function's result; it never enters the sandbox.
     function: the name to call, "" for a program that reads and prints.
     """
 
@@ -181,7 +179,7 @@ class Case:
     function: str = ""
 
     def accepted(self) -> list[Any]:
-        """The results that count as right, for a function."""
+        """Return the results of a function that count as right."""
         value = json.loads(self.expected)
         return [value, value[0]] if type(value) is list and len(value) == 1 else [value]
 
@@ -195,10 +193,10 @@ class Problem:
 
 
 def read_problem(verification_info: Any) -> Problem:
-    """The problem of one row.
+    """Read the problem of one row.
 
     Raises:
-        ValueError: the row cannot be judged: no cases, malformed ones, or a language that is not judged here.
+        ValueError: the row cannot be judged: no cases, malformed ones, or an unknown language.
     """
     info = _parsed(verification_info, "verification_info")
     if not isinstance(info, Mapping):
@@ -222,7 +220,6 @@ def read_problem(verification_info: Any) -> Problem:
 
 
 def _case(test: Any, where: str) -> Case:
-    """One case of the schema."""
     if not isinstance(test, Mapping):
         raise ValueError(f"{where}: a mapping is needed, found {type(test).__name__}")
     missing = [key for key in ("input", "output") if test.get(key) is None and key not in test]
@@ -240,7 +237,7 @@ def _case(test: Any, where: str) -> Case:
 
 
 def _function_case(function: str, given: Any, expected: Any, where: str) -> Case:
-    """A call; arguments in text are one JSON value a line, and the expected result is then JSON text too."""
+    """Read a call; arguments in text are one JSON value per line, and the result is then JSON text too."""
     try:
         if isinstance(given, str):
             given = [json.loads(line) for line in given.split("\n") if line.strip()]
@@ -253,7 +250,7 @@ def _function_case(function: str, given: Any, expected: Any, where: str) -> Case
 
 
 def _rows(columns: Mapping, function: str | None) -> list[dict]:
-    """Rows of columns: `inputs` and `outputs` (APPS, one `fn_name` for all), or the schema's own names."""
+    """Turn columns into rows: `inputs` and `outputs` (APPS, with one `fn_name`), or the schema's names."""
     names = {"inputs": "input", "outputs": "output"}
     lists = {
         names.get(key, key): value
@@ -271,7 +268,7 @@ def _rows(columns: Mapping, function: str | None) -> list[dict]:
 
 
 def _parsed(value: Any, where: str) -> Any:
-    """The value of JSON text; anything else as it is."""
+    """Parse JSON text; return anything else as it is."""
     if not isinstance(value, (str, bytes)):
         return value
     try:
@@ -281,7 +278,7 @@ def _parsed(value: Any, where: str) -> Any:
 
 
 def _text(value: Any, where: str) -> str:
-    """Text to read or print; a list is one line an element, a number stands for its digits."""
+    """Return text to read or print; a list is one line per element, a number its digits."""
     if isinstance(value, (list, tuple)) and all(isinstance(line, (str, int, float)) for line in value):
         return "\n".join(map(str, value))
     if isinstance(value, (str, int, float)) and not isinstance(value, bool):

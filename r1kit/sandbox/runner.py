@@ -1,7 +1,7 @@
 """`Sandbox`: a bounded number of isolated runs at once, for any thread of any process.
 
-Nothing but plain blocking calls: no event loop, no signal handler, no subreaper in the caller. So it works in
-a Jupyter kernel, in threads, under `accelerate`, and after a fork, where the child starts brokers of its own.
+It uses plain blocking calls only: no event loop, no signal handler, no subreaper in the caller. So it works
+in a Jupyter kernel, in threads, under `accelerate`, and after a fork, where the child starts its own brokers.
 """
 
 from __future__ import annotations
@@ -26,23 +26,26 @@ _alive: weakref.WeakSet[Sandbox] = weakref.WeakSet()
 
 
 class SandboxError(RuntimeError):
-    """No tier of isolation works on this machine, or not the one asked for."""
+    """No tier of isolation works on this machine, or not the requested one."""
 
 
 class Sandbox:
     """Runs model-written programs; `run` blocks, and may be called from any number of threads.
 
-    workers: runs at the same time; None means the cores this process may use, two of them left to others.
-    tier: "auto", or the name of one tier, which then must work. unsafe: go on where none works, with resource
-    limits only. fork_server: keep a warm interpreter per worker and fork it for each Python program
-    (`forking.py` says what that gives up; the unsafe tier has none). limits: of runs that bring none.
+    Args:
+        workers: runs at the same time; None means all but two of the cores this process may use.
+        tier: "auto", or the name of one tier, which then must work.
+        unsafe: where no tier works, run programs with resource limits only.
+        fork_server: keep a warm interpreter per worker and fork it for each Python program (`forking.py`
+            lists the costs; the unsafe tier has none).
+        limits: for runs without their own.
 
-    `tier` tells which isolation is in use and why. `counts` tells how many runs ended how, how many were
-    tried once more because of trouble of ours (`retried`), and how many processes were left over by a run and
-    had to be ended (`leaked`).
+    The attribute `tier` is the isolation in use, with the reason. `counts` has the number of runs by verdict,
+    of runs retried after a failure of the sandbox (`retried`), and of leftover processes that were killed
+    (`leaked`).
 
     Raises:
-        SandboxError: no tier works here (and `unsafe` was not asked for), or not the one asked for.
+        SandboxError: no tier works here and `unsafe` is not set, or the requested one does not work.
         ValueError: a setting that is not allowed.
     """
 
@@ -69,7 +72,7 @@ class Sandbox:
         _alive.add(self)
 
     def run(self, source: str | bytes, stdin: bytes = b"", *, limits: Limits | None = None) -> Execution:
-        """Run a Python program with `stdin`. Never raises for what the program is or does."""
+        """Run a Python program with `stdin`. Never raise for anything the program is or does."""
         limits = limits or self.limits
         payload = _text(source, limits)
         if isinstance(payload, Execution):
@@ -77,7 +80,7 @@ class Sandbox:
         return self._run(Request("python", payload, stdin, limits))[0]
 
     def run_binary(self, binary: bytes, stdin: bytes = b"", *, limits: Limits | None = None) -> Execution:
-        """Run a compiled program, as `compile` returned it."""
+        """Run a compiled program, as returned by `compile`."""
         return self._run(Request("binary", binary, stdin, limits or self.limits))[0]
 
     def compile(
@@ -89,10 +92,10 @@ class Sandbox:
         suffix: str = ".cpp",
         limits: Limits | None = None,
     ) -> tuple[bytes | None, Execution]:
-        """Compile inside the sandbox; the binary comes out as bytes, or None with the compiler's complaint.
+        """Compile inside the sandbox; return the binary as bytes, or None with the compiler's error.
 
-        Verdicts: `ok`, `error` (it does not compile), `timeout`, `cpu`, `memory` and `output` (not within
-        limits, by default COMPILER_LIMITS), `infra` (no such compiler here).
+        Verdicts: `ok`, `error` (it does not compile), `timeout`, `cpu`, `memory` and `output` (beyond the
+        limits, by default COMPILER_LIMITS), `infra` (this machine has no such compiler).
         """
         limits = limits or COMPILER_LIMITS
         payload = _text(source, limits)
@@ -106,7 +109,7 @@ class Sandbox:
         return (product if execution.verdict is Verdict.OK else None), execution
 
     def close(self) -> None:
-        """End every process of this sandbox. Runs under way end as `infra`, and so do later ones."""
+        """End every process of this sandbox. Runs in progress end as `infra`, and so do later ones."""
         self._closed = True
         with self._lock:
             brokers = list(self._brokers)
@@ -125,7 +128,7 @@ class Sandbox:
 
     @property
     def broker_pids(self) -> list[int]:
-        """The processes of this sandbox, of those workers that have run something."""
+        """The process ids of the workers that have run something."""
         with self._lock:
             return [broker.pid for broker in self._brokers]
 
@@ -160,7 +163,7 @@ class Sandbox:
                 self._count("retried", 1 - attempt)
             self._count(execution.verdict)
             return execution, product
-        except BaseException:  # Ctrl-C: the answer that is still to come must not be taken for the next one
+        except BaseException:  # Ctrl-C: the next run must not receive this run's reply
             broker = self._end(broker)
             raise
         finally:
@@ -184,7 +187,7 @@ class Sandbox:
 
 
 def default_workers() -> int:
-    """The cores that this process may use but two, at least 2 and at most MOST_WORKERS."""
+    """Return the cores that this process may use minus two, at least 2 and at most MOST_WORKERS."""
     try:
         from r1kit.machine.resources import cores  # counts a container's quota, but needs psutil
 
@@ -195,7 +198,7 @@ def default_workers() -> int:
 
 
 def _text(source: str | bytes, limits: Limits) -> bytes | Execution:
-    """The source as bytes, or why it cannot be run."""
+    """Return the source as bytes, or a refusal with the reason."""
     try:
         payload = source.encode() if isinstance(source, str) else source
     except UnicodeEncodeError as error:
@@ -208,7 +211,7 @@ def _text(source: str | bytes, limits: Limits) -> bytes | Execution:
 
 
 def _after_fork() -> None:
-    """The child must share neither a lock that another thread held nor a broker that the parent talks to."""
+    """Start afresh in a forked child, which must share neither locks nor brokers with its parent."""
     for sandbox in list(_alive):
         for broker in sandbox._brokers:
             broker.forget()

@@ -1,10 +1,7 @@
-"""Which isolation works on this machine, found out by trying.
+"""Which isolation works on this machine, found by trying; for `Sandbox`, `run.json` and the doctor.
 
-What a kernel, a container runtime and a distribution allow cannot be told from version numbers (Ubuntu's
-AppArmor, docker's seccomp profile, a masked /proc). So each tier runs a program that tries what it must
-not be able to do.
-
-Where this machine runs model-written programs: for `run.json`, and as a line of the doctor.
+Version numbers do not tell what a kernel, a container runtime and a distribution allow (Ubuntu's AppArmor,
+docker's seccomp profile, a masked /proc). So each tier runs a program that tries what must not work there.
 """
 
 from __future__ import annotations
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
     from r1kit.machine.doctor import Check
     from r1kit.settings import Profile
     from r1kit.settings.machine import SandboxSettings
-
 
 NAMES = (BUBBLEWRAP, NO_PROC, LANDLOCK)
 _PROBE = """
@@ -58,13 +54,16 @@ wrong += [] if threads == [8] else ["run a thread"]
 print(json.dumps(wrong))
 """
 _PROBE_LIMITS = Limits(cpu_seconds=10, wall_seconds=30)
+
+
+CODE_REWARDS = ("code", "binary_code", "naive_code")
 _lock = threading.Lock()
 _found: dict[tuple, Tier] = {}
 
 
 @dataclass(frozen=True)
 class Tier:
-    """A tier of isolation on this machine: whether it works, and why or why not, in words."""
+    """A tier of isolation on this machine: whether it works, and the reason in words."""
 
     name: str
     available: bool
@@ -74,16 +73,18 @@ class Tier:
 
 
 def probe(*, fork_server: bool = False) -> list[Tier]:
-    """Every tier, strongest first, tried on this machine (about a quarter of a second)."""
+    """Try every tier, strongest first (about a quarter of a second)."""
     return [try_tier(name, fork_server=fork_server) for name in NAMES]
 
 
 def choose(name: str = "auto", *, unsafe: bool = False, fork_server: bool = False) -> Tier:
-    """The strongest tier that works, or the one that is asked for.
+    """Return the strongest tier that works, or the named one.
+
+    unsafe: if none works, return the tier with resource limits only.
 
     Raises:
         ValueError: there is no tier of that name.
-        LookupError: none works, or not the one asked for; the message gives every reason.
+        LookupError: none works, or not the named one; the message gives every reason.
     """
     if name not in ("auto", *NAMES):
         raise ValueError(f"sandbox tier: found {name!r}, allowed are auto, {', '.join(NAMES)}")
@@ -103,7 +104,7 @@ def choose(name: str = "auto", *, unsafe: bool = False, fork_server: bool = Fals
 
 
 def configuration(tier: Tier, fork_server: bool) -> Configuration:
-    """What a broker needs to know to enclose programs in `tier`."""
+    """Return the configuration of a broker for `tier`."""
     own = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
     interpreters = tuple(dict.fromkeys((own, "/usr/bin/python3", "/usr/local/bin/python3")))
     return Configuration(tier.name, tier.bubblewrap, interpreters, fork_server)
@@ -112,10 +113,10 @@ def configuration(tier: Tier, fork_server: bool) -> Configuration:
 def try_tier(name: str, *, fork_server: bool = False) -> Tier:
     """Run a program in the tier that tries what must not work. A tier that worked is not tried again.
 
-    With a fork server both ways must work: binaries run alone, and may need a /proc that the server does not.
+    With a fork server one-shot runs must work too: binaries use them, and may need a /proc.
     """
-    if fork_server and not (alone := try_tier(name)).available:
-        return alone
+    if fork_server and not (one_shot := try_tier(name)).available:
+        return one_shot
     key = (name, fork_server, os.geteuid())
     with _lock:
         if key not in _found:
@@ -164,7 +165,7 @@ def _try(name: str, fork_server: bool) -> Tier:
 
 
 def _after_fork() -> None:
-    """Another thread may have held the lock when this process was forked."""
+    """Renew the lock in a forked child: another thread of the parent may have held it."""
     global _lock
     _lock = threading.Lock()
 
@@ -172,11 +173,8 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-CODE_REWARDS = ("code", "binary_code", "naive_code")
-
-
 def record(settings: SandboxSettings) -> dict[str, Any]:
-    """`{"tier", "reason"}` of the isolation in use; the tier is None where nothing works, and why."""
+    """Return `{"tier", "reason"}` of the isolation in use; tier is None where none works."""
     try:
         tier = choose(settings.tier, unsafe=settings.unsafe, fork_server=settings.fork_server)
     except LookupError as error:
@@ -185,11 +183,10 @@ def record(settings: SandboxSettings) -> dict[str, Any]:
 
 
 def check(profile: Profile) -> Check:
-    """Whether programs can be isolated: a must where the profile rewards code, else a warning."""
-    from r1kit.machine.doctor import Check  # needs psutil, which a broker is without
+    """Check that programs can be isolated: a failure where the profile rewards code, else a warning."""
+    from r1kit.machine.doctor import Check  # needs psutil, which a broker does not have
 
-    found = record(profile.machine.sandbox)
-    tier, reason = found["tier"], found["reason"]
+    tier, reason = record(profile.machine.sandbox).values()
     want = BUBBLEWRAP
     if tier is None:
         needed = any(reward.name in CODE_REWARDS for reward in profile.grpo.rewards)

@@ -1,6 +1,6 @@
-"""What isolation costs: runs per second of a tiny program, alone and in each tier, beside bare Python's.
+"""The cost of isolation: runs per second of a tiny program in bare Python and in each tier.
 
-Side by side in one invocation, because a ratio survives a busy machine and a single number does not.
+All are measured in one invocation, because a ratio holds on a busy machine and a single number does not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TARGETS = {"bubblewrap": 50, "bubblewrap, fork server": 250}  # runs per second 
 
 
 def bench(seconds: float = SECONDS, workers: int | None = None) -> list[dict]:
-    """One row for each way of running the program that works here, bare Python first.
+    """Return one row per way of running the program that works here, bare Python first.
 
     Keys: way, runs_per_second (all workers together), milliseconds (median of one run while the others run),
     overhead_milliseconds and ratio (of runs per second) against bare Python.
@@ -46,7 +46,7 @@ def bench(seconds: float = SECONDS, workers: int | None = None) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    """The rows as text, with the targets for two cores."""
+    """Format the rows as text, with the targets for two cores."""
     lines = [f"{'':32} {'runs/s':>8} {'median ms':>10} {'over bare':>10} {'ratio':>6}  target (2 cores)"]
     for row in rows:
         target = f"{TARGETS[row['way']]} runs/s" if row["way"] in TARGETS else ""

@@ -2,10 +2,10 @@ r"""When two answers are equal: exact rules for the common forms, math-verify fo
 
 `reading.read` turns an answer into a form (`Quantity`, `Items`, ...) with exact values in it, and
 `comparison.equal` compares two forms. It is exact where both were read, and asks `ask(gold, answer)`
-(math-verify, in `verifier_process.py`) only about parts that were not. The same rules run in the training
+(math-verify, in `verifier_process.py`) only about the other parts. The same rules run in the training
 process, where `ask` raises `Undecided`, and in the verifier's processes.
 
-The rules, with math-verify 0.9.0's verdict where ours differs and the incident (all tried on 2026-11-24):
+The rules, with math-verify 0.9.0's verdict where it differs ("there"; all tried on 2026-11-24):
 
 - **Numbers** are compared as exact rationals. If one is a decimal with six or more digits after the point,
   and the other needs as many, six equal decimals are enough (1/3 = 0.333333) if the two also differ by less

@@ -1,4 +1,4 @@
-"""Comparing two answers that were read; the rules stand in `r1kit/rewards/equivalence/__init__.py`."""
+"""Compare two answers that were read; `r1kit/rewards/equivalence/__init__.py` lists the rules."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ _RELATIVE = Fraction(1, 10**5)
 
 
 class Undecided(Exception):
-    """The forms alone don't tell: math-verify has to be asked."""
+    """The forms alone do not decide; only math-verify can."""
 
 
-def undecided(gold: str, answer: str) -> bool:
-    """The `ask` of a process that has no math-verify."""
+def _undecided(gold: str, answer: str) -> bool:
     raise Undecided
 
 
-def equal(gold: object, answer: object, ask: Ask = undecided) -> bool:
-    """True if answer equals gold by the rules above.
+def equal(gold: object, answer: object, ask: Ask = _undecided) -> bool:
+    """Decide whether answer equals gold, both as `read` returns them.
+
+    ask: compares the LaTeX of two parts that were not read exactly, with math-verify.
 
     Raises:
-        Undecided: some part was not read exactly and `ask` was left out.
+        Undecided: there is such a part, and `ask` was not given.
     """
     if isinstance(gold, Refused) or isinstance(answer, Refused):
         return False
@@ -51,14 +52,14 @@ def equal(gold: object, answer: object, ask: Ask = undecided) -> bool:
 
 
 def _single(form: object) -> object:
-    r"""A set or list of one is its element: math-verify agrees that \{5\} answers 5."""
+    r"""Replace a set or list of one by its element: math-verify agrees that \{5\} answers 5."""
     if isinstance(form, Items) and form.kind in ("set", "list", "union") and len(set(form.items)) == 1:
         return form.items[0]
     return form
 
 
 def _asked(gold: object, answer: object, ask: Ask) -> bool:
-    """Something unread on one side: a shape that can't be equal, or math-verify's question."""
+    """Ask math-verify about a side that was not read, unless its shape already excludes equality."""
     if isinstance(gold, Unread) and isinstance(answer, Unread):
         return ask(gold.text, answer.text)
     known, unread = (answer, gold) if isinstance(gold, Unread) else (gold, answer)
@@ -108,7 +109,7 @@ def _in_order(golds: tuple, answers: tuple, ask: Ask) -> bool:
 
 
 def _in_any_order(golds: tuple, answers: tuple, ask: Ask) -> bool:
-    """One-to-one, repetition ignored. What the forms decide is paired first, so that few questions remain."""
+    """Match one-to-one, ignoring repetition; first without math-verify, which leaves fewer pairs to ask."""
     golds, answers = list(dict.fromkeys(golds)), list(dict.fromkeys(answers))
     if len(golds) != len(answers):
         return False
@@ -193,5 +194,5 @@ def _values(gold: Quantity, answer: Quantity) -> bool:
 
 
 def _terminates_early(value: Fraction) -> bool:
-    """True if fewer than six decimals write the value exactly."""
+    """Check whether fewer than six decimals write the value exactly."""
     return (value * 10**5).denominator == 1

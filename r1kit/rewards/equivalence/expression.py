@@ -1,18 +1,12 @@
-"""Reading short LaTeX expressions into exact terms.
+r"""Read short LaTeX expressions into exact terms: `normalised` text, then `unit_of` it, then `read_terms`.
 
-Most answers are numbers, fractions, surds, multiples of pi or small polynomials. Reading them takes some ten
-microseconds here and milliseconds in math-verify. Whatever this reader doesn't know (functions, sums in a
-denominator, ambiguous notation such as `1/2x`) raises `Unknown` and is math-verify's to judge.
+Most answers are numbers, fractions, surds, multiples of pi or small polynomials. Reading them takes about ten
+microseconds here and milliseconds in math-verify. Anything else (functions, sums in a denominator, ambiguous
+notation such as `1/2x`) raises `Unknown` and is left to math-verify.
 
-The text of an answer before it is read: one spelling for each notation; numbers, words, brackets.
-
-Units: what may follow or precede a value, and which spellings mean the same.
-
-Exact values: sums of products of rationals, square roots, constants and letters, in normal form.
-
-A value is a dict from a monomial to its rational coefficient. A monomial is a square-free radicand under one
-root and atoms with their powers, sorted: `2x\sqrt{3}` is `{(3, (("x", 1),)): 2}`.
-Two values are equal exactly if their terms are.
+`Terms` are sums of products of rationals, square roots, constants and letters, in normal form: a dict from a
+monomial to its rational coefficient. A monomial is a square-free radicand under one root and atoms with their
+powers, sorted: `2x\sqrt{3}` is `{(3, (("x", 1),)): 2}`. Two values are equal exactly if their terms are.
 """
 
 from __future__ import annotations
@@ -22,17 +16,19 @@ import re
 from fractions import Fraction
 
 LONGEST_ANSWER = 2000
-"""Characters; a longer "answer" is a wrong one and not worth anyone's time."""
+"""Characters; a longer answer is wrong."""
 
 PROSE_WORDS = 4
-"""So many words make prose rather than "5 square metres"."""
+"""From this many words on, text is prose and not a value such as "5 square metres"."""
 
 ROW_END = "\x1e"
-"""Stands for the two backslashes that end a row of a matrix, lest they be taken for a command's start."""
+"""Replaces the two backslashes that end a row of a matrix, which look like the start of a command."""
 
 FUNCTIONS = frozenset(
     "sin cos tan cot sec csc log ln exp mod gcd lcm max min det arcsin arccos arctan sqrt inf".split()  # noqa: SIM905
 )
+
+# The text of an answer: one spelling for each notation; numbers, words, brackets.
 
 _PLAIN_SPELLINGS = {
     "dfrac": "\\frac", "tfrac": "\\frac", "cfrac": "\\frac", "leq": "\\le", "geq": "\\ge", "leqslant": "\\le",
@@ -65,13 +61,13 @@ _NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)")
 _PROSE_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
 _SHORT_WORD = re.compile(r"all|\w?[ou]\w?|\w*[eiou]\w*(?<=\w{3})")
-"""Of two or three letters, what is rather a word than a product: "no" and "red", not "ab" and "xyz"."""
+"""Two or three letters that look like a word ("no", "red") and not like a product ("ab", "xyz")."""
 _OPENING, _CLOSING = "([{", ")]}"
 _DEEPEST_BRACES = 40
 
 
 def normalised(text: str) -> str:
-    """One spelling of the answer; empty if nothing is left, or if its braces do not match."""
+    """Return the answer in one spelling; empty if nothing is left, or if its braces do not match."""
     text = text.strip()
     if text.isdigit() and text.isascii():
         return text
@@ -84,7 +80,7 @@ def normalised(text: str) -> str:
             text = text if opening in inner or inner.endswith("\\") else inner.strip()
     text = _SPACE_GROUP.sub(_digits, _LATEX_GROUP.sub(_digits, text))
     if "\\" in text:
-        if "\\\\" in text:  # outside a matrix it is a command that was escaped twice
+        if "\\\\" in text:  # outside a matrix: a command escaped twice
             text = text.replace("\\\\", ROW_END if "\\begin" in text else "\\")
         text = _SPACES.sub(" ", text)
         text = _COMMAND.sub(lambda found: _PLAIN_SPELLINGS.get(found[1], found[0]), text)
@@ -103,18 +99,18 @@ def normalised(text: str) -> str:
 
 
 def is_number(text: str) -> bool:
-    """True for plain digits, perhaps with a sign and a point."""
+    """Check for plain digits, perhaps with a sign and a point."""
     return bool(_NUMBER.fullmatch(text))
 
 
 def is_prose(text: str) -> bool:
-    """True if text has so many words that no value can be told from it."""
+    """Check for so many words that the text has no one value."""
     words = _PROSE_WORD.findall(_ENVIRONMENT.sub("", text))
     return sum(word not in FUNCTIONS for word in words) >= PROSE_WORDS
 
 
 def plain_words(text: str) -> str | None:
-    """Words folded to lower case, a date's number included; None for what is rather an expression."""
+    """Return words in lower case, a date's number included; None for an expression."""
     if re.fullmatch(r"[A-Z][a-z]{2,} \d{1,2}", text):
         return text.lower()
     if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", text):
@@ -130,7 +126,7 @@ def plain_words(text: str) -> str | None:
 
 
 def without_wrapping(text: str) -> str:
-    r"""Text without the braces, the brackets around one value, or the `\text{}` that enclose all of it."""
+    r"""Remove braces, brackets around one value, or a `\text{}` that enclose all of the text."""
     while True:
         text = text.strip()
         inner = ""
@@ -145,7 +141,7 @@ def without_wrapping(text: str) -> str:
 
 
 def split_top(text: str, separator: str) -> list[str]:
-    """Text cut at the separators that stand outside all brackets."""
+    """Split text at the separators outside all brackets."""
     if separator not in text:
         return [text]
     parts, depth, start, at = [], 0, 0, 0
@@ -160,7 +156,7 @@ def split_top(text: str, separator: str) -> list[str]:
 
 
 def closes(text: str, at: int) -> int:
-    """The place of the bracket, of whatever kind, that closes the one at `at`; -1 if none does."""
+    """Return the index of the bracket, of any kind, that closes the one at `at`; -1 if none does."""
     depth = 0
     for place in range(at, len(text)):
         depth += (text[place] in _OPENING) - (text[place] in _CLOSING)
@@ -174,7 +170,7 @@ def _digits(found: re.Match) -> str:
 
 
 def _balanced(text: str) -> bool:
-    """True if the braces of LaTeX's groups match, and don't nest beyond reason."""
+    """Check that the braces of LaTeX groups match, and nest at most _DEEPEST_BRACES deep."""
     depth, at = 0, 0
     while at < len(text):
         if text[at] == "\\":
@@ -186,6 +182,8 @@ def _balanced(text: str) -> bool:
         at += 1
     return depth == 0
 
+
+# Units: what may follow or precede a value, and which spellings mean the same.
 
 _UNIT_SPELLINGS = {
     "metre": "m meter meters metre metres", "centimetre": "cm centimeter centimeters centimetre centimetres",
@@ -216,9 +214,9 @@ _MIXED = re.compile(r"(-?)(\d+) (\d+)/(\d+)")
 
 
 def unit_of(text: str) -> tuple[str, str]:
-    """The value and its unit: `%`, a known unit's name, `?` and the word for an unknown one, or nothing.
+    """Split text into a value and its unit: `%`, a known unit's name, `?` and an unknown word, or "".
 
-    A bare letter after a space is marked with `*`: "5 m" may also be a product.
+    A bare letter after a space is marked with `*`, because "5 m" may also be a product.
     """
     multiple = _MULTIPLE.fullmatch(text)
     if multiple:
@@ -251,7 +249,7 @@ def unit_of(text: str) -> tuple[str, str]:
 
 
 def _expression(text: str) -> str:
-    """`1 1/2` as a mixed number, which the reader of expressions would refuse."""
+    """Write `1 1/2` as a mixed number in LaTeX, since `read_terms` would refuse it."""
     mixed = _MIXED.fullmatch(text.strip())
     if mixed and 0 < int(mixed[3][:9]) < int(mixed[4][:9]):
         return f"{mixed[1]}{mixed[2]}\\frac{{{mixed[3]}}}{{{mixed[4]}}}"
@@ -259,7 +257,7 @@ def _expression(text: str) -> str:
 
 
 def unit_name(text: str, exponent: str | None = None) -> str | None:
-    """The canonical unit, `?word` for a thing counted, None if the text says more than a unit may."""
+    """Return the canonical unit, `?word` for a thing counted, None for text that is more than a unit."""
     text = text.strip().lower().rstrip(".") if "." not in text.strip()[:-1] else text.strip().lower()
     text = text.replace("/", " per ").replace("^", "")
     words = text.split()
@@ -278,6 +276,8 @@ def unit_name(text: str, exponent: str | None = None) -> str | None:
     return " ".join([*sorted(names[:per]), *names[per:]])
 
 
+# Exact terms and their arithmetic.
+
 Terms = dict[tuple[int, tuple[tuple[str, int], ...]], Fraction]
 
 CONSTANTS = {"\\pi": math.pi, "e": math.e}
@@ -290,31 +290,31 @@ _LARGEST_RADICAND = 10**6  # made square-free by trial division
 
 
 class Unknown(ValueError):
-    """The text or value is none of the kinds known here."""
+    """A text or value that this module does not handle."""
 
 
 class Meaningless(ValueError):
-    """Nobody can tell a value: a division by zero, two numbers with nothing between them."""
+    """Text without a value: a division by zero, two numbers with nothing between them."""
 
 
 class TooLarge(ValueError):
-    """A number with more digits than an answer may have: it is compared as written, never computed."""
+    """A number with more digits than an answer may have; compared as written, never computed."""
 
 
 def constant(value: Fraction | int) -> Terms:
-    """A rational number as terms."""
+    """Return a rational number as terms."""
     return {_ONE: Fraction(value)} if value else {}
 
 
 def rational(terms: Terms) -> Fraction | None:
-    """The value if it is a rational number, else None."""
+    """Return the value if it is a rational number, else None."""
     if not terms:
         return Fraction(0)
     return terms[_ONE] if len(terms) == 1 and _ONE in terms else None
 
 
 def approximate(terms: Terms) -> float | None:
-    """The value in floating point if no letter stands in it, else None."""
+    """Return the value in floating point, or None if it contains a letter."""
     total = 0.0
     try:
         for (radicand, atoms), coefficient in terms.items():
@@ -330,7 +330,7 @@ def approximate(terms: Terms) -> float | None:
 
 
 def add(one: Terms, other: Terms, sign: int = 1) -> Terms:
-    """one + sign * other."""
+    """Return one + sign * other."""
     total = dict(one)
     for monomial, coefficient in other.items():
         value = total.get(monomial, Fraction(0)) + sign * coefficient
@@ -342,7 +342,7 @@ def add(one: Terms, other: Terms, sign: int = 1) -> Terms:
 
 
 def multiply(one: Terms, other: Terms) -> Terms:
-    """The product, term by term."""
+    """Multiply term by term; raise Unknown for too many terms, TooLarge for too many digits."""
     if len(one) * len(other) > _MOST_TERMS:
         raise Unknown("too many terms")
     total: Terms = {}
@@ -369,7 +369,7 @@ def multiply(one: Terms, other: Terms) -> Terms:
 
 
 def inverse(terms: Terms) -> Terms:
-    """1 / terms, for a single term that is not zero."""
+    """Return 1 / terms, for a single term that is not zero."""
     if not terms:
         raise Meaningless("a division by zero")
     if len(terms) != 1:
@@ -381,7 +381,7 @@ def inverse(terms: Terms) -> Terms:
 
 
 def power(base: Terms, exponent: Terms) -> Terms:
-    """Base to a whole exponent, or to one half."""
+    """Raise base to a whole exponent, or to one half."""
     value = rational(exponent)
     if value is None:
         raise Unknown("an exponent with letters")
@@ -405,7 +405,7 @@ def power(base: Terms, exponent: Terms) -> Terms:
 
 
 def root(terms: Terms) -> Terms:
-    """The square root of a rational number that is not negative."""
+    """Return the square root of a rational number that is not negative."""
     value = rational(terms)
     if value is None or value < 0 or max(value.numerator, value.denominator) > _LARGEST_RADICAND:
         raise Unknown("the root of something else")
@@ -425,17 +425,17 @@ def _bits(value: Fraction) -> int:
 
 
 def proportional(terms: Terms) -> Terms:
-    """Terms scaled so that the first coefficient is 1: multiples of an equation are the same equation."""
+    """Scale terms to a first coefficient of 1: multiples of an equation are the same equation."""
     return multiply(terms, inverse(constant(terms[min(terms)]))) if terms else terms
 
 
 def frozen(terms: Terms) -> tuple:
-    """Terms as a hashable value."""
+    """Return terms as a hashable value."""
     return tuple(sorted(terms.items()))
 
 
 def terms_as_latex(terms: Terms) -> str:
-    """Terms as LaTeX for math-verify, which drops a last letter as a unit unless it stands in brackets."""
+    """Write terms as LaTeX for math-verify, which drops a last letter as a unit unless it is in brackets."""
     text = ""
     for (radicand, atoms), value in terms.items():
         above, below = abs(value.numerator), value.denominator
@@ -448,6 +448,8 @@ def terms_as_latex(terms: Terms) -> str:
     return f"({text})" if re.search(r"(?<![\\A-Za-z])[A-Za-z]$", text) else text or "0"
 
 
+# Parsing: each function takes the tokens and a position, and returns terms and the position after them.
+
 _DEEPEST_EXPRESSION = 40
 _TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|\\[A-Za-z]+|[A-Za-z](?:_(?:\w|\{\w+\}))?|[-+*/^!(){}])")
 _GREEK = "alpha beta gamma delta epsilon theta lambda mu rho sigma tau phi omega pi infty ell"
@@ -455,12 +457,12 @@ _LETTERS = frozenset("\\" + name for name in _GREEK.split())
 
 
 def read_terms(text: str) -> Terms:
-    """The terms of a normalised expression (see `text.normalised`).
+    """Return the terms of an expression in the spelling of `normalised`.
 
     Raises:
-        Unknown: the expression is not of the kinds known here.
-        Meaningless: no value can be told.
-        TooLarge: a power in it is beyond the digits of any answer.
+        Unknown: an expression that this module does not handle.
+        Meaningless: the expression has no value.
+        TooLarge: a power in it has more digits than an answer may have.
     """
     tokens, at = [], 0
     while at < len(text):
@@ -566,7 +568,7 @@ def _base(tokens: list[str], at: int, depth: int) -> tuple[Terms, int]:
 
 
 def _argument(tokens: list[str], at: int, depth: int) -> tuple[Terms, int]:
-    r"""`{...}` or one digit or letter: `\frac12` is one half, so a longer number is split."""
+    r"""Read `{...}` or one digit or letter: `\frac12` is one half, so a longer number is split."""
     token = tokens[at]
     if token == "{":
         return _base(tokens, at, depth)
