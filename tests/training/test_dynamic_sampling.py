@@ -187,7 +187,7 @@ def test_two_generations_of_one_step_ask_different_prompts(trainer):
 
 
 def test_a_process_with_half_a_group_is_refused(trainer):
-    with pytest.raises(ValueError, match="6 completions: no whole number of groups of 4"):
+    with pytest.raises(ValueError, match="6 completions.* groups of 4"):
         generate(trainer, count=6)
 
 
