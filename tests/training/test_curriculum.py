@@ -108,12 +108,6 @@ def test_what_is_revisited_lies_in_an_open_level_while_there_are_prompts():
     assert Counter(LEVELS[prompt] for prompt in curriculum.choose(14, 0))[1] == 10
 
 
-def test_a_level_half_solved_is_not_taken_for_one_never_asked():
-    curriculum = made("levels", promote=0.5, memory=0.0)
-    curriculum.update([0], [0.5])
-    assert curriculum.open_pools == ["1", "2"]
-
-
 @pytest.mark.parametrize("strategy", ["none", "levels", "pass_rate"])
 def test_every_process_makes_the_same_choice_and_another_part_another(strategy):
     one, other = made(strategy, revisit=0.3), made(strategy, revisit=0.3)
