@@ -1,8 +1,11 @@
 """GRPO: TRL's GRPOTrainer with our rewards (`python -m r1kit.training.grpo JOB/resolved.yaml`).
 
-DeepSeek-R1 trains with Group Relative Policy Optimization on rule-based rewards (paper section 2.2). All keys
-of `grpo.yaml` are TRL's but those of `GrpoSettings`, and `algorithm` stands for several of TRL's. Rollouts
-are written as `rollouts/step_%05d.parquet` at every logged step.
+DeepSeek-R1 trains with Group Relative Policy Optimization on rule-based rewards (paper section 2.2). The keys
+of `grpo.yaml` are TRL's, except those of `GrpoSettings`; `algorithm` stands for several of TRL's. Every
+logged step writes `rollouts/step_%05d.parquet`.
+
+`train` builds the trainer of `rl.trainer` with what the settings ask for: rewards, a vLLM server
+(`rl.vllm_rollouts`), a curriculum, held-out evaluation, guards. The course of a step is described there.
 """
 
 from __future__ import annotations
@@ -19,7 +22,12 @@ if TYPE_CHECKING:
 
 
 def train(job: program.Job) -> None:
-    """Train `inputs.model` on `inputs.prompts` as `grpo` in the job's settings says."""
+    """Train `inputs.model` on `inputs.prompts` with the job's `grpo` settings.
+
+    Raises:
+        SettingsError: GRPOConfig refuses a key, or a setting does not fit the job's data.
+        Stopped: a guard ended the training, or the vLLM server is lost.
+    """
     link = link_of(job)
     if link and program.is_main():
         check_servers(link, job.inputs["model"])
@@ -31,16 +39,16 @@ def train(job: program.Job) -> None:
     from r1kit.rewards.registry import get_rewards
     from r1kit.settings.machine import SandboxSettings
     from r1kit.training.optimizer import build_optimizer
-    from r1kit.training.resume import fit, make_config, model_arguments, small_dataset, trainer_arguments
+    from r1kit.training.resume import fit, load_small_dataset, make_config, model_arguments, trainer_keys
     from r1kit.training.rl.guards import Guards, UnscoredWatch
-    from r1kit.training.rl.heldout import evaluation_keys, heldout_dataset, watch_heldout
+    from r1kit.training.rl.heldout import HeldOut, evaluation_keys, heldout_dataset
     from r1kit.training.rl.trainer import GrpoTrainer
     from r1kit.training.rl.vllm_rollouts import generating_through
 
-    keys, model_keys, settings = job.section("grpo")
-    keys, keep = trainer_arguments(job, keys)
+    settings = job.section("grpo")
+    keys = trainer_keys(job, settings.trl)
     keys.pop("include_num_input_tokens_seen")  # TRL counts prompts and completions itself
-    model_init, quantization, peft = model_arguments(model_keys)
+    model_init, quantization, peft = model_arguments(settings.model)
     tokenizer = AutoTokenizer.from_pretrained(
         job.inputs.get("tokenizer", job.inputs["model"]), padding_side="left", truncation_side="left"
     )
@@ -59,7 +67,7 @@ def train(job: program.Job) -> None:
             model=job.inputs["model"],
             args=args,
             reward_funcs=rewards,
-            train_dataset=small_dataset(job.inputs["prompts"]),
+            train_dataset=load_small_dataset(job.inputs["prompts"]),
             eval_dataset=heldout,
             processing_class=tokenizer,
             quantization_config=quantization,
@@ -74,18 +82,19 @@ def train(job: program.Job) -> None:
             trainer.length_curriculum = settings.curriculum.lengths
         trainer.unscored = UnscoredWatch(args.num_generations)
         trainer.add_callback(trainer.unscored)
-        watch_heldout(trainer, job, settings)
+        if heldout is not None:
+            trainer.add_callback(HeldOut(job, trainer, settings))
         if settings.guards is not None:
             trainer.log_diversity = True
             trainer.add_callback(Guards(settings.guards, job.metrics))
-        fit(trainer, job, keep)
+        fit(trainer, job)
 
 
 def leave_vllm_out(job: program.Job) -> None:
-    """Let TRL believe that vLLM is not installed, unless this training uses it in its own process.
+    """Make TRL believe that vLLM is not installed, unless this training uses it in its own process.
 
-    TRL imports all of vLLM wherever it finds it: 5 s of a core in every process (2026-11-24, two cores), for
-    nothing where rollouts come through HTTP and weights go as files. It must come before TRL is imported.
+    TRL imports all of vLLM if it is installed: 5 s of a core in every process (2026-11-24, two cores), for
+    nothing if rollouts come through HTTP and weights go as files. Call it before TRL is imported.
     """
     from trl import import_utils
 
@@ -96,7 +105,7 @@ def leave_vllm_out(job: program.Job) -> None:
 
 
 def prompt_curriculum(grpo: GrpoSettings, seed: int, prompts: Any) -> Any:
-    """Return the Curriculum of grpo.yaml; None where the dataset is trained on in TRL's order."""
+    """Return the Curriculum of grpo.yaml; None if the dataset is trained on in TRL's order."""
     from r1kit.settings.training import CurriculumSettings
     from r1kit.training.rl.curriculum import Curriculum, pools_of
 
@@ -108,7 +117,7 @@ def prompt_curriculum(grpo: GrpoSettings, seed: int, prompts: Any) -> Any:
 
 
 def opens_reasoning(tokenizer: Any) -> bool:
-    """Whether the chat template ends the prompt with `<think>`, as that of R1's distilled models does."""
+    """Return whether the chat template ends the prompt with `<think>`, as R1's distilled models' does."""
     if not tokenizer.chat_template:
         return False
     turn = [{"role": "user", "content": "?"}]
@@ -116,10 +125,5 @@ def opens_reasoning(tokenizer: Any) -> bool:
     return begins_reasoning(prompt)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Program entry; returns the exit code."""
-    return program.run(train, arguments)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program.run(train))

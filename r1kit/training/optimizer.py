@@ -5,6 +5,8 @@ nearest semi-orthogonal one, found with five Newton-Schulz iterations. torch.opt
 depart from it in one point: on a CPU the iteration runs in float32, because bfloat16 products are slower
 there by orders of magnitude (measured 2026-11-23, AVX2: 0.3 to 3 against 150 GFLOP/s), which would halve the
 speed of a small training.
+
+The programs call `build_optimizer`; the Trainer calls its result with the model (`resume.ExactResume`).
 """
 
 from __future__ import annotations
@@ -21,21 +23,49 @@ from r1kit.settings import Problem, SettingsError
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalize(matrix: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
-    """Newton-Schulz iteration for the semi-orthogonal factor of `matrix` [rows, columns].
+def build_optimizer(settings: Any, args: Any) -> Callable[[nn.Module], MuonAdamW] | None:
+    """Return a function that makes the optimizer of `optimizer:` from the model; None for Trainer's AdamW.
 
-    Singular values end between 0.7 and 1.2. Float32 on a CPU, bfloat16 elsewhere; but for that the same as
-    torch.optim._muon._zeropower_via_newtonschulz.
+    Args:
+        settings: has `optimizer` ("adamw" or "muon") and `muon_learning_rate`.
+        args: TrainingArguments.
+
+    Raises:
+        SettingsError: Muon under DeepSpeed, which flattens matrices into vectors.
     """
-    a, b, c = COEFFICIENTS
-    x = matrix.to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)
-    tall = x.size(0) > x.size(1)
-    x = x.T if tall else x
-    x = x / x.norm().clamp(min=eps)  # spectral norm at most 1
-    for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+    if settings.optimizer == "adamw":
+        return None
+    if args.deepspeed or args.distributed_state.distributed_type == "DEEPSPEED":
+        why = "Muon needs whole matrices and DeepSpeed flattens them."
+        raise SettingsError(
+            [Problem("accelerate.yaml", "optimizer", "muon with DeepSpeed", "adamw", message=why)]
+        )
+
+    def build(model: nn.Module) -> MuonAdamW:
+        groups = parameter_groups(model, args.learning_rate, settings.muon_learning_rate, args.weight_decay)
+        return MuonAdamW(groups, args.learning_rate, (args.adam_beta1, args.adam_beta2), args.adam_epsilon)
+
+    return build
+
+
+def parameter_groups(
+    model: nn.Module, learning_rate: float, muon_learning_rate: float, weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """Return AdamW's groups first, since Trainer reports the first group's learning rate; then Muon's.
+
+    Muon takes the 2-D weights except embedding and output head. Norms and biases don't decay.
+    """
+    outer = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m}
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [p for p in trainable if p.ndim == 2 and id(p) not in outer]
+    muon = set(map(id, matrices))
+    rest = [p for p in trainable if id(p) not in muon]
+    groups = [
+        {"params": [p for p in rest if p.ndim > 1], "lr": learning_rate, "weight_decay": weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "lr": learning_rate, "weight_decay": 0.0},
+        {"params": matrices, "lr": muon_learning_rate, "weight_decay": weight_decay, "muon": True},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -43,6 +73,9 @@ class MuonAdamW(torch.optim.Optimizer):
 
     Each group has its own `lr`; a scheduler multiplies all of them alike. The state is plain tensors, so
     Trainer's checkpoints restore it exactly.
+
+    Raises:
+        ValueError: a parameter of a Muon group is not two-dimensional.
     """
 
     def __init__(
@@ -51,25 +84,16 @@ class MuonAdamW(torch.optim.Optimizer):
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        momentum: float = 0.95,
     ):
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "muon": False,
-        }
-        super().__init__(groups, defaults)
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "momentum": 0.95}
+        super().__init__(groups, {**defaults, "muon": False})
         for group in self.param_groups:
             if group["muon"] and any(parameter.ndim != 2 for parameter in group["params"]):
                 raise ValueError("Muon is for matrices: a parameter of its group is not two-dimensional")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -87,23 +111,19 @@ class MuonAdamW(torch.optim.Optimizer):
                 state["momentum_buffer"] = torch.zeros_like(parameter)
             gradient, buffer = parameter.grad, state["momentum_buffer"]
             buffer.lerp_(gradient, 1 - group["momentum"])
-            update = orthogonalize(
-                gradient.lerp(buffer, group["momentum"])
-            )  # Nesterov, as in torch.optim.Muon
+            # Nesterov momentum, as in torch.optim.Muon
+            update = orthogonalize(gradient.lerp(buffer, group["momentum"]))
             rows, columns = parameter.shape
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(update.to(parameter.dtype), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
     def _adamw_step(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        for parameter in parameters:
-            state = self.state[parameter]
+        states = [self.state[parameter] for parameter in parameters]
+        for parameter, state in zip(parameters, states, strict=True):
             if not state:
                 state["step"] = torch.zeros((), dtype=torch.float32)
-                state["exp_avg"], state["exp_avg_sq"] = (
-                    torch.zeros_like(parameter),
-                    torch.zeros_like(parameter),
-                )
-        states = [self.state[parameter] for parameter in parameters]
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
         adamw(
             parameters,
             [parameter.grad for parameter in parameters],
@@ -122,63 +142,18 @@ class MuonAdamW(torch.optim.Optimizer):
         )
 
 
-def hidden_matrices(model: nn.Module) -> set[str]:
-    """Names of the trainable 2-D weights that are neither embedding nor output head."""
-    outer = {
-        id(module.weight)
-        for module in (model.get_input_embeddings(), model.get_output_embeddings())
-        if module
-    }
-    return {
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter.ndim == 2 and id(parameter) not in outer
-    }
+def orthogonalize(matrix: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
+    """Compute the semi-orthogonal factor of `matrix` [rows, columns] by Newton-Schulz iteration.
 
-
-def parameter_groups(
-    model: nn.Module, learning_rate: float, muon_learning_rate: float, weight_decay: float = 0.0
-) -> list[dict[str, Any]]:
-    """AdamW's groups first, since Trainer reports the first group's learning rate; then Muon's.
-
-    Norms and biases don't decay.
+    Singular values end between 0.7 and 1.2. Float32 on a CPU, bfloat16 elsewhere; otherwise the same as
+    torch.optim._muon._zeropower_via_newtonschulz.
     """
-    matrices = hidden_matrices(model)
-    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    rest = [parameter for name, parameter in trainable.items() if name not in matrices]
-    groups = [
-        {"params": [p for p in rest if p.ndim > 1], "lr": learning_rate, "weight_decay": weight_decay},
-        {"params": [p for p in rest if p.ndim <= 1], "lr": learning_rate, "weight_decay": 0.0},
-        {
-            "params": [trainable[name] for name in trainable if name in matrices],
-            "lr": muon_learning_rate,
-            "weight_decay": weight_decay,
-            "muon": True,
-        },
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def build_optimizer(settings: Any, args: Any) -> Callable[[nn.Module], torch.optim.Optimizer] | None:
-    """The optimizer that `optimizer:` asks for, as a function of the model; None for Trainer's own AdamW.
-
-    Args:
-        settings: has `optimizer` ("adamw" or "muon") and `muon_learning_rate`.
-        args: TrainingArguments.
-
-    Raises:
-        SettingsError: Muon under DeepSpeed, which flattens matrices into vectors.
-    """
-    if settings.optimizer == "adamw":
-        return None
-    if args.deepspeed or args.distributed_state.distributed_type == "DEEPSPEED":
-        why = "Muon needs whole matrices and DeepSpeed flattens them."
-        raise SettingsError(
-            [Problem("accelerate.yaml", "optimizer", "muon with DeepSpeed", "adamw", message=why)]
-        )
-
-    def build(model: nn.Module) -> torch.optim.Optimizer:
-        groups = parameter_groups(model, args.learning_rate, settings.muon_learning_rate, args.weight_decay)
-        return MuonAdamW(groups, args.learning_rate, (args.adam_beta1, args.adam_beta2), args.adam_epsilon)
-
-    return build
+    a, b, c = COEFFICIENTS
+    x = matrix.to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)
+    tall = x.size(0) > x.size(1)
+    x = x.T if tall else x
+    x = x / x.norm().clamp(min=eps)  # spectral norm at most 1
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x

@@ -5,8 +5,8 @@ given and no cache is in use. That holds for any number of rows, so there is no 
 one row as TRL's `packing: true` does: without a variable-length attention kernel (CPU, eager, sdpa) attention
 over one row of B*L tokens costs (B*L)^2 where rows cost B*L^2.
 
-Each attention kernel has its own way to keep documents apart, so `prove_packing` tests the one at hand:
-`r1kit doctor --packing`.
+The programs use `RowsCollator`; the lesson measures three layouts with `compare_padding_and_packing`; `r1kit
+doctor --packing` checks with `prove_packing` that the attention kernel of this machine keeps documents apart.
 """
 
 from __future__ import annotations
@@ -23,30 +23,23 @@ from torch import Tensor
 from r1kit.settings import Problem, SettingsError
 
 IGNORED = -100
-MAX_COMPARISON_FLOPS = 2e12
-"""What `compare_padding_and_packing` may cost: a quarter of a minute of two CPU cores."""
-PROOF_LENGTHS = (24, 40)
-PROOF_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
-"""Largest difference, over the largest logit, that rounding explains. Seeing another document gives about 1
-(a CPU, sdpa and eager, 2026-11-24; there the right way gives exactly 0)."""
 Batch = dict[str, Any]
 
 
 @dataclass
 class RowsCollator:
-    """Examples to `input_ids`, `labels` and `position_ids`, each int64 [B, L].
+    """Turns examples into `input_ids`, `labels` and `position_ids`, each int64 [B, L].
 
-    There is no attention_mask, since it would undo the blocks.
-
-    An example has `input_ids`, optionally `labels` (default: the ids) and `seq_lengths`, the lengths of the
-    documents in it (default: one). The first label of every document is masked: no token of the document
-    before it should predict it. Padding is one more document, with masked labels.
+    There is no attention_mask, since it would undo the blocks. An example has `input_ids`, optionally
+    `labels` (default: the ids) and `seq_lengths`, the lengths of its documents (default: one). The first
+    label of every document is masked: no token of the document before should predict it. Padding is one more
+    document, with masked labels.
     """
 
     pad_token_id: int
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """The batch of these examples, as wide as the longest."""
+        """Return the batch of these examples, as wide as the longest."""
         width = max(len(example["input_ids"]) for example in examples)
         shape = (len(examples), width)
         input_ids = torch.full(shape, self.pad_token_id, dtype=torch.int64)
@@ -63,83 +56,121 @@ class RowsCollator:
 
 
 def check_rows_possible(args: Any, attn_implementation: str | None) -> None:
-    """Raise SettingsError where rows would silently be wrong.
+    """Check that rows are possible: flash attention reads document boundaries only from a batch of one row.
 
-    Flash attention reads document boundaries from position_ids only in a batch of one row; with more rows
-    documents would see each other. There TRL's own `packing: true` is right, and fast.
+    With more rows documents would see each other. TRL's own `packing: true` is right there, and fast.
+
+    Raises:
+        SettingsError: flash attention, TRL's packing beside ours, or no length for a row.
     """
     problems = []
     if attn_implementation and "flash" in attn_implementation:
-        problems.append(
-            Problem(
-                "sft.yaml",
-                "row_packing",
-                found=f"true with attn_implementation: {attn_implementation}",
-                allowed="attn_implementation: sdpa, eager or flex_attention",
-                message="With flash attention use TRL's `packing: true` instead.",
-            )
-        )
+        found = f"true with attn_implementation: {attn_implementation}"
+        allowed = "attn_implementation: sdpa, eager or flex_attention"
+        message = "With flash attention use TRL's `packing: true` instead."
+        problems.append(Problem("sft.yaml", "row_packing", found, allowed, message=message))
     if args.packing or args.padding_free:
-        problems.append(
-            Problem(
-                "sft.yaml",
-                "row_packing",
-                found="true beside packing or padding_free",
-                allowed="one of the three",
-                message="They are three ways to do the same.",
-            )
-        )
+        found, message = "true beside packing or padding_free", "They are three ways to do the same."
+        problems.append(Problem("sft.yaml", "row_packing", found, "one of the three", message=message))
     if args.max_length is None:
-        problems.append(
-            Problem("sft.yaml", "max_length", found="nothing", allowed="the length of a packed row")
-        )
+        problems.append(Problem("sft.yaml", "max_length", "nothing", "the length of a packed row"))
     if problems:
         raise SettingsError(problems)
 
 
 def describe_rows(dataset: Any, row_length: int) -> str:
-    """How well documents fill the rows, as `2,498 rows of up to 128 tokens, 72% of them filled`."""
+    """Say how well documents fill the rows: `2,498 rows of up to 128 tokens, 72% of them filled`."""
     lengths = [sum(counts) for counts in dataset["seq_lengths"]]
     filled = sum(lengths) / (len(lengths) * max(lengths))
     return f"{len(lengths):,} rows of up to {row_length} tokens, {filled:.0%} of them filled"
 
 
-def tokenize_traces(dataset: Any, tokenizer: Any) -> list[dict[str, list[int]]]:
-    """Traces (`messages`) to `input_ids` and `labels`, the user's masked, as TRL does before an SFT.
+# The lesson: the same traces padded, flattened and in rows
 
-    A chat template without generation marks cannot tell whose a token is: then all are learned, as TRL does
-    without `assistant_only_loss`.
+MAX_COMPARISON_FLOPS = 2e12
+"""Bound of `compare_padding_and_packing`: a quarter of a minute of two CPU cores."""
+
+
+def tokenize_traces(dataset: Any, tokenizer: Any) -> list[dict[str, list[int]]]:
+    """Turn traces (`messages`) into `input_ids` and `labels`, the user's tokens masked, as TRL does for SFT.
+
+    A chat template without generation marks does not tell user and assistant apart: then all tokens are
+    learned, as in TRL without `assistant_only_loss`.
     """
     encoded = tokenizer.apply_chat_template(
         list(dataset["messages"]), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
-    pairs = zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)
-    return [
-        {
-            "input_ids": ids,
-            "labels": [
-                token if own or not any(mask) else IGNORED for token, own in zip(ids, mask, strict=True)
-            ],
-        }
-        for ids, mask in pairs
-    ]
+    examples = []
+    for ids, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True):
+        learned = mask if any(mask) else [1] * len(ids)
+        labels = [token if keep else IGNORED for token, keep in zip(ids, learned, strict=True)]
+        examples.append({"input_ids": ids, "labels": labels})
+    return examples
 
 
-def _flops(model: Any, prepared: dict[str, list[Batch]]) -> float:
-    """FLOPs of one pass over all layouts: 6 a weight and token, 12 a layer for attention over whole rows."""
-    weights = sum(weight.numel() for weight in model.parameters())
-    across = 12 * model.config.num_hidden_layers * model.config.hidden_size
-    shapes = [batch["input_ids"].shape for batches in prepared.values() for batch in batches]
-    return sum(rows * width * (6 * weights + across * width) for rows, width in shapes)
+def compare_padding_and_packing(
+    model: Any,
+    dataset: Any,
+    tokenizer: Any,
+    *,
+    documents: int = 256,
+    batch_size: int = 16,
+    row_length: int | None = None,
+    repeats: int = 3,
+) -> Any:
+    """Time forward and backward over the same traces in three layouts, in turns: load slows all alike.
+
+    Args:
+        dataset: traces with `messages`; the first `documents` are used.
+        batch_size: documents in a padded batch; packed batches get as many real tokens.
+        row_length: tokens of a packed row (default: four times the longest document, at most the model's
+            context).
+        repeats: passes over the documents in each layout; the fastest counts.
+
+    Returns:
+        A DataFrame, one row per layout: layout, tokens (real ones), slots (with padding), fill (tokens /
+        slots), seconds, tokens_per_second (real ones), loss (mean over labels: equal unless documents see
+        each other). The last three are NaN if the passes would take more than `MAX_COMPARISON_FLOPS`: a real
+        model on real traces is measured by training it.
+    """
+    import pandas
+
+    context = model.config.max_position_embeddings
+    traces = tokenize_traces(dataset.select(range(min(documents, len(dataset)))), tokenizer)
+    examples = [{name: tokens[:context] for name, tokens in trace.items()} for trace in traces]
+    tokens = sum(len(example["input_ids"]) for example in examples)
+    row_length = row_length or min(4 * max(len(example["input_ids"]) for example in examples), context)
+    prepared = layouts(examples, tokenizer.pad_token_id, batch_size, row_length)
+    seconds = losses = dict.fromkeys(prepared, float("nan"))
+    if _flops(model, prepared) * (repeats + 1) <= MAX_COMPARISON_FLOPS:
+        seconds, losses = dict.fromkeys(prepared, float("inf")), {}
+        was_training = model.training
+        model.train()
+        for batches in prepared.values():
+            forward_backward(model, batches[0])  # the first pass of any shape is slower
+        for _ in range(repeats):
+            for name, batches in prepared.items():
+                start = time.perf_counter()
+                sums = [forward_backward(model, batch) for batch in batches]
+                seconds[name] = min(seconds[name], time.perf_counter() - start)
+                losses[name] = sum(loss for loss, _ in sums) / sum(count for _, count in sums)
+        model.train(was_training)
+    slots = {name: sum(b["input_ids"].numel() for b in batches) for name, batches in prepared.items()}
+    table = pandas.DataFrame({"layout": list(prepared), "tokens": tokens, "slots": slots.values()})
+    table["fill"] = table["tokens"] / table["slots"]
+    table["seconds"] = seconds.values()
+    table["tokens_per_second"] = table["tokens"] / table["seconds"]
+    table["loss"] = losses.values()
+    return table
 
 
 def layouts(
     examples: Sequence[dict[str, Any]], pad_token_id: int, batch_size: int, row_length: int
 ) -> dict[str, list[Batch]]:
-    """The same documents as batches in three layouts, each batch with about the same number of real tokens.
+    """Return the same documents as batches in three layouts, each batch with about as many real tokens.
 
-    padded: `batch_size` documents, each in a row of its own. flattened: packed rows joined to one row, as
-    TRL's `packing: true` feeds a model. rows: the same packed rows one below the other.
+    padded: `batch_size` documents, one per row. flattened: packed rows joined to one row, as TRL's
+    `packing: true` feeds a model. rows: the same packed rows one below the other.
     """
     import datasets
     from trl import pack_dataset
@@ -150,9 +181,8 @@ def layouts(
     packed = pack_dataset(datasets.Dataset.from_list(list(examples)), row_length, "bfd").to_list()
     if not were_off:
         datasets.enable_progress_bars()
-    random.Random(0).shuffle(
-        packed
-    )  # packing sorts by length, training shuffles: padding costs what it costs there
+    # Packing sorts by length and training shuffles: shuffled, padding costs what it costs in training.
+    random.Random(0).shuffle(packed)
     tokens = sum(len(example["input_ids"]) for example in examples)
     rows = max(1, round(batch_size * tokens / len(examples) / row_length))
 
@@ -166,8 +196,16 @@ def layouts(
     }
 
 
-def learn(model: Any, batch: Batch) -> tuple[float, int]:
-    """Forward and backward of one batch: (summed loss, number of labels). No optimizer step."""
+def _flops(model: Any, prepared: dict[str, list[Batch]]) -> float:
+    """Count a pass over all layouts: 6 per weight and token, 12 per layer for attention over whole rows."""
+    weights = sum(weight.numel() for weight in model.parameters())
+    across = 12 * model.config.num_hidden_layers * model.config.hidden_size
+    shapes = [batch["input_ids"].shape for batches in prepared.values() for batch in batches]
+    return sum(rows * width * (6 * weights + across * width) for rows, width in shapes)
+
+
+def forward_backward(model: Any, batch: Batch) -> tuple[float, int]:
+    """Run one batch without an optimizer step; return (summed loss, number of labels)."""
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     logits = model(**inputs, use_cache=False).logits[:, :-1]
     labels = batch["labels"][:, 1:]
@@ -177,77 +215,22 @@ def learn(model: Any, batch: Batch) -> tuple[float, int]:
     return loss.item(), int((labels != IGNORED).sum())
 
 
-def compare_padding_and_packing(
-    model: Any,
-    dataset: Any,
-    tokenizer: Any,
-    *,
-    documents: int = 256,
-    batch_size: int = 16,
-    row_length: int | None = None,
-    repeats: int = 3,
-) -> Any:
-    """Forward and backward over the same traces in three layouts, in turns: a busy machine slows all alike.
+# The self-test of `r1kit doctor --packing`
 
-    Args:
-        dataset: traces with `messages`; the first `documents` are used.
-        batch_size: documents in a padded batch; packed batches get as many real tokens.
-        row_length: tokens of a packed row (default: four times the longest document, at most the model's
-            context).
-        repeats: passes over the documents in each layout; the fastest counts.
-
-    Returns:
-        A DataFrame, one row a layout: layout, tokens (real ones), slots (with padding), fill (tokens /
-        slots), seconds, tokens_per_second (real ones), loss (mean over labels: equal, or documents see each
-        other). The last three are NaN where the passes would take more than `MAX_COMPARISON_FLOPS`: a real
-        model on real traces is measured by training it.
-    """
-    import pandas
-
-    examples = tokenize_traces(dataset.select(range(min(documents, len(dataset)))), tokenizer)
-    context = model.config.max_position_embeddings
-    examples = [{name: tokens[:context] for name, tokens in example.items()} for example in examples]
-    longest = max(len(example["input_ids"]) for example in examples)
-    row_length = row_length or min(4 * longest, context)
-    tokens = sum(len(example["input_ids"]) for example in examples)
-    prepared = layouts(examples, tokenizer.pad_token_id, batch_size, row_length)
-    if _flops(model, prepared) * (repeats + 1) > MAX_COMPARISON_FLOPS:
-        repeats, passes = 0, {}
-    else:
-        passes = prepared
-    was_training = model.training
-    model.train()
-    seconds = {name: float("inf") if passes else float("nan") for name in prepared}
-    losses = dict.fromkeys(prepared, float("nan"))
-    for batches in passes.values():
-        learn(model, batches[0])  # the first pass of any shape is slower
-    for _ in range(repeats):
-        for name, batches in prepared.items():
-            start = time.perf_counter()
-            sums = [learn(model, batch) for batch in batches]
-            seconds[name] = min(seconds[name], time.perf_counter() - start)
-            losses[name] = sum(loss for loss, _ in sums) / sum(count for _, count in sums)
-    model.train(was_training)
-    rows = []
-    for name, batches in prepared.items():
-        slots = sum(batch["input_ids"].numel() for batch in batches)
-        rows.append(
-            {
-                "layout": name,
-                "tokens": tokens,
-                "slots": slots,
-                "fill": tokens / slots,
-                "seconds": seconds[name],
-                "tokens_per_second": tokens / seconds[name],
-                "loss": losses[name],
-            }
-        )
-    return pandas.DataFrame(rows)
+PROOF_LENGTHS = (24, 40)
+PROOF_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
+"""Largest difference, over the largest logit, that rounding explains. If documents see each other it is about
+1; if not, exactly 0 (a CPU, sdpa and eager, 2026-11-24)."""
 
 
 @dataclass(frozen=True)
 class PackingProof:
-    """Largest differences of logits over the largest logit, against alone: packed rightly, and mixed."""
+    """Differences between the logits of documents alone and packed, as a share of the largest logit.
+
+    Attributes:
+        apart: packed as rows are.
+        mixed: packed so that documents see each other.
+    """
 
     attention: str
     device: str
@@ -258,8 +241,7 @@ class PackingProof:
     @property
     def holds(self) -> bool:
         """Whether packed documents are apart, and the test would have noticed if they were not."""
-        tolerance = PROOF_TOLERANCE[self.dtype]
-        return self.apart <= tolerance < self.mixed
+        return self.apart <= PROOF_TOLERANCE[self.dtype] < self.mixed
 
     def __str__(self) -> str:
         verdict = "packed traces stay apart" if self.holds else "PACKED TRACES SEE EACH OTHER"
@@ -274,7 +256,7 @@ class PackingProof:
 def prove_packing(attention: str = "sdpa", device: str = "cpu", dtype: str = "float32") -> PackingProof:
     """Compare the logits of two documents alone and packed, in a small random model: a test of a second.
 
-    So that a pass means something they are also packed the wrong way, under an all-ones mask, as TRL 0.18
+    For the test to mean something they are also packed the wrong way, under an all-ones mask, as TRL 0.18
     did: there the logits must differ.
 
     Args:
@@ -304,18 +286,17 @@ def prove_packing(attention: str = "sdpa", device: str = "cpu", dtype: str = "fl
     packed = torch.cat(documents, dim=1)
     positions = torch.cat([torch.arange(length, device=device)[None] for length in PROOF_LENGTHS], dim=1)
 
-    def logits(ids: Any, **arguments: Any) -> Any:
+    def logits(ids: Tensor, **arguments: Tensor) -> Tensor:
         with torch.no_grad():
             return model(input_ids=ids, use_cache=False, **arguments).logits.float()
 
     alone = torch.cat([logits(ids) for ids in documents], dim=1)
-    scale = alone.abs().max()
-    apart = logits(packed, position_ids=positions)
-    mixed = logits(packed, position_ids=positions, attention_mask=torch.ones_like(packed))
+
+    def difference(**arguments: Tensor) -> float:
+        return (
+            (logits(packed, position_ids=positions, **arguments) - alone).abs().max() / alone.abs().max()
+        ).item()
+
     return PackingProof(
-        attention,
-        device,
-        dtype,
-        ((apart - alone).abs().max() / scale).item(),
-        ((mixed - alone).abs().max() / scale).item(),
+        attention, device, dtype, difference(), difference(attention_mask=torch.ones_like(packed))
     )

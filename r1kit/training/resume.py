@@ -1,10 +1,13 @@
-"""Training that can be killed at any moment and continued to the same weights.
+"""What the three trainers share: their keys, exact resume, and the course of a training (`fit`).
 
-transformers' Trainer restores weights, optimizer, schedule and random states. Two things it does not restore
-are added
-here: the epoch of a sampler behind accelerate's wrappers, and (in grpo.py) the rollouts that a step was
-using. With them a training that was killed and continued ends bit-equal to an uninterrupted one on the same
-machine with the same threads.
+A training may be killed at any moment and continued to the same weights. transformers' Trainer restores
+weights, optimizer, schedule and random states. It does not restore the epoch of a sampler behind accelerate's
+wrappers (`ExactResume` does) nor the rollouts that a GRPO step was using (`rl.trainer` does). With both, a
+training that was killed and continued ends bit-equal to an uninterrupted one on the same machine with the
+same number of threads.
+
+A program calls `trainer_keys`, `model_arguments` and `make_config`, builds its trainer with the mixin
+`ExactResume`, and calls `fit`.
 """
 
 from __future__ import annotations
@@ -16,84 +19,45 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer
 
-from r1kit.runs import jsonl
+from r1kit.runs import files, jsonl
 from r1kit.settings import Problem, SettingsError
 from r1kit.training import checkpoints
 from r1kit.training.callbacks import CompleteMarker, GracefulStop, MetricsLog, Progress, throughput_of
-from r1kit.training.checkpoints import check_resume, check_sharded, check_started
 from r1kit.training.program import Job
 
 
-class ExactResume:
-    """Mixed into a Trainer: our optimizer, samplers that know their epoch, no model cards."""
+def trainer_keys(job: Job, keys: dict[str, Any]) -> dict[str, Any]:
+    """Return the yaml's keys for a trainer, with defaults and with what the job decides.
 
-    build_optimizer = None
-    """A function of the model that makes the optimizer; None for the Trainer's own."""
+    A default applies only where the yaml leaves a key out; folder and device are always the job's.
 
-    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make the optimizer of `build_optimizer` if there is one and none was made yet."""
-        if self.optimizer is None and self.build_optimizer is not None:
-            self.optimizer = self.build_optimizer(self.model if model is None else model)
-        return super().create_optimizer(model)
-
-    def _run_epoch(self, **arguments: Any) -> None:
-        set_sampler_epoch(arguments["train_dataloader"], arguments["epoch"])
-        super()._run_epoch(**arguments)
-
-    def restore_own_state(self, checkpoint: Path) -> None:
-        """Restore what a trainer has and transformers' Trainer does not know; nothing here."""
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: TRL would write a README into the checkpoints folder at every save."""
-
-
-def set_sampler_epoch(dataloader: Any, epoch: int) -> None:
-    """Tell the innermost sampler which epoch begins, so that its order does not depend on its past."""
-    sampler = dataloader
-    while (inner := getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)) is not None:
-        sampler = inner
-    if hasattr(sampler, "set_epoch"):
-        sampler.set_epoch(epoch)
-
-
-def trainer_arguments(job: Job, keys: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
-    """The yaml's keys with what a supervised program needs, and `save_total_limit`, which we apply ourselves.
-
-    A checkpoint that these processes cannot go on from is refused here, before anything is loaded. Only keys
-    the yaml leaves out get a default here; where and on what we train is the job's to say.
+    Raises:
+        SettingsError: these processes cannot train, or cannot resume from the newest checkpoint. Nothing has
+            been loaded by then.
     """
     defaults: dict[str, Any] = {
         "report_to": "none",
         "logging_first_step": True,
-        "logging_nan_inf_filter": False,  # a loss that is not a number must be seen
+        "logging_nan_inf_filter": False,  # a loss of NaN must appear in metrics.jsonl
         "include_num_input_tokens_seen": "non_padding",
         "dataloader_pin_memory": job.device != "cpu",
     }
     if job.device == "cpu":
         defaults["bf16"] = False  # TRL's default is True
     keys = {**defaults, **keys}
-    check_started(job.folder)
-    check_resume(job.checkpoints, keys)
-    keep = keys.pop("save_total_limit", None)
+    checkpoints.check_started(job.folder)
+    checkpoints.check_resume(job.checkpoints, keys)
     forced = {
         "output_dir": str(job.checkpoints),
         "use_cpu": job.device == "cpu",
         "disable_tqdm": True,
         "save_only_model": False,
     }
-    return {**keys, **forced}, keep
-
-
-def make_config(config_class: type, keys: dict[str, Any], file: str) -> Any:
-    """The trainer's config object. What it refuses is a bad setting: SettingsError naming `file`."""
-    try:
-        return config_class(**keys)
-    except (TypeError, ValueError) as error:
-        raise SettingsError([Problem(file=file, key="", message=str(error))]) from error
+    return {**keys, **forced}
 
 
 def model_arguments(model_keys: dict[str, Any]) -> tuple[dict[str, Any], Any, Any]:
-    """ModelConfig keys to (`model_init_kwargs`, quantization config or None, PEFT config or None)."""
+    """Turn ModelConfig's keys into (`model_init_kwargs`, quantization config, PEFT config or None)."""
     from trl import ModelConfig, get_peft_config, get_quantization_config
 
     model_config = ModelConfig(**{**model_keys, "model_name_or_path": None})
@@ -102,8 +66,20 @@ def model_arguments(model_keys: dict[str, Any]) -> tuple[dict[str, Any], Any, An
     return init, get_quantization_config(model_config), get_peft_config(model_config)
 
 
-def small_dataset(path: str, columns: list[str] | None = None) -> Any:
-    """A saved dataset with only `columns`, in memory below 256 MB so that no cache files appear beside it."""
+def make_config(config_class: type, keys: dict[str, Any], file: str) -> Any:
+    """Make the trainer's configuration object.
+
+    Raises:
+        SettingsError: it refuses a key or value; the error names `file`.
+    """
+    try:
+        return config_class(**keys)
+    except (TypeError, ValueError) as error:
+        raise SettingsError([Problem(file=file, key="", message=str(error))]) from error
+
+
+def load_small_dataset(path: str, columns: list[str] | None = None) -> Any:
+    """Load a dataset folder (only `columns` if given); below 256 MB in memory, to leave no cache files."""
     from datasets import disable_progress_bars, load_from_disk
 
     disable_progress_bars()
@@ -112,26 +88,61 @@ def small_dataset(path: str, columns: list[str] | None = None) -> Any:
     return dataset.select_columns(columns) if columns else dataset
 
 
-def fit(trainer: Trainer, job: Job, keep: int | None = None) -> None:
+class ExactResume:
+    """Trainer mixin: `optimizer:` of the settings, samplers that know their epoch, no model cards."""
+
+    build_optimizer = None
+    """Makes the optimizer from the model; None for the Trainer's own."""
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make the optimizer with `build_optimizer` if it is set and none was made yet."""
+        if self.optimizer is None and self.build_optimizer is not None:
+            self.optimizer = self.build_optimizer(self.model if model is None else model)
+        return super().create_optimizer(model)
+
+    def _run_epoch(self, **arguments: Any) -> None:
+        """Set the innermost sampler's epoch, so that its order does not depend on what was read before."""
+        sampler = arguments["train_dataloader"]
+        while (
+            inner := getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
+        ) is not None:
+            sampler = inner
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(arguments["epoch"])
+        super()._run_epoch(**arguments)
+
+    def restore_own_state(self, checkpoint: Path) -> None:
+        """Restore state that transformers' Trainer does not know; a trainer without any inherits this."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write no README, which TRL would put into the checkpoints folder at every save."""
+
+
+def fit(trainer: Trainer, job: Job) -> None:
     """Train from the newest complete checkpoint, or from the start, and write `model/` at the end.
 
     Args:
-        trainer: has the ExactResume mixin.
-        keep: how many complete checkpoints to leave on disk (None: all).
+        trainer: has the ExactResume mixin. `save_total_limit` of its arguments counts complete checkpoints
+            and is applied by `CompleteMarker`, not by the Trainer.
+
+    Raises:
+        SettingsError: accelerate.yaml asks for FSDP and accelerate does not shard the model.
     """
-    check_sharded(trainer.accelerator)
+    main = trainer.accelerator.is_main_process
+    checkpoints.check_sharded(trainer.accelerator)
+    keep, trainer.args.save_total_limit = trainer.args.save_total_limit, None
     trainer.remove_callback(PrinterCallback)
     log = MetricsLog(job.metrics, throughput_of(trainer, job.machine))
     for callback in (log, CompleteMarker(job.checkpoints, keep), GracefulStop(job.stop)):
         trainer.add_callback(callback)
     if job.watchdog:
         trainer.add_callback(Progress(job.watchdog))
-    if trainer.accelerator.is_main_process:
+    if main:
         clean_up(job)
     trainer.accelerator.wait_for_everyone()
     newest = checkpoints.newest_complete(job.checkpoints)
     if newest is not None:
-        if trainer.accelerator.is_main_process:
+        if main:
             print(f"resuming from step {checkpoints.step_of(newest)}", flush=True)
         trainer.restore_own_state(newest)
     if newest is not None and is_finished(newest, trainer.args.max_steps):
@@ -139,34 +150,12 @@ def fit(trainer: Trainer, job: Job, keep: int | None = None) -> None:
     else:
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     if job.stop.received is None:
-        write = partial(write_whole_model, trainer)
-        checkpoints.save_model_atomically(job.model, write, trainer.accelerator.is_main_process)
+        checkpoints.save_model_atomically(job.model, partial(write_whole_model, trainer), main)
         trainer.accelerator.wait_for_everyone()
 
 
-def write_whole_model(trainer: Trainer, folder: str) -> None:
-    """The final weights and their tokenizer; adapters are merged into the weights that they were trained on.
-
-    TRL would write adapters alone: the next stage, an evaluation or a server would need PEFT and the base
-    model to read them, and a second training would put its own on top. The trainer's model has none any more
-    after this.
-    """
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if not hasattr(model, "merge_and_unload"):
-        trainer.save_model(folder)
-    elif trainer.accelerator.is_main_process:
-        model.merge_and_unload().save_pretrained(folder)
-        trainer.processing_class.save_pretrained(folder)
-
-
-def is_finished(checkpoint: Path, max_steps: int) -> bool:
-    """Whether `checkpoint` is the training's last (max_steps <= 0: as its own state says)."""
-    state = checkpoints.trainer_state(checkpoint)
-    return state["global_step"] >= (max_steps if max_steps > 0 else state["max_steps"])
-
-
 def clean_up(job: Job) -> None:
-    """Drop half-written checkpoints, and rows and rollouts of steps after the newest complete one."""
+    """Drop half-written checkpoints, and rows and rollouts of steps after the newest complete checkpoint."""
     for path in checkpoints.remove_incomplete(job.checkpoints):
         print(f"removed incomplete {path.name}", flush=True)
     newest = checkpoints.newest_complete(job.checkpoints)
@@ -176,3 +165,24 @@ def clean_up(job: Job) -> None:
     for path in job.rollouts.glob("step_*.parquet"):
         if int(path.stem.removeprefix("step_")) > step:
             path.unlink()
+
+
+def is_finished(checkpoint: Path, max_steps: int) -> bool:
+    """Return whether `checkpoint` is the training's last (max_steps <= 0: according to its own state)."""
+    state = files.read_json(checkpoint / "trainer_state.json", {})
+    return state["global_step"] >= (max_steps if max_steps > 0 else state["max_steps"])
+
+
+def write_whole_model(trainer: Trainer, folder: str) -> None:
+    """Write the final weights and the tokenizer; adapters are merged into the weights they were trained on.
+
+    TRL would write adapters alone: the next stage, an evaluation or a server would need PEFT and the base
+    model to read them, and a second training would put its own on top. The trainer's model has no adapters
+    any more after this.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not hasattr(model, "merge_and_unload"):
+        trainer.save_model(folder)
+    elif trainer.accelerator.is_main_process:
+        model.merge_and_unload().save_pretrained(folder)
+        trainer.processing_class.save_pretrained(folder)

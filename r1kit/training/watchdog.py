@@ -1,12 +1,12 @@
-"""A training that stops making progress ends within a bound, and says in one paragraph why.
+"""A training that stops making progress ends within a bound and explains why in one paragraph.
 
-Without it a dead rank costs `ddp_timeout` (30 minutes by default) and a stuck collective leaves a stack of
-C++ frames. Every process writes what it is doing into `ranks/<n>.json`; a thread in each looks whether its
-own phase has lasted too long, and whether a sibling has died without a word. The end is exit code 4, the
+Without the watchdog a dead rank costs `ddp_timeout` (30 minutes by default) and a stuck collective leaves a
+stack of C++ frames. Every process writes its phase to `ranks/<n>.json`; a thread in each checks whether its
+own phase has lasted too long, and whether a sibling has died. Then the training ends with exit code 4, the
 paragraph in exit.json (read by the supervisor) and the stacks of all threads in train.log.
 
-What it cannot see: a thread that holds Python's lock for ever also stops the watchdog. Then the siblings'
-watchdogs see a process that does not move on, and the last resort is the launcher's timeout.
+A thread that never releases Python's lock also stops the watchdog. Then the siblings' watchdogs see a process
+without progress, and the last resort is the launcher's timeout.
 """
 
 from __future__ import annotations
@@ -29,15 +29,14 @@ from r1kit.runs import files, processes
 
 HUNG = 4  # exit code: hang or timeout
 LOOK_SECONDS = 0.5
-SIBLING_GRACE_SECONDS = 4.0  # for a rank to notice a sibling's death by itself, and to end in its own way
-
+SIBLING_GRACE_SECONDS = 4.0  # a rank may notice a dead sibling and exit cleanly within this time
 OTHER_RANKS_FACTOR = 1.25  # rank 0 knows more, so the other ranks wait this much longer
 
 
 class Stopped(RuntimeError):
-    """The training cannot go on; the message is one paragraph for people. Raised on every rank alike.
+    """The training cannot continue; the message is one paragraph for people. Raised on every rank alike.
 
-    `returncode` is 4 for what died or never answered, 1 for what answered wrongly.
+    `returncode` is 4 if something died or timed out, 1 if it gave a wrong answer.
     """
 
     def __init__(self, message: str, returncode: int = HUNG):
@@ -53,35 +52,25 @@ class Watchdog:
         self.job, self.rank, self.world, self.step_seconds = Path(job), rank, world, step_seconds
         self.state: dict[str, Any] = {}
         self.step = 0
+        self.host = socket.gethostname()
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._gone_since: dict[int, float] = {}
-        self.host = socket.gethostname()
         self._set("start", None)
 
     def start(self) -> Watchdog:
-        """Begin to look."""
-        self._thread = threading.Thread(target=self._look, name="watchdog", daemon=True)
-        self._thread.start()
+        """Start the thread."""
+        threading.Thread(target=self._look, name="watchdog", daemon=True).start()
         return self
 
-    def finish(self) -> None:
-        """The training loop is over; what follows (the final model) has no bound."""
-        self._set("end", None)
-
-    def close(self, returncode: int = 0, message: str = "") -> None:
-        """This process ends in its own way; siblings must not take that for a death."""
-        self._closed.set()
-        self._write({**self.state, "ended": returncode, "message": message})
-
     def beat(self, step: int) -> None:
-        """Progress: a step begins or ends, and may take `step_seconds` from now."""
+        """Report progress: a step begins or ends, and the next report is due within `step_seconds`."""
         self.step = step
         self._set("step", self.step_seconds)
 
     @contextlib.contextmanager
     def phase(self, name: str, bound: float | None) -> Iterator[None]:
-        """Something with a bound of its own, such as "generate"; what was before goes on after it."""
+        """Set a bound for the work inside the block, such as "generate"; then restore the phase before it."""
         starting = self.state["phase"] == "start"
         self._set(name, bound)
         try:
@@ -89,12 +78,20 @@ class Watchdog:
         finally:
             self._set(*(("start", None) if starting else ("step", self.step_seconds)))
 
+    def finish(self) -> None:
+        """Lift the bound: after the training loop, writing the final model has none."""
+        self._set("end", None)
+
+    def close(self, returncode: int = 0, message: str = "") -> None:
+        """Record that this process ends by itself, so that siblings do not report its death."""
+        self._closed.set()
+        self._write({**self.state, "ended": returncode, "message": message})
+
     def _set(self, phase: str, bound: float | None) -> None:
-        now = time.time()
         with self._lock:
             self.state = {
-                "rank": self.rank, "pid": os.getpid(), "phase": phase, "step": self.step, "since": now,
-                "bound": bound, "host": self.host,
+                "rank": self.rank, "pid": os.getpid(), "phase": phase, "step": self.step,
+                "since": time.time(), "bound": bound, "host": self.host,
             }  # fmt: skip
         self._write(self.state)
 
@@ -108,7 +105,7 @@ class Watchdog:
                 self.end(reason)
 
     def overdue(self) -> str:
-        """Why this process's phase has lasted too long; empty while it has not."""
+        """Return why this process's phase has lasted too long; "" if it has not."""
         with self._lock:
             state = dict(self.state)
         if state["bound"] is None:
@@ -122,10 +119,12 @@ class Watchdog:
             "generate": "server.generation_seconds", "sync": "server.sync_seconds",
             "restart": "server.start_seconds", "preflight": "server.sync_seconds",
         }.get(state["phase"], "step_seconds")  # fmt: skip
-        group = (
-            "Trainer and server did not come together to move weights: weight_sync.transport: file needs no "
-            "group of both. "
-        ) * (state["phase"] == "preflight")
+        group = ""
+        if state["phase"] == "preflight":
+            group = (
+                "Trainer and server did not form a group to move weights; weight_sync.transport: file needs "
+                "no group. "
+            )
         others = " ".join(self.describe(other) for other in self.siblings().values())
         return (
             f"Process {self.rank} (pid {os.getpid()}) has been in phase '{state['phase']}' of step "
@@ -133,11 +132,11 @@ class Watchdog:
             f"{others} {group}The stacks of this process are in train.log. A stopped or dead process, "
             "another device mask or a collective that not all processes reach is the usual cause; if the "
             "work is just slow, raise the bound. The last complete checkpoint is kept: start the stage again "
-            "to go on from it."
+            "to resume from it."
         )
 
     def dead_sibling(self) -> str:
-        """Who died without a word more than `SIBLING_GRACE_SECONDS` ago; empty if nobody did."""
+        """Describe a sibling that died more than `SIBLING_GRACE_SECONDS` ago; "" if none did."""
         for rank, state in self.siblings().items():
             if "ended" in state or alive(state["pid"]):
                 self._gone_since.pop(rank, None)
@@ -148,7 +147,7 @@ class Watchdog:
         return ""
 
     def first_cause(self) -> tuple[int, str] | None:
-        """(exit code, paragraph) of the sibling whose end made this process fail; None if there is none."""
+        """Return (exit code, paragraph) of the sibling that made this process fail; None if none did."""
         deadline = time.monotonic() + SIBLING_GRACE_SECONDS / 2
         while self.world > 1:
             for state in self.siblings().values():
@@ -158,21 +157,21 @@ class Watchdog:
                     return HUNG, self.death_of(state)
             if time.monotonic() > deadline:
                 break
-            time.sleep(0.1)  # the other's last words may still be on their way
+            time.sleep(0.1)  # the sibling may still be writing its end
         return None
 
     def death_of(self, state: dict[str, Any]) -> str:
-        """The paragraph for a sibling that is gone."""
+        """Return the paragraph for a dead sibling."""
         return (
             f"Process {state['rank']} of the training (pid {state['pid']}) died in phase '{state['phase']}' "
-            f"of step {state['step']} without a word: it was killed, or crashed in native code (see the end "
-            "of train.log; dmesg names the kernel's memory killer). The other processes were ended. The last "
-            "complete checkpoint is kept: start the stage again to go on from it; if the machine ran out of "
-            "memory, lower the batch first."
+            f"of step {state['step']} without a message: it was killed, or crashed in native code (see the "
+            "end of train.log; dmesg names the kernel's memory killer). The other processes were ended. The "
+            "last complete checkpoint is kept: start the stage again to resume from it; if the machine ran "
+            "out of memory, lower the batch first."
         )
 
     def siblings(self) -> dict[int, dict[str, Any]]:
-        """What the other ranks of this training on this machine last said."""
+        """Return the newest state of the other ranks of this training on this machine."""
         found = {}
         for rank in range(self.world):
             state = files.read_json(self.folder / f"{rank}.json", {}) if rank != self.rank else {}
@@ -181,7 +180,7 @@ class Watchdog:
         return found
 
     def describe(self, state: dict[str, Any]) -> str:
-        """A sibling in one sentence."""
+        """Describe a sibling in one sentence."""
         try:
             condition = psutil.Process(state["pid"]).status()
         except psutil.Error:
@@ -192,7 +191,7 @@ class Watchdog:
         )
 
     def end(self, reason: str) -> None:
-        """Say why, with all stacks, and end this process and its stuck siblings at once."""
+        """Print the reason and all stacks, and end this process and its stuck siblings at once."""
         print(f"watchdog: {reason}", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(all_threads=True)
         write_exit_reason(self.job, HUNG, reason)
@@ -204,7 +203,7 @@ class Watchdog:
 
 
 def start_watchdog(job: Path, step_seconds: float | None) -> Watchdog:
-    """The watchdog of this process, as torchrun numbers it."""
+    """Start the watchdog of this process; torchrun numbers the processes in RANK."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     folder = Path(job) / "ranks"
     if rank == 0:
@@ -216,7 +215,7 @@ def start_watchdog(job: Path, step_seconds: float | None) -> Watchdog:
 
 
 def write_exit_reason(job: Path, returncode: int, message: str) -> None:
-    """Write exit.json unless a sibling has done so just now: the first cause is the cause."""
+    """Write exit.json unless a sibling has done so within a minute: the first cause counts."""
     path = Path(job) / "exit.json"
     if path.exists() and time.time() - path.stat().st_mtime < 60:
         return
@@ -225,7 +224,7 @@ def write_exit_reason(job: Path, returncode: int, message: str) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether process `pid` runs; a zombie does not."""
+    """Return whether process `pid` runs; a zombie does not."""
     try:
         return processes.alive(psutil.Process(pid))
     except psutil.Error:

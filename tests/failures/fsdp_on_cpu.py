@@ -12,7 +12,7 @@ from typing import Any
 
 from accelerate.state import AcceleratorState, DistributedType, PartialState
 
-from r1kit.training import grpo
+from r1kit.training import grpo, program
 
 plain = AcceleratorState.__init__
 
@@ -28,4 +28,4 @@ def sharded(self: AcceleratorState, *args: Any, fsdp_plugin: Any = None, **kwarg
 
 if __name__ == "__main__":
     AcceleratorState.__init__ = sharded
-    sys.exit(grpo.main())
+    sys.exit(program.run(grpo.train))

@@ -1,3 +1,5 @@
+"""What every trainer logs, marks and obeys; MFU by hand, in both conventions."""
+
 from __future__ import annotations
 
 import json
@@ -7,7 +9,16 @@ from types import SimpleNamespace
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from r1kit.training.callbacks import CompleteMarker, GracefulStop, MetricsLog, readable
+from r1kit.settings.known_models import KNOWN_MODELS
+from r1kit.training.callbacks import (
+    CompleteMarker,
+    GracefulStop,
+    MetricsLog,
+    Throughput,
+    attended_length,
+    peak_of,
+    readable,
+)
 from r1kit.training.program import StopRequest
 
 ARGS = SimpleNamespace(
@@ -51,18 +62,12 @@ def test_the_clock_goes_on_after_a_resume(tmp_path):
     assert row["seconds_left"] < 60, "time left is this session's speed, not the first session's"
 
 
-def test_the_trainers_last_words_are_no_row(tmp_path):
+@pytest.mark.parametrize(("logs", "main"), [({"train_loss": 1.0}, True), ({"loss": 1.0}, False)])
+def test_the_trainers_summary_and_other_processes_write_no_row(logs, main, tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
     log.on_train_begin(ARGS, state_at(0), TrainerControl())
-    log.on_log(ARGS, state_at(100), TrainerControl(), logs={"train_loss": 1.0, "train_runtime": 5.0})
-    assert not (tmp_path / "metrics.jsonl").exists()
-
-
-def test_other_processes_write_nothing(tmp_path):
-    log = MetricsLog(tmp_path / "metrics.jsonl")
-    log.on_train_begin(ARGS, state_at(0), TrainerControl())
-    other = TrainerState(global_step=1, max_steps=2, is_world_process_zero=False)
-    log.on_log(ARGS, other, TrainerControl(), logs={"loss": 1.0})
+    state = TrainerState(global_step=1, max_steps=2, is_world_process_zero=main)
+    log.on_log(ARGS, state, TrainerControl(), logs=logs)
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
@@ -128,3 +133,49 @@ def test_a_stop_that_another_process_heard_first_is_not_a_second_signal(monkeypa
     stop.received = signal.SIGTERM  # as the ranks agreed
     stop._handle(signal.SIGTERM, None)
     assert stop.received == signal.SIGTERM
+
+
+QWEN = KNOWN_MODELS["Qwen/Qwen2.5-Math-7B"]
+
+
+def test_the_guides_rate_is_9_1_percent_causal_and_9_6_with_full_attention():
+    found = Throughput(QWEN, 8, 2306.9e12, 4096).metrics(37_449, {})
+    assert found["mfu/causal"] == pytest.approx(0.091, abs=0.0005)
+    assert found["mfu/full_attention"] == pytest.approx(0.096, abs=0.0005)
+
+
+@pytest.mark.slow
+def test_full_attention_is_what_trl_counts():
+    """TRL's own function on the same shape, so that the two conventions keep their names."""
+    from transformers import Qwen2Config
+    from trl.trainer.utils import compute_flops_per_token
+
+    config = Qwen2Config(
+        hidden_size=QWEN.hidden_size,
+        intermediate_size=QWEN.intermediate_size,
+        num_hidden_layers=QWEN.num_hidden_layers,
+        num_attention_heads=QWEN.num_attention_heads,
+        num_key_value_heads=QWEN.num_key_value_heads,
+        vocab_size=QWEN.vocab_size,
+    )
+    ours = Throughput(QWEN, 1, 1.0, 4096).metrics(1.0, {})["mfu/full_attention"]
+    assert ours == pytest.approx(compute_flops_per_token(config, 4096), rel=1e-9)
+
+
+def test_grpo_takes_the_length_of_its_completions():
+    short = Throughput(QWEN, 8, 2.3e15).metrics(1000, {"completions/mean_length": 100.0})
+    long = Throughput(QWEN, 8, 2.3e15).metrics(1000, {"completions/mean_length": 8000.0})
+    assert long["mfu/causal"] > 1.1 * short["mfu/causal"]
+
+
+def test_attention_in_packed_rows_is_counted_document_by_document():
+    import datasets
+
+    packed = datasets.Dataset.from_dict({"seq_lengths": [[30, 10], [20]], "input_ids": [[0] * 40, [0] * 20]})
+    assert attended_length(packed) == pytest.approx((900 + 100 + 400) / 60)
+    assert attended_length(packed.remove_columns("seq_lengths")) == pytest.approx((1600 + 400) / 60)
+    assert attended_length(datasets.Dataset.from_dict({"prompt": ["a"]})) is None
+
+
+def test_a_cpus_peak_is_what_was_measured():
+    assert peak_of(SimpleNamespace(type="cpu"), {"reference_gflops": 100.0}) == 1e11

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from r1kit.settings.training import CurriculumSettings, DynamicSamplingSettings
 from r1kit.training.rl.curriculum import Curriculum
 from r1kit.training.rl.objective import group_advantages
 from r1kit.training.rl.trainer import Group, GrpoTrainer
-from tests.training.conftest import rows
 
 SIZE, COUNT = 4, 4  # completions of a group, groups of a generation
 
@@ -187,7 +184,7 @@ def test_two_generations_of_one_step_ask_different_prompts(trainer):
 
 
 def test_a_process_with_half_a_group_is_refused(trainer):
-    with pytest.raises(ValueError, match="6 completions: no whole number of groups of 4"):
+    with pytest.raises(ValueError, match=r"6 completions.* groups of 4"):
         generate(trainer, count=6)
 
 
@@ -261,38 +258,6 @@ def test_what_part_of_the_tokens_was_trained_on_is_said_for_mfu(trainer):
     counted = trainer.state.num_input_tokens_seen
     assert done.metrics["dynamic/trained_share"] == pytest.approx(trained / counted)
     assert trained < counted
-
-
-@pytest.mark.slow
-def test_a_training_that_goes_on_from_a_checkpoint_ends_with_the_same_weights(world, tmp_path):
-    """Two generations a step, each with prompts of the curriculum and replaced groups; equal bit by bit."""
-    from r1kit.training.program import Job
-    from r1kit.training.resume import fit
-
-    def train(job: Job) -> tuple[dict, list, dict]:
-        trainer = build(
-            world, output_dir=str(job.checkpoints), max_steps=4, save_strategy="steps", save_steps=2,
-            logging_steps=1, learning_rate=1e-3, disable_tqdm=True,
-        )  # fmt: skip
-        settings = CurriculumSettings(strategy="pass_rate")
-        trainer.curriculum = Curriculum(settings, trainer.train_dataset["level"], seed=0)
-        trainer.dynamic_sampling = DynamicSamplingSettings(max_extra=0.5)
-        fit(trainer, job)
-        own = ("reward", "curriculum/", "dynamic/", "num_tokens", "completions/", "loss", "entropy")
-        kept = [{k: v for k, v in row.items() if k.startswith(own)} for row in rows(job.folder)]
-        return load_file(job.model / "model.safetensors"), kept, trainer.sampling_state()
-
-    whole, resumed = (Job(tmp_path / name, {"machine": {}}, {}) for name in ("whole", "resumed"))
-    weights, metrics, state = train(whole)
-    shutil.copytree(whole.checkpoints / "checkpoint-2", resumed.checkpoints / "checkpoint-2")
-    shutil.copy(whole.metrics, resumed.metrics)
-    again, its_metrics, its_state = train(resumed)
-    assert all(torch.equal(weights[name], again[name]) for name in weights)
-    assert metrics == its_metrics
-    assert state == its_state
-    assert len(state["curriculum"]["solved"]) > COUNT
-    start = load_file(world / "base/model.safetensors")
-    assert any(not torch.equal(start[name], weights[name]) for name in start)  # or nothing was tested
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
-"""A GRPO that has collapsed is stopped, and its message names the sign; one that learns is left alone."""
+"""A GRPO that has collapsed or cannot be scored is stopped with a named sign; one that learns is not."""
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,19 @@ from transformers import TrainerControl
 
 from r1kit.runs import jsonl
 from r1kit.settings.training import GuardSettings
-from r1kit.training.rl.guards import COLLAPSED, Collapsed, Guards, diversity, find_sign
+from r1kit.training import checkpoints
+from r1kit.training.rl.guards import (
+    COLLAPSED,
+    Collapsed,
+    Guards,
+    TooManyUnjudged,
+    UnscoredWatch,
+    diversity,
+    find_sign,
+)
+
+from .conftest import rows as metric_rows
+from .conftest import start, write_job
 
 BOUNDS = GuardSettings(window=5)
 
@@ -26,10 +39,6 @@ def rows(count: int, **changes: tuple[float, float]) -> list[dict]:
         | {name: a + (b - a) * at / (count - 1) for name, (a, b) in (usual | changes).items()}
         for at in range(count)
     ]
-
-
-def test_a_training_that_learns_is_left_alone():
-    assert find_sign(rows(40), BOUNDS) == ""
 
 
 def test_the_shipped_training_is_left_alone():
@@ -162,3 +171,119 @@ def test_a_whole_run_ends_with_the_guards_code():
     from r1kit.pipeline import run
 
     assert run.COLLAPSED == COLLAPSED
+
+
+def stopped(watch: UnscoredWatch) -> bool:
+    control = SimpleNamespace(should_save=False, should_log=False, should_training_stop=False)
+    watch.on_step_end(None, None, control)
+    assert control.should_save == control.should_training_stop
+    return control.should_training_stop
+
+
+def test_one_unreadable_solution_in_fifty_is_borne_and_two_are_not():
+    watch = UnscoredWatch(group_size=16)
+    watch.add(16, 128)
+    assert not stopped(watch)
+    watch.on_train_end(None, None, None)
+    watch.add(16, 128, "solution: 'prose'")
+    assert stopped(watch)
+    with pytest.raises(TooManyUnjudged, match=r"32 of the last 256 .* more than 2% of 800\. .*'prose'"):
+        watch.on_train_end(None, None, None)
+
+
+def test_what_is_long_past_is_forgotten():
+    watch = UnscoredWatch(group_size=16)
+    for _ in range(30):
+        watch.add(16, 128)
+        for _ in range(7):
+            watch.add(0, 128)
+        assert not stopped(watch)
+
+
+def test_a_sandbox_that_fails_late_stops_the_training_at_once():
+    watch = UnscoredWatch(group_size=8)
+    for _ in range(1000):
+        watch.add(0, 64)
+    watch.add(64, 64)
+    assert stopped(watch)
+
+
+def test_a_batch_larger_than_fifty_groups_is_measured_whole():
+    watch = UnscoredWatch(group_size=8)
+    watch.add(80, 8192)
+    assert not stopped(watch)
+    watch.add(200, 8192)
+    assert stopped(watch)
+
+
+UNREADABLE = {
+    "max_steps": 3,
+    "per_device_train_batch_size": 8,
+    "num_generations": 4,
+    "max_completion_length": 8,
+    "learning_rate": 1e-4,
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "rewards": [{"name": "accuracy", "weight": 1.0}, {"name": "format", "weight": 0.2}],
+}
+
+
+@pytest.mark.slow
+def test_a_training_without_readable_solutions_ends_with_a_message_and_a_checkpoint(world, tmp_path):
+    from datasets import load_from_disk
+
+    prompts = load_from_disk(str(world / "prompts"))
+    unreadable = prompts.remove_columns("solution").add_column(
+        "solution", ["We see that the result is four"] * len(prompts)
+    )
+    unreadable.save_to_disk(str(tmp_path / "prompts"))
+    job = write_job(tmp_path / "job", world, grpo=UNREADABLE)
+    resolved = (job / "resolved.yaml").read_text()
+    (job / "resolved.yaml").write_text(resolved.replace(str(world / "prompts"), str(tmp_path / "prompts")))
+    assert start("grpo", job).wait(timeout=300) == 1
+    log = (job / "train.log").read_text()
+    assert "TooManyUnjudged: 8 of the last 8 completions could not be judged" in log
+    assert "We see that the result is four" in log
+    assert checkpoints.step_of(checkpoints.newest_complete(job / "checkpoints")) == 1
+    assert not (job / "model").exists()
+    (row,) = metric_rows(job)
+    assert row["frac_unjudged"] == 1.0
+    assert row["frac_reward_zero_std"] == 1.0
+    assert json.dumps(row["reward"]) in ("null", "NaN")
+
+
+GUARDED = {
+    "rewards": [{"name": "tag_count", "weight": 1.0}],
+    "algorithm": "gspo",
+    "guards": {"window": 2, "min_entropy": 100.0},  # nats a token: no model has so much
+    "curriculum": {
+        "strategy": "length",
+        "lengths": [{"step": 0, "max_completion_length": 6}, {"step": 1, "max_completion_length": 12}],
+    },
+    "learning_rate": 1e-3,
+    "per_device_train_batch_size": 8,
+    "num_generations": 4,
+    "max_completion_length": 12,
+    "max_steps": 6,
+    "save_steps": 6,
+    "logging_steps": 1,
+    "gradient_checkpointing": False,
+    "bf16": False,
+}
+
+
+@pytest.mark.slow
+def test_a_guard_ends_a_training_with_its_own_code_and_keeps_the_checkpoint(world, tmp_path):
+    folder = write_job(tmp_path / "grpo", world, grpo=GUARDED)
+    assert start("grpo", folder).wait(timeout=300) == COLLAPSED
+    told = json.loads((folder / "exit.json").read_text(encoding="utf-8"))
+    assert told["returncode"] == COLLAPSED
+    assert "entropy is gone" in told["message"]
+    assert "min_entropy: 100" in told["message"]
+    assert told["message"] in (folder / "train.log").read_text(encoding="utf-8")
+    assert (folder / "checkpoints/checkpoint-2/complete.json").is_file()
+    assert not (folder / "model").exists()
+    first, second = metric_rows(folder)
+    assert [row["curriculum/max_completion_length"] for row in (first, second)] == [6.0, 12.0]
+    assert first["completions/max_length"] <= 6 < second["completions/max_length"] <= 12
+    assert first["diversity/repetition"] is not None

@@ -34,7 +34,7 @@ def test_what_the_final_evaluation_asks_and_what_is_never_trained_is_left_out():
     ]
     assert chosen[0]["prompt"] == [{"role": "user", "content": "level 1 problem 7"}]
     assert len(heldout_slice(HELD, problems=60, evaluated=7, levels=[1, 2, 3])) == 9
-    with pytest.raises(SettingsError, match="final evaluation asks all held-out problems"):
+    with pytest.raises(SettingsError, match="heldout_per_level"):
         heldout_slice(HELD, problems=6, evaluated=10, levels=[1, 2, 3])
 
 
@@ -73,7 +73,7 @@ class Trainer:
 def test_the_best_weights_are_kept_and_a_best_of_the_future_is_forgotten_on_resume(tmp_path):
     trainer = Trainer()
     job = SimpleNamespace(folder=tmp_path, watchdog=None)
-    watch = HeldOut(job, trainer, "accuracy")
+    watch = HeldOut(job, trainer, own())
     state = SimpleNamespace(global_step=0, is_world_process_zero=True)
     for step, value in [(5, 0.4), (10, 0.7), (15, 0.6)]:
         trainer.weights, state.global_step = step, step

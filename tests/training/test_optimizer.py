@@ -10,7 +10,6 @@ from torch.optim._muon import DEFAULT_A, DEFAULT_B, DEFAULT_C, _zeropower_via_ne
 from r1kit.training.optimizer import (
     MuonAdamW,
     build_optimizer,
-    hidden_matrices,
     orthogonalize,
     parameter_groups,
 )
@@ -26,52 +25,41 @@ def test_orthogonalize_is_torchs_iteration_in_float32(shape):
     assert (ours - reference.float()).abs().max() < 0.03, "more than bfloat16's rounding"
 
 
-def test_orthogonalize_brings_singular_values_near_one():
-    torch.manual_seed(0)
-    values = torch.linalg.svdvals(orthogonalize(torch.randn(48, 96)))
-    assert values.min() > 0.6
-    assert values.max() < 1.3
-
-
 def test_muon_takes_the_hidden_matrices_and_nothing_else(model):
-    names = hidden_matrices(model)
+    groups = parameter_groups(model, 1e-3, 2e-2, weight_decay=0.1)
+    muon = set(map(id, groups[2]["params"]))
+    names = [name for name, parameter in model.named_parameters() if id(parameter) in muon]
     assert {name.rsplit(".", 2)[-2] for name in names} == {
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     }  # fmt: skip
-    groups = parameter_groups(model, 1e-3, 2e-2, weight_decay=0.1)
     assert [group.get("muon", False) for group in groups] == [False, False, True]
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0, 0.1]
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 
-def test_the_adamw_part_is_torchs_adamw():
+@pytest.mark.parametrize(
+    ("shape", "group", "reference", "tolerance"),
+    [
+        ((5,), {}, lambda p: torch.optim.AdamW([p], lr=0.02, weight_decay=0.0), 1e-7),
+        (
+            (24, 16),
+            {"muon": True, "weight_decay": 0.1},
+            lambda p: torch.optim.Muon([p], lr=0.02, weight_decay=0.1),
+            2e-3,
+        ),
+    ],
+    ids=["AdamW", "Muon"],
+)
+def test_each_part_is_torchs_optimizer(shape, group, reference, tolerance):
     torch.manual_seed(0)
-    start, gradients = torch.randn(5), torch.randn(3, 5)
+    start, gradients = torch.randn(shape), torch.randn(3, *shape)
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    optimizers = [
-        MuonAdamW([{"params": [ours]}], lr=0.1),
-        torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.0),
-    ]
+    optimizers = [MuonAdamW([{"params": [ours], **group}], lr=0.02), reference(theirs)]
     for gradient in gradients:
         ours.grad, theirs.grad = gradient.clone(), gradient.clone()
         for optimizer in optimizers:
             optimizer.step()
-    assert torch.allclose(ours, theirs, atol=1e-7)
-
-
-def test_the_muon_part_is_torchs_muon():
-    torch.manual_seed(0)
-    start, gradients = torch.randn(24, 16), torch.randn(3, 24, 16)
-    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    optimizers = [
-        MuonAdamW([{"params": [ours], "muon": True, "weight_decay": 0.1}], lr=0.02),
-        torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1),
-    ]
-    for gradient in gradients:
-        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
-        for optimizer in optimizers:
-            optimizer.step()
-    assert torch.allclose(ours, theirs, atol=2e-3)
+    assert torch.allclose(ours, theirs, atol=tolerance)
 
 
 def trained(model, optimizer, steps, seed=0):

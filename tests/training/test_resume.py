@@ -150,20 +150,21 @@ def test_grpo_of_chosen_groups_killed_and_continued_ends_with_the_same_weights(w
     chosen = {
         "curriculum": {"strategy": "pass_rate", "reward": "tag_count"},
         "dynamic_sampling": {"max_extra": 1.0},
-        "steps_per_generation": 2,
+        "gradient_accumulation_steps": 4,
+        "steps_per_generation": 2,  # two generations per step
         "num_iterations": 1,
-        "max_steps": 10,
-        "save_steps": 4,
+        "max_steps": 6,
+        "save_steps": 2,
     }
     jobs = [
         write_job(tmp_path / name, world, whole_sft / "model", grpo=GRPO | chosen)
         for name in ("whole", "killed")
     ]
     finish("grpo", jobs[0])
-    assert kill_at("grpo", jobs[1], 6) == -signal.SIGKILL
-    assert "resuming from step 4" in finish("grpo", jobs[1])
+    assert kill_at("grpo", jobs[1], 3) == -signal.SIGKILL
+    assert "resuming from step 2" in finish("grpo", jobs[1])
     assert_same_training(*jobs)
-    saved = [torch.load(job / "checkpoints/checkpoint-8/rollout_buffer_0.pt")["chosen"] for job in jobs]
+    saved = [torch.load(job / "checkpoints/checkpoint-4/rollout_buffer_0.pt")["chosen"] for job in jobs]
     assert saved[0] == saved[1]
     assert len(saved[0]["curriculum"]["solved"]) > 4  # or nothing was learned
     assert {"dynamic/useful_after", "dynamic/extra_tokens", "curriculum/retired"} <= rows(jobs[0])[0].keys()

@@ -47,7 +47,7 @@ def train(world: Path, folder: Path, rank: int, port: int) -> None:
 
 def main() -> int:
     """Fork both and wait; 0 if both ended well."""
-    import r1kit.training.grpo_trainer  # noqa: F401 - loaded once, before the fork
+    import r1kit.training.rl.trainer  # noqa: F401 - loaded once, before the fork
 
     world, folder = map(Path, sys.argv[1:])
     with socket.socket() as free:

@@ -1,15 +1,13 @@
-"""Stop a GRPO that has collapsed, games its reward or cannot score its completions: with a checkpoint, and
-with the sign that was seen.
+"""Guards stop a GRPO training that has collapsed, games its reward or cannot score its completions.
 
-The signs: entropy that falls to nothing (DAPO, arXiv:2503.14476, section 3.1) or rises until the policy
-dissolves, answers that no longer depend on the prompt, loops of words, reasoning that vanishes or never ends,
-and a reward that rises while held-out accuracy falls. Their bounds are `guards` in grpo.yaml.
+They save a checkpoint and name the sign. The signs: entropy that falls to nothing (DAPO, arXiv:2503.14476,
+section 3.1) or keeps rising, answers that no longer depend on the prompt, loops of words, reasoning that
+vanishes or never ends, and a reward that rises while held-out accuracy falls. Their bounds are `guards` in
+grpo.yaml. `Guards` reads only rows of metrics.jsonl, so a resumed training decides as the uninterrupted one
+does, and a training that a guard stopped stops again until the bound is changed.
 
-Only rows of metrics.jsonl are looked at, so a resumed training judges as the uninterrupted one does, and one
-that was stopped here stops again until its bound is changed.
-
-`UnscoredWatch` needs no setting: a broken sandbox or a dataset with unreadable solutions would otherwise
-train on what little is left.
+`UnscoredWatch` needs no setting: with a broken sandbox or a dataset with unreadable solutions, GRPO would
+otherwise train on the few completions that still get a score.
 """
 
 from __future__ import annotations
@@ -32,18 +30,15 @@ from r1kit.training.watchdog import Stopped
 COLLAPSED = 6
 """Exit code of a training that a guard has ended."""
 
-MAX_TEXTS = 256
-"""Completions of a step that are looked at for repetition: words of long ones take seconds."""
-
 ENTROPY, LENGTH, CLIPPED = "entropy", "completions/mean_length", "completions/clipped_ratio"
 DISTINCT, SAME, REPEATED = "diversity/distinct_answers", "diversity/same_answer", "diversity/repetition"
 
-
+MAX_TEXTS = 256
+"""Completions per step that are checked for repetition: long ones take seconds."""
 MAX_UNSCORED_SHARE = 0.02
 """Share of completions that may be left without a score."""
-
 UNSCORED_GROUPS = 50
-"""The share is taken over at least so many groups: one unreadable solution makes a whole group unscored."""
+"""Minimum number of groups for that share: one unreadable solution leaves a whole group without a score."""
 
 
 class Collapsed(Stopped):
@@ -54,7 +49,7 @@ class Collapsed(Stopped):
 
 
 class Guards(TrainerCallback):
-    """Looks at every logged row; at a sign all processes save, leave the loop and raise Collapsed."""
+    """Checks every logged row; at a sign all processes save, leave the loop and raise Collapsed."""
 
     def __init__(self, settings: GuardSettings, path: Path):
         self.settings, self.path = settings, path
@@ -62,83 +57,74 @@ class Guards(TrainerCallback):
         self.message = ""
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Take up the rows that were kept."""
+        """Read the rows that were kept."""
         if state.is_world_process_zero and self.path.exists():
             self.rows = [row for row in jsonl.read(self.path) if row["step"] <= state.global_step]
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict, **kwargs: Any
     ) -> TrainerControl:
-        """Judge with the new row; the trainer saves after it has logged."""
-        if "train_loss" in logs:  # Trainer's last words
+        """Decide with the new row; the trainer saves after it has logged."""
+        if "train_loss" in logs:  # the Trainer's summary at the end of the training
             return control
-        found = ""
+        sign = ""
         if state.is_world_process_zero:
             self.rows.append(dict(logs))
-            found = find_sign(self.rows, self.settings)
-        (found,) = broadcast_object_list([found])
-        if found:
+            sign = find_sign(self.rows, self.settings)
+        (sign,) = broadcast_object_list([sign])
+        if sign:
             self.message = (
-                f"Stopped by a guard after step {state.global_step}: {found}. The checkpoint of this step is "
-                "kept and no final model is written; rollouts/ shows what was answered. Take an earlier "
-                "checkpoint or a lower learning rate, or change the bound in grpo.yaml to go on."
+                f"Stopped by a guard after step {state.global_step}: {sign}. The checkpoint of this step is "
+                "kept and no final model is written; rollouts/ holds the completions. Take an earlier "
+                "checkpoint or a lower learning rate, or change the bound in grpo.yaml to continue."
             )
             control.should_save = control.should_training_stop = True
         return control
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Say so, before a final model is written."""
+        """Raise before a final model is written.
+
+        Raises:
+            Collapsed: a guard has stopped the training.
+        """
         if self.message:
             raise Collapsed(self.message)
 
 
 def find_sign(rows: Sequence[dict[str, Any]], settings: GuardSettings) -> str:
-    """The first sign of collapse in the rows of a GRPO, oldest first, as a sentence with figures; or ""."""
-    every, window = rows, settings.window
-    rows = [row for row in every if "reward" in row]  # evaluations have rows of their own
-    if len(rows) < window:
+    """Return the first sign of collapse in a GRPO's rows, oldest first, as a sentence with numbers; or ""."""
+    trained, window = [row for row in rows if "reward" in row], settings.window  # evaluations have none
+    if len(trained) < window:
         return ""
-    first, last = rows[:window], rows[-window:]
-    for name, key, above, what in (
-        (ENTROPY, "min_entropy", False, "entropy is gone: {:.4f} nats a token"),
+    newest = trained[-window:]
+    for name, key, upper, sentence in (
+        (ENTROPY, "min_entropy", False, "entropy is gone: {:.4f} nats per token"),
         (SAME, "max_same_answer", True, "{:.0%} of the completions of different prompts give one answer"),
-        (
-            DISTINCT,
-            "min_distinct",
-            False,
-            "groups are of one mind: {:.0%} distinct answers where not all are right",
-        ),
+        (DISTINCT, "min_distinct", False, "groups agree: {:.0%} distinct answers where not all are right"),
         (REPEATED, "max_repetition", True, "completions loop: {:.0%} of their 4-grams are repeated"),
     ):
-        value, bound = mean(last, name), getattr(settings, key)
-        if None not in (value, bound) and (value > bound if above else value < bound):
-            return f"{what.format(value)} ({key}: {bound:g}, over {window} rows)"
-    if len(rows) < 2 * window:
+        value, bound = mean(newest, name), getattr(settings, key)
+        if None not in (value, bound) and (value > bound if upper else value < bound):
+            return f"{sentence.format(value)} ({key}: {bound:g}, over {window} rows)"
+    if len(trained) < 2 * window:
         return ""
-    return _against_the_start(first, last, settings) or _against_held_out(every, settings)
+    start = trained[:window]
+    old, new, bound = mean(start, ENTROPY), mean(newest, ENTROPY), settings.max_entropy_growth
+    if None not in (old, new, bound) and new > bound * old:
+        what = f"the policy dissolves: entropy rose from {old:.3f} to {new:.3f}"
+        return f"{what} (max_entropy_growth: {bound:g})"
+    old, new, bound = mean(start, LENGTH), mean(newest, LENGTH), settings.min_length_share
+    if None not in (old, new, bound) and new < bound * old:
+        return f"completions shrank from {old:.0f} to {new:.0f} tokens (min_length_share: {bound:g})"
+    old, new, bound = mean(start, CLIPPED), mean(newest, CLIPPED), settings.max_clipped
+    if None not in (old, new, bound) and old <= bound < new:
+        what = f"completions no longer end: {new:.0%} are cut, {old:.0%} were at first"
+        return f"{what} (max_clipped: {bound:g})"
+    return _reward_without_accuracy(rows, settings)
 
 
-def _against_the_start(first: Sequence[dict], last: Sequence[dict], settings: GuardSettings) -> str:
-    """Signs that compare the newest window with the first one."""
-    before, now = mean(first, ENTROPY), mean(last, ENTROPY)
-    most = settings.max_entropy_growth
-    if None not in (before, now, most) and now > most * before:
-        what = f"the policy dissolves: entropy rose from {before:.3f} to {now:.3f}"
-        return f"{what} (max_entropy_growth: {most:g})"
-    before, now = mean(first, LENGTH), mean(last, LENGTH)
-    least = settings.min_length_share
-    if None not in (before, now, least) and now < least * before:
-        return f"completions shrank from {before:.0f} to {now:.0f} tokens (min_length_share: {least:g})"
-    before, now = mean(first, CLIPPED), mean(last, CLIPPED)
-    most = settings.max_clipped
-    if None not in (before, now, most) and before <= most < now:
-        what = f"completions no longer end: {now:.0%} are cut, {before:.0%} were at first"
-        return f"{what} (max_clipped: {most:g})"
-    return ""
-
-
-def _against_held_out(rows: Sequence[dict], settings: GuardSettings) -> str:
-    """Whether the reward rose while held-out accuracy stayed below what it had been."""
+def _reward_without_accuracy(rows: Sequence[dict], settings: GuardSettings) -> str:
+    """Compare the reward with held-out accuracy since its best measurement."""
     measured = [(at, row[PASS]) for at, row in enumerate(rows) if row.get(PASS) is not None]
     if settings.min_heldout_drop is None or not measured:
         return ""
@@ -146,9 +132,10 @@ def _against_held_out(rows: Sequence[dict], settings: GuardSettings) -> str:
     later = [value for place, value in measured if place > at][-settings.patience :]
     if len(later) < settings.patience or max(later) > best - settings.min_heldout_drop:
         return ""
-    until_then = [row for row in rows[: at + 1] if "reward" in row]
-    until_now = [row for row in rows if "reward" in row]
-    before, now = (mean(found[-settings.window :], "reward") for found in (until_then, until_now))
+    before, now = (
+        mean([row for row in part if "reward" in row][-settings.window :], "reward")
+        for part in (rows[: at + 1], rows)
+    )
     if None in (before, now) or now - before < settings.min_reward_rise:
         return ""
     return (
@@ -159,7 +146,7 @@ def _against_held_out(rows: Sequence[dict], settings: GuardSettings) -> str:
 
 
 def mean(rows: Sequence[dict[str, Any]], name: str) -> float | None:
-    """Of the rows that have the metric; None if none has."""
+    """Return the mean of a metric over the rows that have it; None if none does."""
     values = [row[name] for row in rows if row.get(name) is not None]
     return sum(values) / len(values) if values else None
 
@@ -170,16 +157,17 @@ def diversity(
     right: Sequence[float] | None = None,
     solutions: Sequence | None = None,
 ) -> dict[str, float]:
-    """How different answers are in one batch of groups of `size`, and how much completions repeat themselves.
+    """Measure how different the answers of a batch are, and how much completions repeat themselves.
 
     Args:
         completions: texts, group after group [groups * size].
         right: the accuracy reward of each; groups in which all are right may agree.
-        solutions: of each; where fewer than four differ, one answer to all prompts says nothing.
+        solutions: the solution of each; with fewer than four different ones SAME would mean nothing.
 
     Returns:
         DISTINCT: distinct answers over `size`, mean of the groups not all right; SAME: share of completions
-        with the commonest answer; REPEATED. Without a key where there is nothing to say.
+        with the commonest answer; REPEATED: share of repeated word 4-grams. A metric that cannot be measured
+        is left out.
     """
     answers = [answer_after_reasoning(text) for text in completions]
     groups = [slice(start, start + size) for start in range(0, len(answers), size)]
@@ -201,7 +189,7 @@ class TooManyUnjudged(RuntimeError):
 
 
 class UnscoredWatch(TrainerCallback):
-    """Counts unscored completions, and stops with a checkpoint if they pass `MAX_UNSCORED_SHARE`."""
+    """Counts unscored completions, and stops with a checkpoint if they exceed `MAX_UNSCORED_SHARE`."""
 
     def __init__(self, group_size: int):
         self.group_size = group_size
@@ -217,21 +205,20 @@ class UnscoredWatch(TrainerCallback):
 
     @property
     def rows(self) -> int:
-        """Completions over which the share is taken: `UNSCORED_GROUPS` groups, or a generation if more."""
+        """Completions that the share is measured over: `UNSCORED_GROUPS` groups, or a generation if more."""
         return max(UNSCORED_GROUPS * self.group_size, self.recent[-1][1] if self.recent else 0)
 
     @property
     def message(self) -> str:
-        """Why the training must stop; empty while it need not."""
-        unscored = sum(count for count, _ in self.recent)
+        """Why the training must stop; empty as long as it need not."""
+        unscored, counted = map(sum, zip((0, 0), *self.recent, strict=True))
         if unscored <= MAX_UNSCORED_SHARE * self.rows:
             return ""
-        seen = sum(count for _, count in self.recent)
-        example = self.example or "on another process"
         return (
-            f"{unscored} of the last {seen} completions could not be judged, more than "
-            f"{MAX_UNSCORED_SHARE:.0%} of {self.rows}. The first: {example}. Rewards of None come from "
-            "solutions or test cases that cannot be read, or from a sandbox that fails: see train.log."
+            f"{unscored} of the last {counted} completions could not be judged, more than "
+            f"{MAX_UNSCORED_SHARE:.0%} of {self.rows}. The first: {self.example or 'on another process'}. "
+            "Rewards of None come from solutions or test cases that cannot be read, or from a sandbox that "
+            "fails: see train.log."
         )
 
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
@@ -241,6 +228,10 @@ class UnscoredWatch(TrainerCallback):
         return control
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Raise before a final model is written."""
+        """Raise before a final model is written.
+
+        Raises:
+            TooManyUnjudged: too many completions have no score.
+        """
         if self.message:
             raise TooManyUnjudged(self.message)

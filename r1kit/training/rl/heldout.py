@@ -1,10 +1,14 @@
-"""Held-out problems asked while GRPO trains: is the reward that rises worth anything, and which weights were
+"""Held-out problems evaluated while GRPO trains: does the rising reward mean anything, and which weights were
 best?
 
-TRL's own evaluation does the asking, so it goes the way of the rollouts (this process, or the vLLM server,
-any number of processes). What is asked is a slice that neither trains nor is evaluated at the end: choosing
-the best checkpoint by the final evaluation's problems would make its score too good. In metrics.jsonl it is
-`heldout/pass@1`, in a row of its own; the best weights so far are kept in `best/`, beside `best.json`.
+TRL's own evaluation generates and scores, so it uses the same path as the rollouts (this process or the vLLM
+server, any number of processes). The problems are a slice that is neither trained on nor part of the final
+evaluation: choosing the best checkpoint by the final evaluation's problems would make its score too good. In
+metrics.jsonl the result is `heldout/pass@1`, in a row of its own; the best weights so far are kept in
+`best/`, beside `best.json`.
+
+`grpo.train` calls `heldout_dataset`, passes its result and `evaluation_keys` to the trainer, and adds the
+callback `HeldOut`.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerState
 
+from r1kit.data.format import user_prompt
 from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.settings import Problem, SettingsError
 from r1kit.training import checkpoints
@@ -28,9 +33,7 @@ if TYPE_CHECKING:
 
 
 VERIFYING = ("accuracy", "binary_code", "code")
-"""Rewards that say whether an answer is right, so that their mean is pass@1 (of `code`: the share of
-cases).
-"""
+"""Rewards that say whether an answer is right: their mean is pass@1 (`code`: the share of passed cases)."""
 
 PASS = "heldout/pass@1"
 KEPT = {
@@ -41,26 +44,62 @@ KEPT = {
 BEST, MARK = "best", "best.json"
 
 
-def evaluation_keys(grpo: GrpoSettings, keys: Mapping[str, Any], heldout: Dataset | None) -> dict[str, Any]:
-    """TRL's keys with an evaluation every `eval_every` steps; as they are without a held-out set.
+def heldout_dataset(job: Job, grpo: GrpoSettings) -> Dataset | None:
+    """Return the slice of a job's `inputs.heldout`; None if grpo.yaml asks for no evaluation.
 
-    TRL averages over batches, so that all of them have to be of one size for the mean to be pass@1.
+    Raises:
+        SettingsError: no reward verifies answers, the job has no held-out problems, or none is left.
     """
-    if heldout is None:
-        return dict(keys)
-    each = len(heldout) // process_count()
-    most = max(1, keys.get("per_device_train_batch_size", 8) // grpo.eval_samples)
-    problems = next(size for size in range(min(most, each), 0, -1) if each % size == 0)
-    return dict(keys) | {
-        "eval_strategy": "steps",
-        "eval_steps": grpo.eval_every,
-        "num_generations_eval": grpo.eval_samples,
-        "per_device_eval_batch_size": problems * grpo.eval_samples,
-    }
+    if grpo.eval_every is None:
+        return None
+    from datasets import Dataset, load_from_disk
+
+    if "heldout" not in job.inputs:
+        raise _problem(grpo.eval_every, "null", "The data of this training holds nothing out.")
+    verifying_reward(grpo)
+    evaluation, data = job.settings.get("evaluation") or {}, job.settings.get("data") or {}
+    chosen = heldout_slice(
+        load_from_disk(job.inputs["heldout"]),
+        grpo.eval_problems,
+        evaluation.get("problems_per_level", 0),
+        data.get("levels"),
+    )
+    count = process_count()
+    return Dataset.from_list(chosen[: max(1, len(chosen) // count) * count])
+
+
+def heldout_slice(
+    rows: Iterable[Mapping[str, Any]], problems: int, evaluated: int, levels: Iterable | None
+) -> list[dict[str, Any]]:
+    """Choose rows for the training's own evaluation, equally many of each level.
+
+    Args:
+        rows: held-out rows with `problem` (or `prompt`), `solution` and, in the embedded world, `level`.
+        problems: how many at most.
+        evaluated: this many of each level, the first, belong to the final evaluation and are left out.
+        levels: levels that are trained; None if the data has no levels.
+
+    Raises:
+        SettingsError: nothing is left.
+    """
+    by_level: dict[Any, list] = {}
+    for row in rows:
+        by_level.setdefault(row.get("level"), []).append(row)
+    if levels is not None:
+        by_level = {level: found[evaluated:] for level, found in by_level.items() if level in set(levels)}
+    share = max(1, problems // max(1, len(by_level)))
+    chosen = [row for found in by_level.values() for row in found[:share]]
+    if not chosen:
+        raise _problem(
+            "no problem left",
+            "a larger heldout_per_level in data.yaml",
+            f"The final evaluation uses all held-out problems (the first {evaluated} of each level).",
+        )
+    return [dict(row) | {"prompt": row.get("prompt") or user_prompt(row["problem"])} for row in chosen]
 
 
 def verifying_reward(grpo: GrpoSettings) -> str:
-    """The name of the reward whose mean is pass@1.
+    """Return the name of the reward whose mean is pass@1.
 
     Raises:
         SettingsError: there is none.
@@ -70,86 +109,49 @@ def verifying_reward(grpo: GrpoSettings) -> str:
         if name in names:
             return name
     message = "Without a reward that says whether an answer is right there is no pass@1 to follow."
-    problem = Problem(
-        "grpo.yaml", "eval_every", found=", ".join(names), allowed=", ".join(VERIFYING), message=message
-    )
-    raise SettingsError([problem])
+    raise _problem(", ".join(names), ", ".join(VERIFYING), message)
 
 
-def heldout_slice(
-    rows: Iterable[Mapping[str, Any]], problems: int, evaluated: int, levels: Iterable | None
-) -> list:
-    """Rows for the training's own evaluation, as many of each level as of the others.
+def _problem(found: Any, allowed: str, message: str) -> SettingsError:
+    return SettingsError([Problem("grpo.yaml", "eval_every", found=found, allowed=allowed, message=message)])
 
-    Args:
-        rows: held-out rows with `problem` (or `prompt`), `solution` and, in the embedded world, `level`.
-        problems: how many at most.
-        evaluated: of each level the first so many belong to the final evaluation and are left out.
-        levels: levels that are trained; None where there are none.
 
-    Raises:
-        SettingsError: nothing is left.
+def evaluation_keys(grpo: GrpoSettings, keys: Mapping[str, Any], heldout: Dataset | None) -> dict[str, Any]:
+    """Return TRL's keys with an evaluation every `eval_every` steps; unchanged without a held-out set.
+
+    TRL averages over batches, so all of them must have one size for the mean to be pass@1.
     """
-    from r1kit.data.format import user_prompt
-
-    by_level: dict[Any, list] = {}
-    for row in rows:
-        by_level.setdefault(row.get("level"), []).append(row)
-    if levels is not None:
-        by_level = {level: found[evaluated:] for level, found in by_level.items() if level in set(levels)}
-    share = max(1, problems // max(1, len(by_level)))
-    chosen = [row for found in by_level.values() for row in found[:share]]
-    if not chosen:
-        message = f"The final evaluation asks all held-out problems (the first {evaluated} of each level)."
-        allowed = "a larger heldout_per_level in data.yaml"
-        raise SettingsError(
-            [Problem("grpo.yaml", "eval_every", found="no problem left", allowed=allowed, message=message)]
-        )
-    return [dict(row) | {"prompt": row.get("prompt") or user_prompt(row["problem"])} for row in chosen]
-
-
-def heldout_dataset(job: Job, grpo: GrpoSettings) -> Dataset | None:
-    """The slice of a job's `inputs.heldout`; None where grpo.yaml asks for no evaluation.
-
-    Raises:
-        SettingsError: the job has no held-out problems, or none is left.
-    """
-    if grpo.eval_every is None:
-        return None
-    from datasets import Dataset, load_from_disk
-
-    if "heldout" not in job.inputs:
-        message = "The data of this training holds nothing out."
-        raise SettingsError(
-            [Problem("grpo.yaml", "eval_every", found=grpo.eval_every, allowed="null", message=message)]
-        )
-    verifying_reward(grpo)
-    evaluation, data = job.settings.get("evaluation") or {}, job.settings.get("data") or {}
-    rows = load_from_disk(job.inputs["heldout"])
-    chosen = heldout_slice(
-        rows, grpo.eval_problems, evaluation.get("problems_per_level", 0), data.get("levels")
-    )
-    count = process_count()
-    return Dataset.from_list(chosen[: max(1, len(chosen) // count) * count])
+    if heldout is None:
+        return dict(keys)
+    per_process = len(heldout) // process_count()
+    most = max(1, keys.get("per_device_train_batch_size", 8) // grpo.eval_samples)
+    problems = next(size for size in range(min(most, per_process), 0, -1) if per_process % size == 0)
+    return dict(keys) | {
+        "eval_strategy": "steps",
+        "eval_steps": grpo.eval_every,
+        "num_generations_eval": grpo.eval_samples,
+        "per_device_eval_batch_size": problems * grpo.eval_samples,
+    }
 
 
 class HeldOut(TrainerCallback):
-    """Names TRL's evaluation metrics for metrics.jsonl and keeps the best weights. Add it before the
-    others.
+    """Renames TRL's evaluation metrics for metrics.jsonl and keeps the best weights.
+
+    Add it before the callbacks that read the logs.
     """
 
-    def __init__(self, job: Job, trainer: Trainer, reward: str):
+    def __init__(self, job: Job, trainer: Trainer, grpo: GrpoSettings):
         self.folder, self.trainer, self.watchdog = job.folder, trainer, job.watchdog
-        self.reward = f"eval_rewards/{reward}_reward/mean"
+        self.reward = f"eval_rewards/{verifying_reward(grpo)}_reward/mean"
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Forget a best that lies after the step from which the training goes on: it comes again."""
+        """Forget a best of a later step than the training resumes from: that step will be repeated."""
         best = read_json(self.folder / MARK, {})
         if best.get("step", 0) > state.global_step and state.is_world_process_zero:
             (self.folder / MARK).unlink()
 
     def on_prediction_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """A batch of the evaluation is done: nothing hangs."""
+        """Report a batch of the evaluation to the watchdog."""
         if self.watchdog:
             self.watchdog.beat(state.global_step)
 
@@ -168,15 +170,11 @@ class HeldOut(TrainerCallback):
         # All processes decide alike: TRL gathers rewards before it averages them.
         if value is None or value <= before.get("pass@1", -1.0):
             return
-        main = self.trainer.accelerator.is_main_process
-        self.trainer.accelerator.wait_for_everyone()
-        checkpoints.save_model_atomically(self.folder / BEST, self.trainer.save_model, main)
-        if main:
+        accelerator = self.trainer.accelerator
+        accelerator.wait_for_everyone()
+        checkpoints.save_model_atomically(
+            self.folder / BEST, self.trainer.save_model, accelerator.is_main_process
+        )
+        if accelerator.is_main_process:
             write_json_atomic(self.folder / MARK, {"step": state.global_step, "pass@1": value})
-        self.trainer.accelerator.wait_for_everyone()
-
-
-def watch_heldout(trainer: Trainer, job: Job, grpo: GrpoSettings) -> None:
-    """Add the callback where grpo.yaml asks for an evaluation."""
-    if grpo.eval_every is not None:
-        trainer.add_callback(HeldOut(job, trainer, verifying_reward(grpo)))
+        accelerator.wait_for_everyone()

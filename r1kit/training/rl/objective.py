@@ -1,10 +1,10 @@
-"""GRPO's objective in a few functions, for the lesson; a test holds them equal to TRL 1.16's.
+"""GRPO's objective in a few functions, for the lesson; a test compares them with TRL 1.16's.
 
 GRPO (DeepSeekMath, arXiv:2402.03300, equations 3 and 21) compares each completion with its group: the reward
 minus the group's mean, over its standard deviation, is the advantage of every token in it. Later papers
-change a line each: DAPO (2503.14476) averages over all tokens, Dr. GRPO (2503.20783) divides by a constant
-length and not by the standard deviation, GSPO (2507.18071) takes one ratio for a whole completion, CISPO
-(2506.13585) clips the weight of a token and not its gradient. `algorithm` in grpo.yaml names them
+change one line each: DAPO (2503.14476) averages over all tokens, Dr. GRPO (2503.20783) divides by a constant
+length and not by the standard deviation, GSPO (2507.18071) takes one ratio per completion, CISPO (2506.13585)
+clips the weight of a token and not its gradient. `algorithm` in grpo.yaml selects one of them
 (`r1kit.settings.training`).
 """
 
@@ -19,7 +19,7 @@ LOSS_TYPES = ("grpo", "bnpo", "dapo", "dr_grpo", "cispo")
 
 
 def group_advantages(rewards: Tensor, group_size: int, scale: bool = True) -> Tensor:
-    """Rewards [groups * group_size], groups one after the other, to advantages of the same shape.
+    """Turn rewards [groups * group_size], group after group, into advantages of the same shape.
 
     The standard deviation is the sample's (divided by group_size - 1), and 1e-4 is added to it, as in TRL.
     `scale=False` only subtracts the mean (Dr. GRPO).
@@ -32,24 +32,24 @@ def group_advantages(rewards: Tensor, group_size: int, scale: bool = True) -> Te
 
 
 def tokenize_rollouts(tokenizer: Any, prompt: str, completions: list[str]) -> dict[str, Tensor]:
-    """A prompt and C completions of at most L tokens as tensors, laid out as GRPO's trainers do.
+    """Turn a prompt and C completions of at most L tokens into tensors, in the layout of GRPO's trainers.
 
     Returns:
         input_ids and attention_mask [C, P + L], completion_mask [C, L]; each completion ends with the
         tokenizer's end token, and short ones are padded on the right.
     """
-    asked = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    start = tokenizer(text, add_special_tokens=False)["input_ids"]
+    turn = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    prompt_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     rows = [
-        tokenizer(c, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for c in completions
+        [*ids, tokenizer.eos_token_id]
+        for ids in tokenizer(completions, add_special_tokens=False)["input_ids"]
     ]
-    longest = max(map(len, rows))
-    padding = [longest - len(row) for row in rows]
-    ids = [start + row + [tokenizer.pad_token_id] * pad for row, pad in zip(rows, padding, strict=True)]
+    padding = [max(map(len, rows)) - len(row) for row in rows]
+    ids = [prompt_ids + row + [tokenizer.pad_token_id] * pad for row, pad in zip(rows, padding, strict=True)]
     mask = torch.tensor([[1] * len(row) + [0] * pad for row, pad in zip(rows, padding, strict=True)])
-    seen = torch.cat([torch.ones(len(rows), len(start), dtype=mask.dtype), mask], dim=1)
-    return {"input_ids": torch.tensor(ids), "attention_mask": seen, "completion_mask": mask}
+    attention = torch.cat([mask.new_ones(len(rows), len(prompt_ids)), mask], dim=1)
+    return {"input_ids": torch.tensor(ids), "attention_mask": attention, "completion_mask": mask}
 
 
 def token_logprobs(
@@ -59,20 +59,20 @@ def token_logprobs(
     attention_mask: Tensor | None = None,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Log-probability of each of the last `completion_length` tokens: input_ids [B, P + C] to [B, C].
+    """Return log-probabilities of the last C = `completion_length` tokens: input_ids [B, P + C] to [B, C].
 
     Prompts are padded on the left (`attention_mask` 0 there), so that all completions begin in the same
     column.
     """
     outputs = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-    # The logits at a position are about the token after it.
+    # The logits at a position predict the token after it.
     logits = outputs.logits[:, -completion_length - 1 : -1].float() / temperature
     tokens = input_ids[:, -completion_length:]
     return logits.log_softmax(dim=-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
 def importance_ratios(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, level: str = "token") -> Tensor:
-    """How much likelier the model that learns makes what was sampled: [B, C], or [B, 1] for a "sequence".
+    """Return p_new / p_old of the sampled tokens [B, C], or of whole completions [B, 1] for level "sequence".
 
     The ratio of a sequence is the geometric mean of its tokens' (GSPO, equation 7).
     """
@@ -96,26 +96,25 @@ def grpo_loss(
     reference_logprobs: Tensor | None = None,
     importance_sampling_level: str = "token",
 ) -> Tensor:
-    """The loss of one batch, a scalar.
+    """Return the loss of one batch, a scalar.
 
     Args:
-        logprobs: under the model that learns, [B, C], with gradient.
-        old_logprobs: under the model that sampled, [B, C].
+        logprobs: of the sampled tokens under the model that is trained, [B, C], with gradient.
+        old_logprobs: of the same tokens under the model that sampled them, [B, C].
         advantages: [B].
         mask: 1 for tokens of the completion, 0 for padding, [B, C].
-        epsilon_low, epsilon_high: the ratio new / old is worth at most 1 + epsilon_high (and at least 1 -
-        epsilon_low).
+        epsilon_low, epsilon_high: the ratio is clipped to 1 - epsilon_low and 1 + epsilon_high.
         loss_type: "grpo" mean over each completion, then over completions; "bnpo" and "dapo" mean over all
-            tokens (of the
-            micro-batch and of the whole batch: here the same); "dr_grpo" sum over `max_completion_length`;
-            "cispo" clips the weight and not the loss.
+            tokens (of the micro-batch and of the whole batch: here the same); "dr_grpo" sum over
+            `max_completion_length`; "cispo" clips the weight and not the loss.
         beta: weight of the KL divergence to the model of `reference_logprobs` [B, C]: Schulman's k3
-            estimator, times
-            the ratio because the tokens are the old model's (DeepSeek-V3.2; the default in TRL 1.16).
-        importance_sampling_level: "sequence" is GSPO, with loss_type "grpo" and an epsilon of some 1e-4.
+            estimator, times the ratio because the old model sampled the tokens (DeepSeek-V3.2; the default
+            in TRL 1.16).
+        importance_sampling_level: "sequence" is GSPO, with loss_type "grpo" and an epsilon of about 1e-4.
 
     Raises:
-        ValueError: unknown loss_type, or dr_grpo without max_completion_length.
+        ValueError: unknown loss_type, dr_grpo without max_completion_length, or beta without
+            reference_logprobs.
     """
     if loss_type not in LOSS_TYPES:
         raise ValueError(f"loss_type is {loss_type!r}; allowed: {', '.join(LOSS_TYPES)}")

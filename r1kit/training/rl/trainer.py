@@ -5,34 +5,33 @@ The calls of a training step in order; `*` marks what this module adds or change
       training_step
         _prepare_inputs                           every micro-step; it generates once for several of them
     *     _generate_and_score_completions
-            without a curriculum: TRL's, on the prompts that the dataloader brought. With a curriculum:
+            without a curriculum: TRL's, on the prompts of the dataloader. With a curriculum:
     *       _sample_groups                        rounds of groups, until enough of them have a gradient
               Curriculum.choose                   which prompts
-    *         _sample                             completions, and one score for each completion and reward
-    *       _learn                                what the curriculum and the metrics take from all groups
-            TRL's, to which `rollout_func` hands the chosen completions and their scores
+    *         _sample_round                       their completions, and a score per completion and reward
+    *       _update_curriculum, _log_sampling     from all sampled groups
+            TRL's, with the chosen completions and their scores (`rollout_func`)
               _generate
-    *           _generate_single_turn             within the limit of this step; then vLLM or transformers
-    *         _calculate_rewards                  scores the completions, or takes the scores handed over
-    *   _compute_loss                             passes over rows with zero advantage
+    *           _generate_single_turn             within the length limit of this step; vLLM or transformers
+    *         _calculate_rewards                  scores the completions, or takes the scores they have
+    *   _compute_loss                             skips rows with zero advantage
     * log                                         writes rollouts/step_%05d.parquet
-    * _save_checkpoint                            adds the rollouts in use and what the curriculum knows
+    * _save_checkpoint                            adds the rollouts in use and the curriculum's state
 
-**Dynamic sampling.** DAPO (arXiv:2503.14476, section 3.2) samples until a batch holds only prompts whose
-accuracy is neither 0 nor 1; TRL's synchronous trainer trains on whatever came. Here each round samples as
-many groups as are expected to be needed, given the recent share of groups with a gradient, since a larger
-batch hardly takes longer than a small one; `max_extra` bounds them all. Surplus groups are dropped: in the
-next step they would be off-policy. If some are still missing, groups without a gradient fill the batch,
-whose shape never changes. All processes see all groups and take the same decisions, and each goes on with
-its own part. TRL's metrics (`reward`, `completions/...`) describe the batch that is trained on; `num_tokens`
-counts all tokens.
+**Dynamic sampling.** DAPO (arXiv:2503.14476, section 3.2) samples until a batch holds only prompts with an
+accuracy other than 0 and 1; TRL's synchronous trainer trains on the first batch. Here each round oversamples
+by the recent share of groups with a gradient, since a larger batch hardly takes longer than a small one;
+`max_extra` bounds all rounds together. Surplus groups are dropped: in the next step they would be off-policy.
+If some are still missing, groups without a gradient fill the batch, so its shape never changes. All processes
+see all groups and make the same decisions, and each trains on its own part. TRL's metrics (`reward`,
+`completions/...`) describe the batch that is trained on; `num_tokens` counts all tokens.
 
-**Zero advantage.** A group whose completions all earned the same has advantages of 0 and adds nothing to
-the gradient, but TRL computes it. With dynamic sampling only rows with an advantage go through the model, and
-the loss is scaled to what it would be with all of them: the gradient is the same but for rounding. Metrics
-that TRL takes on the way (`entropy`, `clip_ratio/...`) describe the rows that are left. It is not done where
-such a row has a gradient of its own (a KL term, an entropy bonus, the load-balancing loss of experts) or
-where other rows decide which tokens count (`top_entropy_quantile`).
+**Zero advantage.** A group with equal rewards has advantages of 0 and adds nothing to the gradient, but TRL
+computes it. With dynamic sampling only rows with an advantage go through the model, and the loss is scaled to
+what it would be with all of them: the gradient is the same except for rounding. The metrics that TRL computes
+on the way (`entropy`, `clip_ratio/...`) then describe these rows only. Rows are not skipped if they have a
+gradient of another kind (a KL term, an entropy bonus, the load-balancing loss of experts) or if other rows
+decide which tokens count (`top_entropy_quantile`).
 
 **Resume.** TRL keeps the rollouts in use in memory only; after a resume it would generate again, and with
 several epochs draw prompts in another order. Both are repaired here, so a checkpoint may be taken after any
@@ -64,23 +63,24 @@ CARRIED = ("solution", "level", "pass_rate")
 """Dataset columns that go into the rollout files."""
 
 SCORES = "r1kit_scores"
-"""The key under which rows bring the scores that they already have; no dataset has such a column."""
+"""The key of rows that are scored already, with their scores; no dataset has such a column."""
 
 EQUAL_REWARDS = 1e-6
-"""Rewards of a group that differ by less are the same: 16 x (1.0 + 0.2) varies by 1e-7 in float32."""
+"""Rewards of a group that differ by less are equal: in float32, 16 x (1.0 + 0.2) has a deviation of 1e-7, and
+TRL would give such a group advantages of a thousandth."""
 
 MEAN_OVER_ROWS = ("grpo", "sapo", "dr_grpo", "luspo")
-"""Losses that TRL averages over the rows of a batch; of the others `bnpo` divides by the batch's tokens, and
-the rest by those of the whole step, which are counted before."""
+"""Losses that TRL averages over the rows of a batch. Of the others, `bnpo` divides by the batch's tokens, and
+the rest by the tokens of the whole step, which are counted before."""
 
 
 @dataclass
 class Group:
-    """The completions of one prompt, which GRPO compares with each other, and what they earned.
+    """The completions of one prompt, which GRPO compares with each other, and their rewards.
 
     Attributes:
         prompt: its index in the dataset.
-        rows: of each completion, prompt ids, completion ids, text and log-probabilities as TRL has them.
+        rows: prompt ids, completion ids, text and log-probabilities of each completion, in TRL's form.
         scores: [group size, reward functions], NaN where a function could not score.
         rewards: weighted sums of the completions that were scored.
     """
@@ -92,47 +92,32 @@ class Group:
 
     @property
     def useful(self) -> bool:
-        """Whether its completions earned differently, so that it gives a gradient."""
+        """Whether the rewards differ, so that the group gives a gradient."""
         return len(self.rewards) > 1 and (self.rewards.max() - self.rewards.min()).item() > EQUAL_REWARDS
 
     @property
     def completion_tokens(self) -> int:
-        """Tokens of all its completions."""
+        """Tokens of all completions."""
         return sum(len(row[1]) for row in self.rows)
 
     @property
     def all_tokens(self) -> int:
-        """Tokens of all its completions, each with its prompt."""
+        """Tokens of all completions, each with the prompt."""
         return sum(len(row[0]) + len(row[1]) for row in self.rows)
 
 
-class EpochRepeatSampler(RepeatSampler):
-    """TRL's sampler, with an order that depends on seed and epoch and not on how often it was read before."""
-
-    epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch that begins."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        if self.shuffle:
-            self.generator.manual_seed(self.seed + self.epoch)
-        return super().__iter__()
-
-
 class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
-    """GRPOTrainer as the module's docstring describes it; without any of the attributes set it is TRL's.
+    """GRPOTrainer as the module's docstring describes it; with no attribute set it behaves as TRL's.
 
     Its reward functions are those of `r1kit.rewards.get_rewards`. A completion that one of them could not
     score is left out of the gradient and counted (`frac_unjudged`).
 
     Attributes:
-        curriculum: chooses the prompts; dynamic sampling needs one, of strategy "none" at least.
+        curriculum: chooses the prompts; dynamic sampling needs one, at least of strategy "none".
         dynamic_sampling: replaces groups without a gradient.
-        length_curriculum: stages of the completions' longest length, the first from step 0.
+        length_curriculum: stages of the longest completion, the first from step 0.
         rollouts_folder: where `step_%05d.parquet` are written.
-        unscored: is told how many completions could not be scored.
+        unscored: counts the completions that could not be scored.
         log_diversity: adds the metrics of `guards.diversity` to each logged row.
         useful_share: of the groups sampled lately, the share with a gradient.
     """
@@ -144,11 +129,13 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
     unscored: UnscoredWatch | None = None
     log_diversity = False
     useful_share = 1.0
-    _unwritten = False
+    _unwritten = False  # rollouts were generated and no file has them yet
 
     @property
     def _mode(self) -> str:
         return "train" if self.model.training else "eval"
+
+    # Prompts, completions and scores
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochRepeatSampler:
         plain = super()._get_train_sampler(dataset)
@@ -161,38 +148,38 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
             plain.seed,
         )
 
-    # Generation and scores
-
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Return TRL's batch, made of chosen groups if there is a curriculum.
 
         Raises:
-            ValueError: with a curriculum, a process's rows are no whole number of groups.
+            ValueError: with a curriculum, this process's rows are not a whole number of groups.
         """
         if self.model.training and self.curriculum is not None:
-            scored = self._generate_and_score_chosen(len(inputs))
+            batch = self._generate_and_score_chosen(len(inputs))
         else:
-            scored = super()._generate_and_score_completions(inputs)
+            batch = super()._generate_and_score_completions(inputs)
         size = self.num_generations if self.model.training else self.num_generations_eval
         share = share_without_signal(self._scores, self.reward_weights.to(self._scores.device), size)
         self._metrics[self._mode]["frac_reward_zero_std"][-1] = share
-        return scored
+        return batch
 
-    def _generate_and_score_chosen(self, here: int) -> dict[str, Any]:
-        """TRL's batch of `here` rows of this process, all of groups that were sampled and chosen before."""
+    def _generate_and_score_chosen(self, rows_here: int) -> dict[str, Any]:
+        """Return TRL's batch of this process's rows, made of groups that are sampled and chosen before."""
         size, rank = self.num_generations, self.accelerator.process_index
-        if here % size:
-            raise ValueError(f"each process holds {here} completions: no whole number of groups of {size}")
+        if rows_here % size:
+            raise ValueError(
+                f"each process holds {rows_here} completions: not a whole number of groups of {size}"
+            )
         try:
-            groups = self._sample_groups(here * self.accelerator.num_processes // size)
+            groups = self._sample_groups(rows_here * self.accelerator.num_processes // size)
         except Stopped:
             self._save_before_stopping()
             raise
-        local = slice(rank * here, (rank + 1) * here)
+        local = slice(rank * rows_here, (rank + 1) * rows_here)
         rows = [row for group in groups for row in group.rows][local]
         prompt_ids, completion_ids, _, logprobs = map(list, zip(*rows, strict=True))
         self.state.num_input_tokens_seen -= sum(g.all_tokens for g in groups)  # TRL counts them once more
-        # TRL copies what is no key of its own into the rows that _calculate_rewards is given.
+        # TRL copies keys that it does not know into the rows that it passes to _calculate_rewards.
         self.rollout_func = lambda prompts, trainer: {
             "prompt_ids": prompt_ids,
             "completion_ids": completion_ids,
@@ -200,24 +187,22 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
             SCORES: torch.cat([group.scores for group in groups])[local].tolist(),
         }
         try:
-            chosen = [self.train_dataset[group.prompt] for group in groups for _ in range(size)][local]
-            scored = super()._generate_and_score_completions(chosen)
+            inputs = [self.train_dataset[group.prompt] for group in groups for _ in range(size)][local]
+            batch = super()._generate_and_score_completions(inputs)
         finally:
             self.rollout_func = None
-        # Sixteen times 1.0 + 0.2 differ by rounding, and TRL gives them advantages of a thousandth.
         useful = torch.tensor([group.useful for group in groups for _ in range(size)])[local]
-        scored["advantages"] = scored["advantages"] * useful.to(scored["advantages"].device)
-        return scored
+        batch["advantages"] = batch["advantages"] * useful.to(batch["advantages"].device)
+        return batch
 
     def _sample_groups(self, count: int) -> list[Group]:
-        """Sample until `count` groups have a gradient or the bound is met; `count` groups, those first."""
+        """Sample until `count` groups have a gradient or the bound is met; return `count`, those first."""
         processes, dynamic = self.accelerator.num_processes, self.dynamic_sampling
-        number = self._step // (self.args.steps_per_generation * self.num_iterations)
+        generation = self._step // (self.args.steps_per_generation * self.num_iterations)
         most = count + (int(count * dynamic.max_extra) if dynamic else 0)
         most = max(count, min(most, len(self.curriculum.pools)))
-        asked: list[int] = []
         groups: list[Group] = []
-        rounds, useful = 0, 0
+        rounds = useful = 0
         while useful < count:
             share = self.useful_share if dynamic else 1.0
             wanted = math.ceil((count - useful) / max(share, 0.1))
@@ -225,17 +210,18 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
             wanted = min(math.ceil(wanted / processes), (most - len(groups)) // processes) * processes
             if wanted == 0:
                 break
-            prompts = self.curriculum.choose(wanted, number, rounds, asked)
-            groups += self._sample(prompts)
-            asked += prompts
+            sampled = [group.prompt for group in groups]
+            groups += self._sample_round(self.curriculum.choose(wanted, generation, rounds, sampled))
             rounds += 1
             useful = sum(group.useful for group in groups)
         batch = sorted(groups, key=lambda group: not group.useful)[:count]
-        self._learn(groups, batch, rounds)
+        self._update_curriculum(groups)
+        if dynamic is not None:
+            self._log_sampling(groups, batch, rounds)
         return batch
 
-    def _sample(self, prompts: list[int]) -> list[Group]:
-        """One scored group for each prompt, sampled by all processes together; all get all of them."""
+    def _sample_round(self, prompts: list[int]) -> list[Group]:
+        """Return one scored group per prompt; all processes sample a part of them and receive all."""
         size, rank = self.num_generations, self.accelerator.process_index
         share = len(prompts) // self.accelerator.num_processes
         rows = [self.train_dataset[prompt] for prompt in prompts[rank * share : (rank + 1) * share]]
@@ -251,29 +237,29 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
         rows = gather_object(list(zip(prompt_ids, completion_ids, completions, logprobs, strict=True)))
         groups = []
         for index, prompt in enumerate(prompts):
-            place = slice(index * size, (index + 1) * size)
-            scored = scores[place][~scores[place].isnan().all(dim=1)]
+            part = slice(index * size, (index + 1) * size)
+            scored = scores[part][~scores[part].isnan().all(dim=1)]
             rewards = (scored * self.reward_weights.cpu()).nansum(dim=1)
-            groups.append(Group(prompt, rows[place], scores[place], rewards))
+            groups.append(Group(prompt, rows[part], scores[part], rewards))
         return groups
 
-    def _learn(self, groups: list[Group], batch: list[Group], rounds: int) -> None:
-        """Update the curriculum and the metrics; `batch` are the groups that the step is made of."""
-        metrics = self._metrics["train"]
+    def _update_curriculum(self, groups: list[Group]) -> None:
+        """Pass the groups' pass rates to the curriculum and log its metrics."""
+        metrics, prompts = self._metrics["train"], [group.prompt for group in groups]
         column = f"{self.curriculum.settings.reward}_reward"
         if column in self.reward_func_names:
-            place = self.reward_func_names.index(column)
-            rates = [(group.prompt, group.scores[:, place].nanmean().item()) for group in groups]
+            index = self.reward_func_names.index(column)
+            rates = [(group.prompt, group.scores[:, index].nanmean().item()) for group in groups]
             known = [(prompt, rate) for prompt, rate in rates if not math.isnan(rate)]
             self.curriculum.update([prompt for prompt, _ in known], [rate for _, rate in known])
-        served = [group.prompt for group in groups]
-        for name, value in self.curriculum.metrics(served).items():
+        for name, value in self.curriculum.metrics(prompts).items():
             metrics[name].append(value)
         if "level" in self.train_dataset.column_names:
-            levels = self.train_dataset[served]["level"]
+            levels = self.train_dataset[prompts]["level"]
             metrics["curriculum/level_mean"].append(sum(levels) / len(levels))
-        if self.dynamic_sampling is None:
-            return
+
+    def _log_sampling(self, groups: list[Group], batch: list[Group], rounds: int) -> None:
+        """Update the share of useful groups and log `dynamic/...`; `batch` are the groups trained on."""
         useful, count = sum(group.useful for group in groups), len(batch)
         self.useful_share = 0.5 * self.useful_share + 0.5 * useful / len(groups)
         first, sampled = groups[:count], sum(group.completion_tokens for group in groups)
@@ -289,16 +275,16 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
             / sum(group.all_tokens for group in groups),
         }
         for name, value in found.items():
-            metrics[f"dynamic/{name}"].append(value)
+            self._metrics["train"][f"dynamic/{name}"].append(value)
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        """TRL's, within the limit of this step's stage; evaluations get the last stage's.
+        """Generate as TRL does, within this step's length limit; evaluations get the last stage's.
 
         Short limits first save most of the generation while answers are still short (DeepScaleR trained at
         8k, 16k, then 24k tokens). Only the limit of generation changes. `dr_grpo` still divides by
-        `max_completion_length`, the last stage's, so a new stage does not change the size of a step; if TRL
-        were told another max_completion_length, a step would halve where the length doubles. Rewards that
-        shape lengths go by the last stage too.
+        `max_completion_length`, the last stage's, so a new stage does not change the size of a step; with a
+        smaller max_completion_length for TRL, a step would halve where the length doubles. Rewards that
+        shape lengths use the last stage's too.
         """
         if self.length_curriculum:
             limit = self.max_completion_length
@@ -320,7 +306,8 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
     ) -> torch.Tensor:
         """Return the scores [N, F] over all processes, and keep the columns that the rollout files add.
 
-        NaN stands where a function gave None and in the whole of a row that must not be trained on.
+        A score is NaN if the function returned None, and in every column of a row that must not be trained
+        on.
         """
         self._unwritten = self.model.training
         for column in CARRIED:
@@ -328,8 +315,8 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
                 self._log_completion_extra(column, [example[column] for example in inputs])
         self._log_completion_extra("tokens", [len(ids) for ids in completion_ids_list])
         if SCORES in inputs[0]:
-            given = [example.pop(SCORES) for example in inputs]
-            self._scores = gather(torch.tensor(given, device=self.accelerator.device))
+            local_scores = [example.pop(SCORES) for example in inputs]
+            self._scores = gather(torch.tensor(local_scores, device=self.accelerator.device))
             scored = ~self._scores.isnan().all(dim=1)
         else:
             self._scores, scored = self._score(inputs, prompts, completions, completion_ids_list)
@@ -339,7 +326,7 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
     def _score(
         self, inputs: list[dict[str, Any]], prompts: list, completions: list, completion_ids: list
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Call the reward functions; what `mask_unscored` returns, over all processes."""
+        """Call the reward functions; return the result of `mask_unscored`, over all processes."""
         scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
         columns = {name: [example[name] for example in inputs] for name in inputs[0]}
         local = [function.applies(len(inputs), columns) for function in self.reward_funcs]
@@ -350,7 +337,7 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
         return mask_unscored(scores, applies, verifies)
 
     def _count_unscored(self, scored: torch.Tensor, inputs: list[dict[str, Any]]) -> None:
-        """Tell the watch and the metrics; `scored` is over all processes, `inputs` are this one's rows."""
+        """Count for the watch and the metrics; `scored` covers all processes, `inputs` this one's rows."""
         first = self.accelerator.process_index * len(inputs)
         here = (~scored[first : first + len(inputs)]).nonzero().flatten().tolist()
         example = "; ".join(f"{k}: {v!r}"[:200] for k, v in inputs[here[0]].items()) if here else ""
@@ -363,13 +350,13 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
 
     @property
     def _skips_zero_advantage(self) -> bool:
-        """Whether rows without an advantage are left out: they have no gradient, and it was asked for."""
+        """With dynamic sampling, whether rows without an advantage have no gradient at all."""
         extra = self._entropy_bonus_enabled or self.aux_loss_enabled
         plain = self.beta == 0.0 and not extra and self.top_entropy_quantile == 1.0
         return plain and self.dynamic_sampling is not None
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """TRL's, of the rows that have an advantage; where none has, of one: a backward pass follows."""
+        """Compute TRL's loss of the rows with an advantage; of one row if none has one."""
         if not (model.training and self._skips_zero_advantage):
             return super()._compute_loss(model, inputs)
         rows = inputs["advantages"].nonzero().flatten()
@@ -382,13 +369,13 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
             share = kept["completion_mask"].sum() / inputs["completion_mask"].sum().clamp(min=1)
         return super()._compute_loss(model, kept) * share
 
-    # Files
+    # Rollout files and checkpoints
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as TRL does, then write the rollouts of the newest generation if no file has them yet."""
         if self._unwritten and self.log_diversity:
             texts = [text_of(completion) for completion in self._logs["completion"]]
-            right = self._logs["rewards"].get("accuracy_reward")  # groups that are all right may agree
+            right = self._logs["rewards"].get("accuracy_reward")
             solutions = self._logs["extra"].get("solution")
             logs.update(diversity(texts, self.num_generations, list(right) if right else None, solutions))
         super().log(logs, start_time)
@@ -414,7 +401,7 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
     def restore_own_state(self, checkpoint: Path) -> None:
         """Continue with the micro-step, the rollouts and the curriculum of `checkpoint`."""
         path = Path(checkpoint) / BUFFER.format(rank=self.accelerator.process_index)
-        if not path.exists():  # made by fewer processes, with no rollouts in use: see `processes`
+        if not path.exists():  # fewer processes made it, with no rollouts in use: checkpoints.check_resume
             path = Path(checkpoint) / BUFFER.format(rank=0)
         saved = torch.load(path, map_location=str(self.accelerator.device), weights_only=True)
         self._step, self._buffered_inputs = saved["step"], saved["inputs"]
@@ -425,10 +412,25 @@ class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
         return {"useful_share": self.useful_share, "curriculum": self.curriculum and self.curriculum.state()}
 
     def restore_sampling(self, state: dict[str, Any]) -> None:
-        """Go on from `sampling_state()`."""
+        """Continue from `sampling_state()`."""
         self.useful_share = state["useful_share"]
         if self.curriculum is not None and state["curriculum"]:
             self.curriculum.restore(state["curriculum"])
+
+
+class EpochRepeatSampler(RepeatSampler):
+    """TRL's sampler, with an order that depends only on seed and epoch, not on how often it was read."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch that begins."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            self.generator.manual_seed(self.seed + self.epoch)
+        return super().__iter__()
 
 
 def mask_unscored(
@@ -436,12 +438,12 @@ def mask_unscored(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (scores with NaN in every row that must not be trained on, which rows were scored [N]).
 
-    The rule of `rewards.total.is_judged`, for a whole batch.
+    The rule of `rewards.registry.is_judged`, for a whole batch.
 
     Args:
         scores: [N, F], NaN where a reward function gave None.
-        applies: bool [N, F], whether the row is that reward's task.
-        verifies: bool [F], whether the reward compares with something in the dataset.
+        applies: bool [N, F], whether the reward applies to the row.
+        verifies: bool [F], whether the reward compares with a column of the dataset.
     """
     silent = (scores.isnan() & applies).any(dim=1)
     verified = (applies & verifies).any(dim=1) | ~verifies.any()
@@ -450,10 +452,10 @@ def mask_unscored(
 
 
 def share_without_signal(scores: torch.Tensor, weights: torch.Tensor, group_size: int) -> float:
-    """Return the share of groups whose completions all earned the same: they give no gradient.
+    """Return the share of groups with equal rewards, which give no gradient.
 
-    TRL 1.16 asks whether a group's standard deviation is 0 within 1e-8. Sixteen times 1.0 + 0.2 has one of
-    1e-7 in float32, so its metric said 0.00 for batches of which a quarter had nothing to teach.
+    TRL 1.16 checks whether a group's standard deviation is 0 within 1e-8 (see EQUAL_REWARDS), so its metric
+    was 0.00 for batches in which a quarter of the groups had equal rewards.
 
     Args:
         scores: [groups * group_size, functions], NaN where a function could not score.
@@ -467,7 +469,7 @@ def share_without_signal(scores: torch.Tensor, weights: torch.Tensor, group_size
 
 
 def select_rows(inputs: dict[str, Any], rows: torch.Tensor) -> dict[str, Any]:
-    """Return a batch with some of its rows, [N] indices; what is no tensor with a row each stays as it is."""
+    """Return a batch with some of its rows, [N] indices; values that are not tensors over rows stay."""
     count = len(inputs["advantages"])
     return {
         name: value[rows] if torch.is_tensor(value) and value.dim() and len(value) == count else value
@@ -478,9 +480,9 @@ def select_rows(inputs: dict[str, Any], rows: torch.Tensor) -> dict[str, Any]:
 def rollout_table(step: int, logs: dict[str, Any], weights: dict[str, float]) -> Any:
     """Return the rollouts that TRL kept in `_logs` as a DataFrame.
 
-    Columns: step, prompt (text of the last user message), completion, those of CARRIED that the dataset has,
-    reward_<name> for each reward function (without its `_reward` ending), reward (their weighted sum, NaN for
-    a row that could not be scored), advantage, tokens.
+    Columns: step, prompt (text of the last user message), completion, the columns of CARRIED that the dataset
+    has, reward_<name> for each reward function (without its `_reward` ending), reward (their weighted sum,
+    NaN for a row that could not be scored), advantage, tokens.
     """
     import pandas
 
