@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from r1kit.cli.options import DEFAULT_PROFILE, JsonOption, ProfileOption, SetOption
+from r1kit.runs.outcome import ExitCode
 from r1kit.settings import Problem, SettingsError, load_profile, parse_overrides
 
 if TYPE_CHECKING:
@@ -174,10 +175,10 @@ def generate(
         done = harvest(source, settings.samples, identity, judge, names, out, progress)
     except (EndpointLost, NotAllowed, LogInUse) as error:
         print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
+        raise typer.Exit(ExitCode.FAILED) from None
     except KeyboardInterrupt:
         print(f"stopped; what was answered is in {out}, the same command goes on", file=sys.stderr)
-        raise typer.Exit(143 if stopped else 130) from None
+        raise typer.Exit(ExitCode.TERMINATED if stopped else ExitCode.INTERRUPTED) from None
     report = record(out, settings, asked, done, names, source)
     print(json.dumps(report, indent=1) if as_json else table(report, out))
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from r1kit.cli.options import DEFAULT_PROFILE, JsonOption, ProfileOption, SetOption
+from r1kit.runs.outcome import ExitCode
 
 if TYPE_CHECKING:
     from r1kit.evaluation.sampler import Progress
@@ -75,10 +76,10 @@ def eval_(
             result = add_second_opinion(folder, second_opinion)
     except (EndpointLost, NotAllowed, LogInUse, Unanswered, JobFailed, FileNotFoundError) as error:
         tell(str(error))
-        raise typer.Exit(1) from None
+        raise typer.Exit(ExitCode.FAILED) from None
     except KeyboardInterrupt:
         tell(f"stopped; what was answered is kept: r1kit eval --resume {folder.name}")
-        raise typer.Exit(143 if stopped else 130) from None
+        raise typer.Exit(ExitCode.TERMINATED if stopped else ExitCode.INTERRUPTED) from None
     print(json.dumps(result, indent=1) if as_json else render(result))
 
 

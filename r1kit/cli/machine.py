@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from r1kit.cli.options import DEFAULT_PROFILE, JsonOption, ProfileOption
+from r1kit.runs.outcome import ExitCode
 
 if TYPE_CHECKING:
     from r1kit.settings.known_models import Lengths
@@ -49,7 +50,7 @@ def doctor(
             checks.Check(warning.rule, False, where, warning.allowed, "or leave it knowingly", "warn")
         )
     print(json.dumps([asdict(check) for check in found], indent=1) if as_json else checks.render(found))
-    raise typer.Exit(1 if any(check.level == "fail" for check in found) else 0)
+    raise typer.Exit(ExitCode.FAILED if any(check.level == "fail" for check in found) else ExitCode.DONE)
 
 
 def _examine(profile: str, as_json: bool) -> int:

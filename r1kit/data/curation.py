@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from r1kit.data.row_files import RowFile, in_batches, map_in_order, write_parquet
 from r1kit.data.texts import ngrams, numbers, problem_text, prose, row_text, row_words, trace_text, words
 from r1kit.runs.files import write_json_atomic
+from r1kit.runs.outcome import ExitCode
 from r1kit.settings.data import (
     CurationSettings,
     DecontaminationStep,
@@ -78,7 +79,7 @@ BANDS = 32
 class NoSuchColumn(ValueError):
     """A step asks for a column that the set does not have; the command line exits with 2."""
 
-    exit_code = 2
+    exit_code = ExitCode.BAD_INPUT
 
 
 def keep_verified(

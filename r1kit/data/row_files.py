@@ -21,7 +21,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from r1kit.runs.files import replacing
+from r1kit.runs.outcome import ExitCode
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,7 +87,7 @@ BATCH = 500
 class NotASet(ValueError):
     """A path holds no rows that can be read; the command line exits with 2."""
 
-    exit_code = 2
+    exit_code = ExitCode.BAD_INPUT
 
 
 @dataclass(frozen=True)
@@ -174,25 +177,8 @@ def parquet_writer(path: str | Path, schema: pa.Schema) -> Iterator[Callable[[pa
     """Yield a function that adds a batch to a new Parquet file; the file appears when the block ends well."""
     import pyarrow.parquet as pq
 
-    with whole_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with replacing(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         yield writer.write_batch
-
-
-@contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[BinaryIO]:
-    """Yield a file that gets its name, with its content on disk, when the block ends without an error."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def in_batches(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -48,6 +48,7 @@ from typing import Any, Literal
 
 from r1kit.data.format import user_prompt
 from r1kit.data.row_files import NotASet, open_rows
+from r1kit.runs.outcome import ExitCode
 
 Judge = Literal["reward", "answer", "letter", "code"]
 
@@ -147,7 +148,7 @@ MIRROR = "R1KIT_MIRROR"
 class BenchmarkError(ValueError):
     """A benchmark that is not known, not there, or not what is expected; the command line exits with 2."""
 
-    exit_code = 2
+    exit_code = ExitCode.BAD_INPUT
 
 
 Row = Mapping[str, Any]

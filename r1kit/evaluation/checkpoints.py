@@ -8,9 +8,7 @@ whose `evaluate` stage is this program: `python -m r1kit.evaluation.checkpoints 
 from __future__ import annotations
 
 import gc
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,6 +39,7 @@ from r1kit.machine import detect_device
 from r1kit.rewards import format_reward
 from r1kit.rewards.code import configure_by
 from r1kit.runs import jsonl
+from r1kit.runs.files import replacing
 from r1kit.settings.evaluation import PROMPT_ROOM, BenchmarkSettings, EvaluationSettings
 from r1kit.settings.profile import MachineSettings
 from r1kit.training import program
@@ -236,17 +235,9 @@ def local_sampler(model: str | Path, settings: Any, device: str) -> Iterator[Loc
 
 def save_results(frame: pd.DataFrame, path: str | Path) -> Path:
     """Write rows as parquet, atomically: readers see the whole file or none."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    try:
+    with replacing(path) as temporary:
         frame.to_parquet(temporary, index=False)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return path
+    return Path(path)
 
 
 def load_results(path: str | Path) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from r1kit.runs.jsonl import AppendLog
+from r1kit.runs.outcome import ExitCode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,7 +39,7 @@ BATCH_SEEDS = 1_000_003  # the seed of batch number i is the call's seed + i tim
 class ContextTooShort(ValueError):
     """Prompt and completion together do not fit the model; the command line exits with 2."""
 
-    exit_code = 2
+    exit_code = ExitCode.BAD_INPUT
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from r1kit.evaluation.sampler import (
 )
 from r1kit.machine import detect_device
 from r1kit.runs.jsonl import AppendLog
+from r1kit.runs.outcome import ExitCode
 from r1kit.serving.server import KEY as KEY_FILE
 from r1kit.serving.server import server_state
 from r1kit.settings.data import PatienceSettings, SamplingSettings
@@ -100,7 +101,7 @@ class Unanswered(RuntimeError):
 class ServerNotRunning(ValueError):
     """No server runs where one was named; the command line exits with 2."""
 
-    exit_code = 2
+    exit_code = ExitCode.BAD_INPUT
 
 
 Answer = dict[str, Any]

@@ -1,14 +1,14 @@
 """The command line and environment of one vLLM server, from machine.yaml.
 
-Some options are not to choose, because GRPO through TRL needs them:
+Some options cannot be chosen, because GRPO through TRL needs them:
 
 - `processed_logprobs`: log-probabilities after temperature. With raw ones TRL only warns, and the importance
   ratio is biased.
-- `--max-logprobs -1`: TRL asks for as many as it likes.
-- the development endpoints, through which weights arrive. vLLM's key does not guard them, so whoever reaches
-  the port may replace the weights: the server listens on loopback unless told otherwise.
+- `--max-logprobs -1`: no limit on how many TRL may request.
+- the development endpoints, through which weights arrive. vLLM's key does not guard them, so every client
+  that reaches the port may replace the weights: the server listens on loopback by default.
 - `--generation-config vllm`: a model's own generation_config.json (Qwen's has top_p 0.8 and a repetition
-  penalty) would change every request that does not say the contrary.
+  penalty) would change every request that does not set these values.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EXTENSION = "r1kit.serving.weights.WeightVersions"
 
 
 def server_command(machine: MachineSettings, model: str, port: int) -> list[str]:
-    """The command of a replica that serves `model` (a folder or hub id) on `port`."""
+    """Return the command of a replica that serves `model` (a folder or hub id) on `port`."""
     server = machine.server
     options: dict[str, str | int | float | bool | None] = {
         "model": model,
@@ -67,7 +67,7 @@ def server_environment(
     rocm: bool | None = None,
     around: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """What a replica's environment has on top of `around` (None: this process's): devices, key, quietness.
+    """Return a replica's variables on top of `around` (None: this process's): devices, key, no telemetry.
 
     The key goes through the environment: on the command line every user of the machine could read it.
 
@@ -91,10 +91,13 @@ def server_environment(
     return variables
 
 
-def make_secret(folder: str | Path, wanted: bool) -> str:
-    """Return the key of a server's folder, made at the first call, for this user's eyes; "" if not wanted."""
+def make_secret(folder: str | Path, enabled: bool) -> str:
+    """Return the key in a server's folder, made at the first call and readable by this user only.
+
+    Without `enabled` an existing key is deleted, and the result is "".
+    """
     path = Path(folder) / KEY
-    if not wanted:
+    if not enabled:
         path.unlink(missing_ok=True)
         return ""
     if not path.exists():

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from r1kit.runs.outcome import ExitCode
 from r1kit.training.checkpoints import process_count
 from r1kit.training.watchdog import Watchdog, start_watchdog, write_exit_reason
 
@@ -130,7 +131,6 @@ def read_job(path: str | Path) -> Job:
     return Job(folder=path.parent, settings=settings, inputs=inputs)
 
 
-DONE, FAILED, BAD_SETTINGS, OUT_OF_MEMORY = 0, 1, 2, 3
 # What allocators say when they fail through a plain RuntimeError (torch's CPU allocator does).
 MEMORY_PHRASES = ("out of memory", "can't allocate memory", "cannot allocate memory", "std::bad_alloc")
 
@@ -192,19 +192,19 @@ def exit_code_of(error: BaseException) -> int:
     from r1kit.settings import SettingsError
 
     if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else FAILED
+        return error.code if isinstance(error.code, int) else ExitCode.FAILED
     if isinstance(error, KeyboardInterrupt):
-        return 128 + signal.SIGINT
+        return ExitCode.INTERRUPTED
     if isinstance(error, SettingsError):
-        return BAD_SETTINGS
+        return ExitCode.BAD_INPUT
     if isinstance(getattr(error, "returncode", None), int):
         return error.returncode  # watchdog.Stopped
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if out_of_memory or (
         isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in MEMORY_PHRASES)
     ):
-        return OUT_OF_MEMORY
-    return FAILED
+        return ExitCode.OUT_OF_MEMORY
+    return ExitCode.FAILED
 
 
 def explain_end(job: Job, code: int, error: BaseException) -> int:
@@ -213,7 +213,7 @@ def explain_end(job: Job, code: int, error: BaseException) -> int:
     When one process of several dies, the others fail in their next collective with a message about sockets.
     """
     message = f"{type(error).__name__}: {error}"
-    if code == FAILED and (first := job.watchdog.first_cause()):
+    if code == ExitCode.FAILED and (first := job.watchdog.first_cause()):
         code, message = first
         print(message, file=sys.stderr, flush=True)
         write_exit_reason(job.folder, code, message)
@@ -229,7 +229,7 @@ def run(train: Callable[[Job], None], arguments: list[str] | None = None) -> int
     arguments = sys.argv[1:] if arguments is None else arguments
     if len(arguments) != 1:
         print("usage: python -m r1kit.training.<pretrain|sft|grpo> JOB/resolved.yaml", file=sys.stderr)
-        return BAD_SETTINGS
+        return ExitCode.BAD_INPUT
     stop = StopRequest()
     stop.install()
     job = None
@@ -238,7 +238,7 @@ def run(train: Callable[[Job], None], arguments: list[str] | None = None) -> int
             job = read_job(arguments[0])
         except (ValueError, OSError) as error:  # SettingsError is a ValueError
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            return BAD_SETTINGS
+            return ExitCode.BAD_INPUT
         job.stop = stop
         prepare_environment(job)
         job.device, reason = resolve_device(job.machine.get("device", "auto"))
@@ -249,7 +249,7 @@ def run(train: Callable[[Job], None], arguments: list[str] | None = None) -> int
         train(job)
     except BaseException as error:
         code = exit_code_of(error)
-        if code in (FAILED, OUT_OF_MEMORY):
+        if code in (ExitCode.FAILED, ExitCode.OUT_OF_MEMORY):
             traceback.print_exc()
         else:
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -258,4 +258,4 @@ def run(train: Callable[[Job], None], arguments: list[str] | None = None) -> int
     if stop.received is not None:
         print(f"stopped by {signal.Signals(stop.received).name} after writing a checkpoint", flush=True)
         return 128 + stop.received
-    return DONE
+    return ExitCode.DONE

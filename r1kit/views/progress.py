@@ -147,7 +147,7 @@ class Progress:
         for path in sorted([*folder.glob("metrics.jsonl"), *folder.glob("*/metrics.jsonl")]):
             if path.parent.name.startswith("stale-"):
                 continue
-            follower = followers.setdefault(path, jsonl.follow(path))
+            follower = followers.setdefault(path, jsonl.Follower(path))
             if follower.poll():
                 grown.append((path.parent, newest(follower.rows)))
         return grown

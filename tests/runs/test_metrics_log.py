@@ -16,7 +16,7 @@ def test_rows_come_back_in_order(tmp_path):
 
 def test_a_missing_file_has_no_rows(tmp_path):
     assert jsonl.read(tmp_path / "none.jsonl") == []
-    assert jsonl.follow(tmp_path / "none.jsonl").poll() == []
+    assert jsonl.Follower(tmp_path / "none.jsonl").poll() == []
 
 
 def test_a_torn_last_line_is_skipped_and_does_not_swallow_the_next_row(tmp_path):
@@ -45,7 +45,7 @@ def test_a_diverged_loss_is_null_so_the_file_stays_json(tmp_path):
 
 def test_a_follower_gets_each_whole_row_once(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    follower = jsonl.follow(path)
+    follower = jsonl.Follower(path)
     jsonl.append(path, {"step": 1})
     assert follower.poll() == [{"step": 1}]
     with open(path, "a") as file:
@@ -60,7 +60,7 @@ def test_a_follower_gets_each_whole_row_once(tmp_path):
 
 def test_after_a_resume_the_follower_starts_anew(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    follower = jsonl.follow(path)
+    follower = jsonl.Follower(path)
     for step in (10, 20, 30):
         jsonl.append(path, {"step": step, "loss": 1.0})
     follower.poll()

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from r1kit.training.rl.guards import COLLAPSED
+from r1kit.runs.outcome import ExitCode
 
 from .conftest import rows, start, write_job
 
@@ -34,9 +34,9 @@ GRPO = {
 
 def test_a_guard_ends_a_training_with_its_own_code_and_keeps_the_checkpoint(world, tmp_path):
     folder = write_job(tmp_path / "grpo", world, grpo=GRPO)
-    assert start("grpo", folder).wait(timeout=300) == COLLAPSED
+    assert start("grpo", folder).wait(timeout=300) == ExitCode.GUARD
     told = json.loads((folder / "exit.json").read_text(encoding="utf-8"))
-    assert told["returncode"] == COLLAPSED
+    assert told["returncode"] == ExitCode.GUARD
     assert "entropy is gone" in told["message"]
     assert "min_entropy: 100" in told["message"]
     assert told["message"] in (folder / "train.log").read_text(encoding="utf-8")
