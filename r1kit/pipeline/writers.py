@@ -83,12 +83,12 @@ def served_writer(server: Server, tokenizer: Any, job: Path) -> Writer:
     Weights are sent as the trainer does after every step (see `training.weight_sync`).
     """
     from r1kit.serving.session import Bounds
-    from r1kit.training.rl.server_connection import Link
+    from r1kit.training.rl.server_connection import ServerConnection
 
     settings = server.machine
     bounds = Bounds(settings.server.generation_seconds, settings.server.sync_seconds)
-    link = Link(server.folder, job, bounds, transport="file", sync_folder=settings.weight_sync.folder)
-    transport, steps = link.connect("cpu"), itertools.count(1)
+    connection = ServerConnection(server.folder, job, bounds, sync_folder=settings.weight_sync.folder)
+    transport, steps = connection.connect("cpu"), itertools.count(1)
 
     def load(folder: Path) -> dict[str, float]:
         tensors = list(model_of(folder).named_parameters())

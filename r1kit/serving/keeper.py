@@ -335,8 +335,8 @@ def end(*replicas: Replica, seconds: float = END_SECONDS) -> None:
     """End replicas and their processes: SIGTERM, after `seconds` SIGKILL, resource trackers last.
 
     Each server leads its own process group. Killing the whole group at once would leak shared memory:
-    Python's resource tracker, one of the processes, removes vLLM's blocks once the others are gone. The engine
-    of a server that is dead already gets one second: without its server it cannot end cleanly.
+    Python's resource tracker, one of the processes, removes vLLM's blocks once the others are gone. If the
+    server is dead already, its engine gets only one second: without the server it cannot end cleanly.
     """
     leaders = [replica.process for replica in replicas if replica.process is not None]
     groups = [leader.pid for leader in leaders]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from r1kit.data.format import begins_reasoning
 from r1kit.training import program
-from r1kit.training.rl.server_connection import check_servers, link_of, preflight
+from r1kit.training.rl.server_connection import check_servers, connection_of, preflight
 
 if TYPE_CHECKING:
     from r1kit.settings.training import GrpoSettings
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 def train(job: program.Job) -> None:
     """Train `inputs.model` on `inputs.prompts` as `grpo` in the job's settings says."""
-    link = link_of(job)
-    if link and program.is_main():
-        check_servers(link, job.inputs["model"])
+    connection = connection_of(job)
+    if connection and program.is_main():
+        check_servers(connection, job.inputs["model"])
     leave_vllm_out(job)
     from transformers import AutoTokenizer
     from trl import GRPOConfig
@@ -52,9 +52,9 @@ def train(job: program.Job) -> None:
     args = make_config(
         GRPOConfig, {**keys, "model_init_kwargs": model_init, "reward_weights": weights}, "grpo.yaml"
     )
-    with generating_through(link):
-        if link and program.is_main():
-            preflight(link, args.device)
+    with generating_through(connection):
+        if connection and program.is_main():
+            preflight(connection, args.device)
         trainer = GrpoTrainer(
             model=job.inputs["model"],
             args=args,

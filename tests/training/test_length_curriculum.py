@@ -11,7 +11,7 @@ from r1kit.settings.training import CurriculumSettings, DynamicSamplingSettings,
 from r1kit.training.grpo import prompt_curriculum
 from r1kit.training.rl.curriculum import length_limit
 from r1kit.training.rl.trainer import GrpoTrainer
-from r1kit.training.rl.vllm_rollouts import ServedRollouts
+from r1kit.training.rl.vllm_rollouts import VLLMRollouts
 
 STAGES = [LengthStage(step=at, max_completion_length=length) for at, length in ((0, 8), (10, 16), (20, 24))]
 
@@ -35,7 +35,7 @@ class Trainer(GrpoTrainer):
 def limits(monkeypatch):
     """TRL's generation answers with the limits that it would generate within: transformers', vLLM's."""
     monkeypatch.setattr(
-        ServedRollouts,
+        VLLMRollouts,
         "_generate_single_turn",
         lambda self: (self.generation_config.max_new_tokens, self.vllm_generation.max_completion_length),
     )
