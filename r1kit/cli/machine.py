@@ -65,7 +65,7 @@ def _examine(profile: str, as_json: bool) -> int:
         for problem in problems:
             print(f"[{problem.severity.upper()}] {problem.rule}: {problem}\n")
         print(f"{profile}: {errors} errors, {len(problems) - errors} warnings")
-    return 2 if errors else 0
+    return ExitCode.BAD_INPUT if errors else ExitCode.DONE
 
 
 def _prove_packing(profile: str) -> int:
@@ -81,9 +81,9 @@ def _prove_packing(profile: str) -> int:
         proof = prove_packing(attention, device, "float32" if device == "cpu" else "bfloat16")
     except (ImportError, ValueError) as error:
         print(f"{attention} cannot be used on this machine: {error}")
-        return 1
+        return ExitCode.FAILED
     print(proof)
-    return 0 if proof.holds else 1
+    return ExitCode.DONE if proof.holds else ExitCode.FAILED
 
 
 def plan(

@@ -155,7 +155,10 @@ def outcome(run: Run) -> tuple[int, str]:
     if "returncode" in found:
         return found["returncode"], ""
     job = job_of(run)
-    return 1, f"job {job} ended without a word: a node failed, or Slurm killed it (scontrol show job {job})"
+    return (
+        ExitCode.FAILED,
+        f"job {job} ended without a word: a node failed, or Slurm killed it (scontrol show job {job})",
+    )
 
 
 def cancel(run: Run, grace: float) -> str:

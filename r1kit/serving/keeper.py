@@ -33,8 +33,8 @@ from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.runs.outcome import ExitCode
 from r1kit.runs.weight_versions import model_fingerprint
 from r1kit.serving import diagnosis
-from r1kit.serving.command import make_secret, server_command, server_environment
-from r1kit.serving.server import RESTART, STATE
+from r1kit.serving.command import server_command, server_environment
+from r1kit.serving.server import RESTART, STATE, make_secret
 from r1kit.serving.session import ServerTrouble, Session, healthy, served_model
 from r1kit.settings import yaml_load
 from r1kit.settings.machine import MachineSettings
@@ -62,7 +62,7 @@ class Replica:
 
     Attributes:
         log_path: the log of all replicas; this process's output begins at `log_offset`.
-        asked: when /health was last requested; `answered`: when it last answered.
+        requested: when /health was last requested; `answered`: when it last answered.
     """
 
     index: int
@@ -73,14 +73,14 @@ class Replica:
     process: subprocess.Popen | None = None
     log_offset: int = 0
     started: float = 0.0
-    asked: float = 0.0
+    requested: float = 0.0
     answered: float = 0.0
     ready: bool = False
 
     def start(self, machine: MachineSettings, model: str, key: str) -> None:
         """Start the process; its output goes to the keeper's."""
         self.log_offset = self.log_path.stat().st_size if self.log_path.exists() else 0
-        self.started, self.asked, self.ready = time.monotonic(), 0.0, False
+        self.started, self.requested, self.ready = time.monotonic(), 0.0, False
         self.process = subprocess.Popen(
             server_command(machine, model, self.port),
             stdin=subprocess.DEVNULL,
@@ -91,9 +91,9 @@ class Replica:
     def healthy(self, timeout: float) -> bool:
         """Request /health, wait for at most `timeout` seconds, and record when."""
         alive = healthy(self.session, self.url, timeout)
-        self.asked = time.monotonic()
+        self.requested = time.monotonic()
         if alive:
-            self.answered = self.asked
+            self.answered = self.requested
         return alive
 
     def log(self) -> str:
@@ -165,9 +165,9 @@ class Keeper:
         if code is not None:
             how = f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
             self.start_again(replica, how)
-        elif now - replica.asked >= (HEALTH_READY_SECONDS if replica.ready else HEALTH_STARTING_SECONDS):
+        elif now - replica.requested >= (HEALTH_READY_SECONDS if replica.ready else HEALTH_STARTING_SECONDS):
             alive = replica.healthy(min(HEALTH_TIMEOUT_SECONDS, server.health_seconds))
-            silence = replica.asked - replica.answered
+            silence = replica.requested - replica.answered
             if alive and not replica.ready:
                 self.became_ready(replica)
             elif not alive and replica.ready and silence > server.health_seconds:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import signal
 import sys
 import time
@@ -38,26 +39,48 @@ GRACE_SECONDS = 25.0  # for the keeper to end engines and workers cleanly
 POLL_SECONDS = 0.25  # between two reads of server.json
 
 
-def server_state(folder: str | Path) -> dict[str, Any]:
-    """Return the content of server.json; {} if there is none."""
-    return read_json(Path(folder) / STATE, {})
+class NoServerInProfile(ValueError):
+    """The profile does not describe a server."""
+
+    exit_code = ExitCode.BAD_INPUT
 
 
-def secret(folder: str | Path) -> str:
-    """Return the key for /v1 of the server in `folder`; "" if there is none."""
-    path = Path(folder) / KEY
-    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+def serve(
+    folder: str | Path,
+    machine: MachineSettings,
+    model: str | Path,
+    *,
+    heading: dict[str, Any] | None = None,
+    tell: Callable[[str], None] = print,
+) -> Server:
+    """Start the server of `machine` with `model` under the supervisor and return at once.
 
-
-def ask_restart(folder: str | Path, reason: str, pids: list[int]) -> None:
-    """Ask the keeper to restart the server processes `pids`; `reason` is their failure: "has not ...".
-
-    A keeper that has replaced them meanwhile does nothing.
+    Args:
+        folder: gets resolved.yaml, server.json, train.log and the key.
+        model: a folder, or a hub id.
+        heading: keys of resolved.yaml beside `machine` and `inputs`.
+        tell: called with a line for each phase of the start.
 
     Raises:
-        OSError: the folder cannot be written.
+        NoServerInProfile: machine.yaml has no `server`.
+        SettingsError: it would run on its own Slurm node, where the trainers could not reach it.
     """
-    write_json_atomic(Path(folder) / RESTART, {"reason": reason, "pids": pids, "asked": time.time()})
+    if machine.server is None:
+        raise NoServerInProfile("machine.yaml of this profile has no `server`; --profile cpu-cluster has one")
+    allocated = nodes.allocated()
+    node = allocated.servers[0] if allocated and allocated.servers else ""
+    if node:
+        check_reachable(machine)
+    folder = Path(folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / STATE).unlink(missing_ok=True)
+    name = str(Path(model).resolve()) if Path(model).exists() else str(model)
+    content = {**(heading or {}), "inputs": {"model": name}, "machine": machine.model_dump(mode="json")}
+    write_text_atomic(folder / "resolved.yaml", yaml_dump(content))
+    environment = {**machine.environment, **machine.server.environment}
+    options = {"grace": GRACE_SECONDS, "accelerate": False, "serving": True}
+    job = launch("r1kit.serving.keeper", folder, environment=environment, **options)
+    return Server(job, machine, tell, node)
 
 
 @dataclass
@@ -159,11 +182,6 @@ class Server:
             self.tell(warning)
 
 
-def is_loopback(host: str) -> bool:
-    """Return True if only this machine reaches `host`."""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
 @dataclass
 class NoServer:
     """Replaces `Server` for a profile without one, so that a lesson's cells are the same.
@@ -191,6 +209,54 @@ class NoServer:
 
     def stop(self) -> None:
         """Do nothing."""
+
+
+# Files in the server's folder
+
+
+def server_state(folder: str | Path) -> dict[str, Any]:
+    """Return the content of server.json; {} if there is none."""
+    return read_json(Path(folder) / STATE, {})
+
+
+def secret(folder: str | Path) -> str:
+    """Return the key for /v1 of the server in `folder`; "" if there is none."""
+    path = Path(folder) / KEY
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+
+
+def make_secret(folder: str | Path, enabled: bool) -> str:
+    """Return the key in a server's folder, made at the first call and readable by this user only.
+
+    Without `enabled` an existing key is deleted, and the result is "".
+    """
+    path = Path(folder) / KEY
+    if not enabled:
+        path.unlink(missing_ok=True)
+        return ""
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(24) + "\n", encoding="utf-8")
+    return secret(folder)
+
+
+def ask_restart(folder: str | Path, reason: str, pids: list[int]) -> None:
+    """Ask the keeper to restart the server processes `pids`; `reason` is their failure: "has not ...".
+
+    A keeper that has replaced them meanwhile does nothing.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    write_json_atomic(Path(folder) / RESTART, {"reason": reason, "pids": pids, "asked": time.time()})
+
+
+# Access from other machines
+
+
+def is_loopback(host: str) -> bool:
+    """Return True if only this machine reaches `host`."""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def exposure(machine: MachineSettings) -> str:
@@ -236,48 +302,7 @@ def check_reachable(machine: MachineSettings) -> None:
         raise SettingsError(problems)
 
 
-class NoServerInProfile(ValueError):
-    """The profile does not describe a server."""
-
-    exit_code = ExitCode.BAD_INPUT
-
-
-def serve(
-    folder: str | Path,
-    machine: MachineSettings,
-    model: str | Path,
-    *,
-    heading: dict[str, Any] | None = None,
-    tell: Callable[[str], None] = print,
-) -> Server:
-    """Start the server of `machine` with `model` under the supervisor and return at once.
-
-    Args:
-        folder: gets resolved.yaml, server.json, train.log and the key.
-        model: a folder, or a hub id.
-        heading: keys of resolved.yaml beside `machine` and `inputs`.
-        tell: called with a line for each phase of the start.
-
-    Raises:
-        NoServerInProfile: machine.yaml has no `server`.
-        SettingsError: it would run on its own Slurm node, where the trainers could not reach it.
-    """
-    if machine.server is None:
-        raise NoServerInProfile("machine.yaml of this profile has no `server`; --profile cpu-cluster has one")
-    allocated = nodes.allocated()
-    node = allocated.servers[0] if allocated and allocated.servers else ""
-    if node:
-        check_reachable(machine)
-    folder = Path(folder).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / STATE).unlink(missing_ok=True)
-    name = str(Path(model).resolve()) if Path(model).exists() else str(model)
-    content = {**(heading or {}), "inputs": {"model": name}, "machine": machine.model_dump(mode="json")}
-    write_text_atomic(folder / "resolved.yaml", yaml_dump(content))
-    environment = {**machine.environment, **machine.server.environment}
-    options = {"grace": GRACE_SECONDS, "accelerate": False, "serving": True}
-    job = launch("r1kit.serving.keeper", folder, environment=environment, **options)
-    return Server(job, machine, tell, node)
+# On the command line
 
 
 def new_folder(profile: str) -> Path:

@@ -2,7 +2,7 @@
 and gets weights.
 
 The order: `connection_of(job)`, `check_servers` before TRL is imported, `preflight` with one small tensor. A
-wrong server is refused within two seconds of the start with exit code BAD_INPUT, because the settings name
+wrong server is refused within two seconds of the start, with exit code BAD_INPUT, because the settings name
 it. TRL checks none of this, and a group that cannot be built hangs silently.
 """
 
