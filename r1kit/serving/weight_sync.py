@@ -43,138 +43,6 @@ DTYPES = {
 }  # fmt: skip
 
 
-class NoRoom(OSError):
-    """The medium of the sync folder cannot hold another version."""
-
-
-def size_of(metadata: Metadata) -> int:
-    """Return the bytes of all tensors together."""
-    sizes = {name: getattr(torch, name).itemsize for name in {dtype for _, dtype, _ in metadata}}
-    return sum(sizes[dtype] * torch.Size(shape).numel() for _, dtype, shape in metadata)
-
-
-def header(metadata: Metadata) -> bytes:
-    """Return the head of the file, padded to eight bytes as the format requires."""
-    entries, offset = {}, 0
-    for name, dtype, shape in metadata:
-        end = offset + size_of([(name, dtype, shape)])
-        entries[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def write_version(
-    folder: Path, step: int, metadata: Metadata, tensors: Iterable[tuple[str, torch.Tensor]]
-) -> Version:
-    """Write a new version into the sync folder, where it appears in one rename.
-
-    Args:
-        folder: the sync folder.
-        step: the optimizer step the weights belong to.
-        metadata: what the file's head says.
-        tensors: (name, tensor) in the same order; each is dropped before the next is taken.
-
-    Raises:
-        NoRoom: the disk is full; nothing of the attempt stays.
-        ValueError: a tensor is not what `metadata` says.
-    """
-    import xxhash
-
-    version = Version(step, new_token())
-    partial = folder / f".{version.name}"
-    digest = xxhash.xxh3_64()
-    try:
-        partial.mkdir()
-        with open(partial / WEIGHTS, "wb", buffering=0) as file:
-            head = header(metadata)
-            reserve(file.fileno(), len(head) + size_of(metadata))
-            for chunk in chunks(head, metadata, tensors):
-                digest.update(chunk)
-                written = file.write(chunk)
-                while written < len(chunk):
-                    written += file.write(chunk[written:])
-            size = file.tell()
-        version = Version(step, version.token, size, digest.hexdigest())
-        # Not fsynced: the reader compares the checksum.
-        write_json_atomic(partial / MANIFEST, version.as_dict(), durable=False)
-        partial.rename(folder / version.name)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            free = shutil.disk_usage(folder).free
-            raise NoRoom(
-                error.errno,
-                f"cannot write weights of {size_of(metadata):,} bytes to {folder}: {error.strerror}, "
-                f"{free:,} bytes free",
-            ) from error
-        raise
-    return version
-
-
-def reserve(descriptor: int, size: int) -> None:
-    """Reserve the disk space of the whole file, where the system can: a full disk then shows at once."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-
-
-def chunks(
-    head: bytes, metadata: Metadata, tensors: Iterable[tuple[str, torch.Tensor]]
-) -> Iterator[memoryview]:
-    """Yield the file in pieces of at most `CHUNK` bytes."""
-    yield memoryview(head)
-    remaining = iter(tensors)
-    for name, dtype, shape in metadata:
-        sent, tensor = next(remaining, (None, None))
-        kind = (sent, str(getattr(tensor, "dtype", None)).removeprefix("torch."))
-        if kind != (name, dtype) or list(tensor.shape) != list(shape):
-            raise ValueError(f"weights changed their form: {name} {dtype} {shape} expected, {kind} came")
-        data = tensor.detach().contiguous().cpu()
-        raw = memoryview(data.reshape(-1).view(torch.uint8).numpy()) if data.numel() else memoryview(b"")
-        for start in range(0, len(raw), CHUNK):
-            yield raw[start : start + CHUNK]
-    if next(remaining, None) is not None:
-        raise ValueError("weights changed their form: more tensors came than were announced")
-
-
-class ChangeNorm:
-    """The L2 norm of the difference of all parameters between two syncs.
-
-    It keeps a copy of at most about `SAMPLED` parameters (16 MB). Of a larger model it compares every k-th
-    parameter and scales by sqrt(k): an estimate whose error falls with the square root of their number.
-    """
-
-    def __init__(self, metadata: Metadata):
-        total = sum(torch.Size(shape).numel() for _, _, shape in metadata)
-        self.every = max(1, total // SAMPLED)
-        self.before: dict[str, torch.Tensor] = {}
-        self.squares: float | None = None
-
-    def watch(
-        self, tensors: Iterable[tuple[str, torch.Tensor]], again: bool = False
-    ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the tensors and compare them with those of the last complete pass.
-
-        `again`: the same tensors are sent to a restarted server; the norm stays.
-        """
-        squares, first, seen = 0.0, not self.before, {}
-        for name, tensor in tensors:
-            sample = tensor.detach().reshape(-1)[:: self.every].to("cpu", torch.float32, copy=True)
-            if not first:
-                squares += float((sample - self.before[name]).double().square().sum())
-            seen[name] = sample
-            yield name, tensor
-        self.before = seen
-        if not (first or again):
-            self.squares = squares
-
-    @property
-    def norm(self) -> float | None:
-        """Of the last pass; None after the first."""
-        return None if self.squares is None else (self.squares * self.every) ** 0.5
-
-
 class Transport:
     """Moves the weights to all replicas and compares versions; subclasses differ in `send` and `probe`."""
 
@@ -361,3 +229,141 @@ def move_one_tensor(client: ServerClient, device: torch.device) -> None:
                     f"a worker of {client.base_url} received a tensor with the sum {worker['sum']:g} through "
                     f"NCCL, {expected:g} was sent; use weight_sync.transport: file"
                 )
+
+
+# A version as a safetensors file
+
+
+class NoRoom(OSError):
+    """The medium of the sync folder cannot hold another version."""
+
+
+def write_version(
+    folder: Path, step: int, metadata: Metadata, tensors: Iterable[tuple[str, torch.Tensor]]
+) -> Version:
+    """Write a new version into the sync folder, where it appears in one rename.
+
+    Args:
+        folder: the sync folder.
+        step: the optimizer step the weights belong to.
+        metadata: what the file's head says.
+        tensors: (name, tensor) in the same order; each is dropped before the next is taken.
+
+    Raises:
+        NoRoom: the disk is full; nothing of the attempt stays.
+        ValueError: a tensor is not what `metadata` says.
+    """
+    import xxhash
+
+    version = Version(step, new_token())
+    partial = folder / f".{version.name}"
+    digest = xxhash.xxh3_64()
+    try:
+        partial.mkdir()
+        with open(partial / WEIGHTS, "wb", buffering=0) as file:
+            head = header(metadata)
+            reserve(file.fileno(), len(head) + size_of(metadata))
+            for chunk in chunks(head, metadata, tensors):
+                digest.update(chunk)
+                written = file.write(chunk)
+                while written < len(chunk):
+                    written += file.write(chunk[written:])
+            size = file.tell()
+        version = Version(step, version.token, size, digest.hexdigest())
+        # Not fsynced: the reader compares the checksum.
+        write_json_atomic(partial / MANIFEST, version.as_dict(), durable=False)
+        partial.rename(folder / version.name)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            free = shutil.disk_usage(folder).free
+            raise NoRoom(
+                error.errno,
+                f"cannot write weights of {size_of(metadata):,} bytes to {folder}: {error.strerror}, "
+                f"{free:,} bytes free",
+            ) from error
+        raise
+    return version
+
+
+def size_of(metadata: Metadata) -> int:
+    """Return the bytes of all tensors together."""
+    sizes = {name: getattr(torch, name).itemsize for name in {dtype for _, dtype, _ in metadata}}
+    return sum(sizes[dtype] * torch.Size(shape).numel() for _, dtype, shape in metadata)
+
+
+def header(metadata: Metadata) -> bytes:
+    """Return the head of the file, padded to eight bytes as the format requires."""
+    entries, offset = {}, 0
+    for name, dtype, shape in metadata:
+        end = offset + size_of([(name, dtype, shape)])
+        entries[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Reserve the disk space of the whole file, where the system can: a full disk then shows at once."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+
+
+def chunks(
+    head: bytes, metadata: Metadata, tensors: Iterable[tuple[str, torch.Tensor]]
+) -> Iterator[memoryview]:
+    """Yield the file in pieces of at most `CHUNK` bytes."""
+    yield memoryview(head)
+    remaining = iter(tensors)
+    for name, dtype, shape in metadata:
+        sent, tensor = next(remaining, (None, None))
+        kind = (sent, str(getattr(tensor, "dtype", None)).removeprefix("torch."))
+        if kind != (name, dtype) or list(tensor.shape) != list(shape):
+            raise ValueError(f"weights changed their form: {name} {dtype} {shape} expected, {kind} came")
+        data = tensor.detach().contiguous().cpu()
+        raw = memoryview(data.reshape(-1).view(torch.uint8).numpy()) if data.numel() else memoryview(b"")
+        for start in range(0, len(raw), CHUNK):
+            yield raw[start : start + CHUNK]
+    if next(remaining, None) is not None:
+        raise ValueError("weights changed their form: more tensors came than were announced")
+
+
+# The distance between two syncs
+
+
+class ChangeNorm:
+    """The L2 norm of the difference of all parameters between two syncs.
+
+    It keeps a copy of at most about `SAMPLED` parameters (16 MB). Of a larger model it compares every k-th
+    parameter and scales by sqrt(k): an estimate whose error falls with the square root of their number.
+    """
+
+    def __init__(self, metadata: Metadata):
+        total = sum(torch.Size(shape).numel() for _, _, shape in metadata)
+        self.every = max(1, total // SAMPLED)
+        self.before: dict[str, torch.Tensor] = {}
+        self.squares: float | None = None
+
+    def watch(
+        self, tensors: Iterable[tuple[str, torch.Tensor]], again: bool = False
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the tensors and compare them with those of the last complete pass.
+
+        `again`: the same tensors are sent to a restarted server; the norm stays.
+        """
+        squares, first, seen = 0.0, not self.before, {}
+        for name, tensor in tensors:
+            sample = tensor.detach().reshape(-1)[:: self.every].to("cpu", torch.float32, copy=True)
+            if not first:
+                squares += float((sample - self.before[name]).double().square().sum())
+            seen[name] = sample
+            yield name, tensor
+        self.before = seen
+        if not (first or again):
+            self.squares = squares
+
+    @property
+    def norm(self) -> float | None:
+        """Of the last pass; None after the first."""
+        return None if self.squares is None else (self.squares * self.every) ** 0.5
