@@ -25,6 +25,7 @@ from r1kit.cli.options import (
     show,
     stop_like_ctrl_c,
 )
+from r1kit.runs.outcome import ExitCode
 from r1kit.settings import Problem, SettingsError, load_profile, parse_overrides
 
 if TYPE_CHECKING:
@@ -174,10 +175,10 @@ def generate(
         done = write_traces(source, settings.samples, identity, judge, names, out, progress)
     except (EndpointLost, NotAllowed, LogInUse) as error:
         say(str(error))
-        raise typer.Exit(1) from None
+        raise typer.Exit(ExitCode.FAILED) from None
     except KeyboardInterrupt:
         say(f"stopped; the answers so far are in {out}, and the same command resumes")
-        raise typer.Exit(143 if stopped else 130) from None
+        raise typer.Exit(ExitCode.TERMINATED if stopped else ExitCode.INTERRUPTED) from None
     report = _record(out, settings, asked, done, names, source)
     show(report, as_json, lambda: _generation_text(report, out))
 

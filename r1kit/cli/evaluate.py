@@ -16,6 +16,7 @@ from r1kit.cli.options import (
     show,
     stop_like_ctrl_c,
 )
+from r1kit.runs.outcome import ExitCode
 
 
 def eval_(
@@ -78,10 +79,10 @@ def eval_(
             result = add_second_opinion(folder, second_opinion)
     except (EndpointLost, NotAllowed, LogInUse, Unanswered, JobFailed, FileNotFoundError) as error:
         say(str(error))
-        raise typer.Exit(1) from None
+        raise typer.Exit(ExitCode.FAILED) from None
     except KeyboardInterrupt:
         say(f"stopped; the answers so far are kept: r1kit eval --resume {folder.name}")
-        raise typer.Exit(143 if stopped else 130) from None
+        raise typer.Exit(ExitCode.TERMINATED if stopped else ExitCode.INTERRUPTED) from None
     show(result, as_json, lambda: render(result))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from r1kit.cli.options import DEFAULT_PROFILE, JsonOption, ProfileOption, show
+from r1kit.runs.outcome import ExitCode
 from r1kit.settings import examine_profile, load_profile, parse_overrides
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def doctor(
             checks.Check(warning.rule, False, where, warning.allowed, "or leave it knowingly", "warn")
         )
     show([asdict(check) for check in found], as_json, lambda: checks.render(found))
-    raise typer.Exit(1 if any(check.level == "fail" for check in found) else 0)
+    raise typer.Exit(ExitCode.FAILED if any(check.level == "fail" for check in found) else ExitCode.DONE)
 
 
 def _examine(profile: str, as_json: bool) -> int:
@@ -58,7 +59,7 @@ def _examine(profile: str, as_json: bool) -> int:
         for problem in problems:
             print(f"[{problem.severity.upper()}] {problem.rule}: {problem}\n")
         print(f"{profile}: {errors} errors, {len(problems) - errors} warnings")
-    return 2 if errors else 0
+    return ExitCode.BAD_INPUT if errors else ExitCode.DONE
 
 
 def _prove_packing(profile: str) -> int:
@@ -73,9 +74,9 @@ def _prove_packing(profile: str) -> int:
         proof = prove_packing(attention, device, "float32" if device == "cpu" else "bfloat16")
     except (ImportError, ValueError) as error:
         print(f"{attention} cannot be used on this machine: {error}")
-        return 1
+        return ExitCode.FAILED
     print(proof)
-    return 0 if proof.holds else 1
+    return ExitCode.DONE if proof.holds else ExitCode.FAILED
 
 
 def plan(

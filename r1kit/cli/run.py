@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from r1kit.cli.options import DEFAULT_PROFILE, JsonOption, ProfileOption, SetOption, show
+from r1kit.runs.outcome import ExitCode
 
 if TYPE_CHECKING:
     from r1kit.runs.folder import Run
@@ -52,7 +53,7 @@ def run(
     """Run the notebooks in order, without a browser, and print the results of the models."""
     place = site_of(on, site)
     from r1kit.pipeline.open_run import new_run, refuse_what_it_has_no_settings_for, reopen_run
-    from r1kit.pipeline.run import NOT_AS_EXPECTED, run_stages, surprises
+    from r1kit.pipeline.run import run_stages, surprises
     from r1kit.pipeline.stages import asked_for, select
     from r1kit.runs.files import shown
     from r1kit.runs.results import summarise
@@ -76,7 +77,7 @@ def run(
         submit_and_follow(found, settings, names, place, strict, detach, as_json)
     outcome = run_stages(found, names, settings, Progress(sys.stderr if as_json else None))
     summary, unexpected = summarise(found), surprises(found, settings)
-    code = outcome.code or (NOT_AS_EXPECTED if strict and unexpected else 0)
+    code = outcome.code or (ExitCode.UNEXPECTED if strict and unexpected else ExitCode.DONE)
     if as_json:
         print(json.dumps(summary | {"exit_code": code, "unexpected": unexpected}, indent=1))
     else:
@@ -96,13 +97,11 @@ def status(
 ) -> None:
     """Show the state of a run: its stages, their results, pass@1."""
     from r1kit.runs.files import shown
-    from r1kit.runs.folder import RunError, newest_run, open_run
+    from r1kit.runs.folder import open_run
     from r1kit.runs.results import summarise
     from r1kit.views.progress import print_summary
 
-    found = open_run(run_id) if run_id else newest_run()
-    if found is None:
-        raise RunError("there are no runs yet; `r1kit run` starts one")
+    found = open_run(run_id or "newest")
     if lineage:
         from r1kit.pipeline.lineage import family
         from r1kit.views.lineage import tree
@@ -140,7 +139,7 @@ def submit_and_follow(
     if detach:
         content = {"run_id": run.run_id, "job": job}
         print(json.dumps(content) if as_json else f"run {run.run_id} is job {job}")
-        raise typer.Exit(0)
+        raise typer.Exit(ExitCode.DONE)
     _follow(run, as_json)
 
 
@@ -155,7 +154,7 @@ def _follow(run: Run, as_json: bool = False) -> None:
             print(line, file=out, flush=True)
     except KeyboardInterrupt:
         print(f"\nthe job continues; r1kit slurm follow|cancel {run.run_id}", file=out)
-        raise typer.Exit(130) from None
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     code, message = slurm.outcome(run)
     if message:
         print(message, file=sys.stderr)

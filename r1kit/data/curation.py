@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from r1kit.data.row_files import RowFile, in_batches, map_in_order, write_parquet
 from r1kit.data.texts import ngrams, numbers, problem_text, prose, row_text, trace_text, words
 from r1kit.runs.files import write_json_atomic
+from r1kit.runs.outcome import ExitCode
 from r1kit.settings.data import (
     CurationSettings,
     DecontaminationStep,
@@ -79,7 +80,7 @@ BANDS = 32
 class NoSuchColumn(ValueError):
     """A step needs a column that the set does not have; the command line exits with 2."""
 
-    exit_code = 2
+    exit_code = ExitCode.BAD_INPUT
 
 
 def keep_verified(

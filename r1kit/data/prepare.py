@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from r1kit.data.card import CARD, Card, SourceCard
-from r1kit.data.row_files import in_steps, map_in_order, open_rows, whole_file
+from r1kit.data.row_files import in_steps, map_in_order, open_rows
 from r1kit.data.sources import (
     FLAG,
     INTEGER,
@@ -50,7 +50,7 @@ from r1kit.data.sources import (
 )
 from r1kit.data.texts import problem_text, words
 from r1kit.data.tokenizer import TokenCounter
-from r1kit.runs.files import folder_lock, read_json, write_json_atomic
+from r1kit.runs.files import folder_lock, read_json, replacing, write_json_atomic
 from r1kit.settings.data import HubDataSettings, HubPrompts
 
 if TYPE_CHECKING:
@@ -388,7 +388,7 @@ def _write_shard(
     """Write a shard; its rows get their name last, so that an existing shard is complete."""
     tally, heldout = Tally(), []
     schema = SETS[path.parent.name]
-    with whole_file(path) as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         with pa.ipc.new_stream(file, schema) as stream:
             for result in results:
                 stream.write_batch(result.rows)
@@ -444,7 +444,11 @@ def _complete_set(out: Path, name: str, digest: str) -> int:
         temporary.unlink()
     if not any(folder.glob("*.arrow")):
         rows = _distinct_heldout(out) if name == HELDOUT else []
-        with whole_file(folder / f"{name}.arrow") as file, pa.ipc.new_stream(file, schema) as stream:
+        with (
+            replacing(folder / f"{name}.arrow") as temporary,
+            open(temporary, "wb") as file,
+            pa.ipc.new_stream(file, schema) as stream,
+        ):
             stream.write_table(pa.Table.from_pylist(rows, schema=schema))
     state = read_json(folder / "state.json")
     state["_data_files"] = [{"filename": shard.name} for shard in sorted(folder.glob("*.arrow"))]

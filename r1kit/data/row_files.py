@@ -22,7 +22,10 @@ from functools import partial
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from r1kit.runs.files import replacing
+from r1kit.runs.outcome import ExitCode
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +42,7 @@ PREFETCHED_PER_WORKER = 2
 class NotASet(ValueError):
     """A path has no readable rows; the command line exits with 2."""
 
-    exit_code = 2
+    exit_code = ExitCode.BAD_INPUT
 
 
 @dataclass(frozen=True)
@@ -229,25 +232,8 @@ def parquet_writer(path: str | Path, schema: pa.Schema) -> Iterator[Callable[[pa
     """Yield a function that adds a batch to a new Parquet file, which appears if the block succeeds."""
     import pyarrow.parquet as pq
 
-    with whole_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with replacing(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         yield writer.write_batch
-
-
-@contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[BinaryIO]:
-    """Yield a file that gets its name, with its content synced to disk, if the block succeeds."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 # Worker processes.

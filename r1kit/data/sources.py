@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from r1kit.data.readers import Read, generations, local_trace, problem, program, trace
 from r1kit.data.row_files import RowFile, dataset_rows, open_rows
+from r1kit.runs.outcome import ExitCode
 from r1kit.settings.data import HubDataSettings, HubPrompts, HubTraces
 
 Entry = HubTraces | HubPrompts
@@ -52,13 +53,13 @@ _CODEFORCES = {
 class NotThere(ValueError):
     """A dataset is neither in the mirror nor on the hub; the command line exits with 2."""
 
-    exit_code = 2
+    exit_code = ExitCode.BAD_INPUT
 
 
 class DatasetChanged(ValueError):
     """A dataset differs from what the code expects; the command line exits with 2."""
 
-    exit_code = 2
+    exit_code = ExitCode.BAD_INPUT
 
 
 @dataclass(frozen=True)

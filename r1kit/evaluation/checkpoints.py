@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1kit.data.row_files import whole_file
 from r1kit.evaluation.benchmarks import Question, questions_of, story_questions
 from r1kit.evaluation.judges import judge_rows
 from r1kit.evaluation.report import render, scores
@@ -36,6 +35,7 @@ from r1kit.machine import detect_device
 from r1kit.rewards import format_reward
 from r1kit.rewards.code import configure_by
 from r1kit.runs import jsonl
+from r1kit.runs.files import replacing
 from r1kit.settings.evaluation import PROMPT_ROOM, BenchmarkSettings, EvaluationSettings
 from r1kit.settings.profile import MachineSettings
 from r1kit.training import program
@@ -242,8 +242,8 @@ def local_sampler(model: str | Path, settings: Any, device: str) -> Iterator[Loc
 
 def save_results(frame: pd.DataFrame, path: str | Path) -> Path:
     """Write rows as Parquet, atomically: readers see the whole file or none."""
-    with whole_file(path) as file:
-        frame.to_parquet(file, index=False)
+    with replacing(path) as temporary:
+        frame.to_parquet(temporary, index=False)
     return Path(path)
 
 

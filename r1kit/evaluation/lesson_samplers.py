@@ -91,12 +91,12 @@ def served_sampler(server: Server, tokenizer: Any, job: Path) -> LessonSampler:
     Each completion is a request of its own, and vLLM batches the requests in flight.
     """
     from r1kit.serving.session import Bounds
-    from r1kit.training.rl.server_connection import Link
+    from r1kit.training.rl.server_connection import ServerConnection
 
     settings = server.machine
     bounds = Bounds(settings.server.generation_seconds, settings.server.sync_seconds)
-    link = Link(server.folder, job, bounds, transport="file", sync_folder=settings.weight_sync.folder)
-    transport, steps = link.connect("cpu"), itertools.count(1)
+    connection = ServerConnection(server.folder, job, bounds, sync_folder=settings.weight_sync.folder)
+    transport, steps = connection.connect("cpu"), itertools.count(1)
 
     def load(folder: Path) -> dict[str, float]:
         tensors = list(model_of(folder).named_parameters())

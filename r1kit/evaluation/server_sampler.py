@@ -64,7 +64,7 @@ class Unanswered(RuntimeError):
 class ServerNotRunning(ValueError):
     """No server runs at the given folder; the command line exits with 2."""
 
-    exit_code = 2
+    exit_code = ExitCode.BAD_INPUT
 
 
 # A sampler

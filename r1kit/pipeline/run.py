@@ -12,14 +12,11 @@ from r1kit.pipeline.stages import StageSpec
 from r1kit.runs import results, status
 from r1kit.runs.folder import PROJECT, Run
 from r1kit.runs.launch import exit_code_in
+from r1kit.runs.outcome import ExitCode
 from r1kit.settings import Profile
 from r1kit.settings.pipelines import STAGES
 
 NOTEBOOKS = PROJECT / "notebooks"
-
-DONE, FAILED, BAD_SETTINGS, OUT_OF_MEMORY, TIMED_OUT, NOT_AS_EXPECTED = 0, 1, 2, 3, 4, 5
-COLLAPSED = 6  # as in r1kit.training.rl.guards, which imports torch
-INTERRUPTED, TERMINATED = 130, 143
 
 
 class Reporter(Protocol):
@@ -50,7 +47,7 @@ def run_stages(run: Run, names: list[str], settings: Profile, reporter: Reporter
     goes on from its newest complete checkpoint (the training program itself finds it).
     """
     run.update_manifest(stages=sorted({*run.manifest.get("stages", []), *names}))
-    outcome = Outcome(DONE)
+    outcome = Outcome(ExitCode.DONE)
     for name in names:
         folder, spec = run.stage(name), open_run.stage_in(run, name, settings)
         if dependencies.has_result(folder, spec.inputs_hash):
@@ -60,9 +57,10 @@ def run_stages(run: Run, names: list[str], settings: Profile, reporter: Reporter
         reporter.stage_started(name, folder, starting_point(folder))
         outcome = run_notebook(spec, folder, run)
         reporter.stage_ended(name, folder, outcome.message)
-        if outcome.code != DONE:
+        if outcome.code != ExitCode.DONE:
             break
-    states = {DONE: "completed", INTERRUPTED: "interrupted", TERMINATED: "interrupted"}
+    interrupted = dict.fromkeys((ExitCode.INTERRUPTED, ExitCode.TERMINATED), "interrupted")
+    states = {ExitCode.DONE: "completed", **interrupted}
     results.write_summary(run, states.get(outcome.code, "failed"))
     return outcome
 
@@ -84,7 +82,8 @@ def run_notebook(spec: StageSpec, folder: Path, run: Run) -> Outcome:
             grace=settings.machine.grace_seconds + 15,
         )
     except Interrupted as error:
-        outcome = Outcome(TERMINATED if error.signal == "SIGTERM" else INTERRUPTED, str(error))
+        code = ExitCode.TERMINATED if error.signal == "SIGTERM" else ExitCode.INTERRUPTED
+        outcome = Outcome(code, str(error))
         status.update(folder, state="interrupted", message=outcome.message)
         return outcome
     except EngineError as error:
@@ -94,20 +93,20 @@ def run_notebook(spec: StageSpec, folder: Path, run: Run) -> Outcome:
     if results.read_result(folder) is None:
         message = f"{name} ran to its last cell but wrote no result.json: it must call run.finish(…)"
         status.update(folder, state="failed", message=message)
-        return Outcome(FAILED, message)
-    return Outcome(DONE)
+        return Outcome(ExitCode.FAILED, message)
+    return Outcome(ExitCode.DONE)
 
 
 def exit_code(error: EngineError) -> int:
     """Return the exit code of `r1kit run` for a failed notebook; a failed training says its own."""
     if isinstance(error, Timeout):
-        return TIMED_OUT
+        return ExitCode.HUNG
     if isinstance(error, CellFailed) and error.ename == "SettingsError":
-        return BAD_SETTINGS
+        return ExitCode.BAD_INPUT
     if isinstance(error, CellFailed) and error.ename == "JobFailed":
         code = exit_code_in(error.evalue)
-        return code if code in (OUT_OF_MEMORY, TIMED_OUT, COLLAPSED) else FAILED
-    return FAILED
+        return code if code in (ExitCode.OUT_OF_MEMORY, ExitCode.HUNG, ExitCode.GUARD) else ExitCode.FAILED
+    return ExitCode.FAILED
 
 
 def starting_point(folder: Path) -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 from r1kit.runs import nodes
 from r1kit.runs.files import read_json, write_text_atomic
 from r1kit.runs.folder import Run, runs_folder
+from r1kit.runs.outcome import ExitCode
 from r1kit.serving.server import check_reachable
 from r1kit.settings import Profile
 from r1kit.settings.machine import Site
@@ -37,7 +38,7 @@ WAITING, ACTIVE = (
 class SlurmError(ValueError):
     """Slurm is not there, or refused."""
 
-    exit_code = 1
+    exit_code = ExitCode.FAILED
 
 
 class Template(string.Template):
@@ -154,7 +155,10 @@ def outcome(run: Run) -> tuple[int, str]:
     if "returncode" in found:
         return found["returncode"], ""
     job = job_of(run)
-    return 1, f"job {job} ended without a word: a node failed, or Slurm killed it (scontrol show job {job})"
+    return (
+        ExitCode.FAILED,
+        f"job {job} ended without a word: a node failed, or Slurm killed it (scontrol show job {job})",
+    )
 
 
 def cancel(run: Run, grace: float) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from r1kit.runs.outcome import ExitCode
 from r1kit.settings import Profile, nearest_name, settings_hash
 from r1kit.settings.data import DataSettings
 from r1kit.settings.pipelines import GIVEN, KINDS, MODEL_STAGES, STAGES, AnyStage, Lesson
@@ -208,7 +209,7 @@ def _pipeline_stage(
 class UnknownStage(ValueError):
     """Raised for a stage name that does not exist."""
 
-    exit_code = 2
+    exit_code = ExitCode.BAD_INPUT
 
 
 def lacks(lesson: Lesson, settings: Profile) -> bool:

@@ -1,17 +1,20 @@
-"""Atomic writes of small files, and reads that expect the writer to have died half way.
+"""Atomic writes, and reads that expect a writer to have died half way.
 
-A reader sees the old content or the new, never a mixture: the text goes to a temporary file in the same
-folder, reaches the disk (fsync), and takes the name with `os.replace`.
+A reader sees the old content or the new, never a mixture: the content goes to a temporary file in the same
+folder, reaches the disk (fsync), and takes the name with `os.replace`. `replacing` does this for any writer,
+`write_text_atomic` and `write_json_atomic` for the small files of a run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import math
 import os
-import tempfile
+import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,32 +24,39 @@ class WriteFailed(OSError):
     """A file could not be written; the previous content, if there was any, is untouched."""
 
 
-def write_text_atomic(path: str | Path, text: str, *, durable: bool = True) -> None:
-    """Replace the content of `path` by `text` (UTF-8), all or nothing; the folder is made if missing.
+@contextlib.contextmanager
+def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path to write to, and rename it to `path` when the block ends without an error.
 
+    The folder is made if missing. After an error no temporary file stays, and `path` is as it was.
     `durable=False` skips fsync: for heartbeats, where losing the last second in a power cut costs nothing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        if durable:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def write_text_atomic(path: str | Path, text: str, *, durable: bool = True) -> None:
+    """Replace the content of `path` by `text` (UTF-8), all or nothing; see `replacing`.
 
     Raises:
         WriteFailed: disk full, no permission, ...; no temporary file stays, and the old file is as it was.
     """
-    path = Path(path)
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        # mkstemp makes files private (0600); results are to be read by whoever may read the folder.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        with replacing(path, durable=durable) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        kept = "the old content is kept" if path.exists() else "nothing was written"
+        kept = "the old content is kept" if Path(path).exists() else "nothing was written"
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         reason = "no space left on the disk" if full else (error.strerror or str(error))
         raise WriteFailed(error.errno, f"cannot write {path}: {reason} ({kept})") from error
@@ -63,7 +73,7 @@ def write_json_atomic(path: str | Path, obj: Any, *, durable: bool = True) -> No
 
 
 def read_json(path: str | Path, default: Any = None) -> Any:
-    """The content of a JSON file, or `default` if the file is missing or not whole."""
+    """Return the content of a JSON file, or `default` if the file is missing or torn."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
@@ -71,7 +81,8 @@ def read_json(path: str | Path, default: Any = None) -> Any:
 
 
 def plain(obj: Any) -> Any:
-    """`obj` in JSON's own types: numpy and torch scalars become numbers, paths text, NaN and infinities None.
+    """Return `obj` in JSON's own types: numpy and torch scalars as numbers, paths as text, NaN and infinities
+    as None.
 
     Raises:
         TypeError: for anything else.
@@ -102,8 +113,6 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
     The system frees it when the holder dies. Where folders cannot be locked (some network disks) it does
     nothing.
     """
-    import fcntl
-
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -113,14 +122,25 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _umask() -> int:
-    """The process's umask (there is no way to read it but to set it)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def lock_within(descriptor: int, seconds: float) -> bool:
+    """Lock an open file as soon as it is free; return False if it is still locked after `seconds`.
+
+    The lock lives as long as any process that inherited this descriptor. Where files cannot be locked (some
+    network disks) it returns True.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.1)
+        except OSError:
+            return True
 
 
 def shown(path: str | Path) -> str:
-    """The path as a person would type it: relative to the working folder where that is shorter."""
-    relative = os.path.relpath(path)
-    return relative if len(relative) < len(str(path)) else str(path)
+    """Return the path as a user would type it: relative to the working folder where that is shorter."""
+    return min(str(path), os.path.relpath(path), key=len)

@@ -1,14 +1,12 @@
-"""`metrics.jsonl`: one JSON object a logged step, append-only; every curve can be redrawn from it.
+"""Files of JSON lines that survive a killed writer: `metrics.jsonl`, and logs of answers found by key.
 
-The writer may be killed in the middle of a line, and a resumed training writes some steps again. So readers
-skip a torn line, `append` never glues a row onto one, and `truncate_after` drops what a resumed training
-will repeat.
+Both formats hold one JSON object per line and only grow. A killed writer may leave half a line at the end:
+readers skip it, and the next writer does not glue its row onto it.
 
-A file of JSON lines that only grows and survives a kill: the record of work that was paid for.
-
-Lines are written in batches with one fsync each, so a batch is on disk or it is not, except for the last line
-of a process that died while writing: it is cut off when the file is opened again. In memory there is nothing
-but where each key's line begins.
+- `append`, `read`, `truncate_after` and `Follower` are for metrics: one row per logged step, read by others
+  while it grows. A resumed training first drops the rows of the steps that it will repeat.
+- `AppendLog` is for work that was paid for: records written in batches with one fsync each, and found by key.
+  It holds only the position of each record in memory.
 """
 
 from __future__ import annotations
@@ -17,11 +15,9 @@ import json
 import os
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from r1kit.runs import processes
-from r1kit.runs.files import plain, write_text_atomic
+from r1kit.runs.files import lock_within, plain, write_text_atomic
 
 
 def append(path: str | Path, row: dict[str, Any]) -> None:
@@ -34,25 +30,24 @@ def append(path: str | Path, row: dict[str, Any]) -> None:
     try:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            line = "\n" + line  # a killed writer left half a line: let it be the only one that is lost
+            line = "\n" + line  # end the torn line of a killed writer, so that only that line is lost
         os.write(descriptor, line.encode())
     finally:
         os.close(descriptor)
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-    """All whole rows of the file, in order; an empty list if there is no file."""
+    """Return all whole rows of the file in order; an empty list if there is no file."""
     try:
-        data = Path(path).read_bytes()
+        return _rows(Path(path).read_bytes())
     except FileNotFoundError:
         return []
-    return _rows(data)
 
 
 def truncate_after(path: str | Path, step: int) -> int:
-    """Drop the rows whose `step` is greater than `step` (atomically); returns how many were dropped.
+    """Drop the rows whose `step` is greater than `step` (atomically) and return how many were dropped.
 
-    Called by a training program that resumes from the checkpoint of `step`.
+    A training program that resumes from the checkpoint of `step` calls it.
     """
     rows = read(path)
     kept = [row for row in rows if row.get("step", 0) <= step]
@@ -62,9 +57,9 @@ def truncate_after(path: str | Path, step: int) -> int:
 
 
 class Follower:
-    """Reads a growing metrics file a piece at a time.
+    """Reads a growing file of rows piece by piece; the file need not exist yet.
 
-    `rows` holds everything the file says now; it starts anew when the file is replaced (a resumed training).
+    `rows` holds all rows of the file; it starts anew when the file is replaced (a resumed training).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -74,7 +69,7 @@ class Follower:
         self._inode: int | None = None
 
     def poll(self) -> list[dict[str, Any]]:
-        """Rows that became complete since the last call (all of them again after the file was replaced)."""
+        """Return the rows completed since the last call (all rows again after the file was replaced)."""
         try:
             with open(self.path, "rb") as file:
                 state = os.fstat(file.fileno())
@@ -91,36 +86,20 @@ class Follower:
         return new
 
 
-def follow(path: str | Path) -> Follower:
-    """A `Follower` of `path`, which need not exist yet."""
-    return Follower(path)
-
-
-def _rows(data: bytes) -> list[dict[str, Any]]:
-    rows = []
-    for line in data.splitlines():
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            continue  # torn by a kill; see `append`
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
-
-
 class LogInUse(RuntimeError):
     """Another process writes this file; the command line exits with 1."""
 
 
 class AppendLog:
-    """Records by key; of several with one key the last one counts. To be used as `with`.
+    """Records by key; of several with one key the last one counts. Use it in a `with` statement.
 
     Args:
-        path: made, with its folder, where it is missing.
+        path: made, with its folder, if missing.
         key: the fields that together are a record's key.
 
     Attributes:
-        broken: lines in the middle that are no records (a disk that lost a block); they are passed over.
+        places: the position in the file of each key's last record.
+        broken: lines in the middle of the file that are not records (a disk that lost a block); skipped.
     """
 
     def __init__(self, path: str | Path, key: tuple[str, ...]):
@@ -129,59 +108,68 @@ class AppendLog:
         self.broken = 0
 
     def __enter__(self) -> AppendLog:
-        """Open the file, cut off a torn last line and find all records.
+        """Open the file, cut off a torn last line and index all records.
 
         Raises:
-            LogInUse: two writers would tear each other's lines.
+            LogInUse: another process has it open; two writers would tear each other's lines.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path, "a+b")
-        if not processes.locked(self.file.fileno(), 0):
+        if not lock_within(self.file.fileno(), 0):
             self.file.close()
             raise LogInUse(f"another process writes {self.path}")
-        self._read()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.file.close()
-
-    def append(self, records: Iterable[dict[str, Any]]) -> None:
-        """Write records and return when they are on disk."""
-        place = self.file.seek(0, os.SEEK_END)
-        lines = []
-        for record in records:
-            line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-            lines.append((tuple(record[name] for name in self.key), place))
-            self.file.write(line)
-            place += len(line)
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.places.update(lines)
-
-    def get(self, key: Hashable) -> dict[str, Any] | None:
-        """The last record with this key, read from the file; None if there is none."""
-        if key not in self.places:
-            return None
-        self.file.seek(self.places[key])
-        return json.loads(self.file.readline())
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The last record of each key, in the order of the file."""
-        for place in sorted(self.places.values()):
-            self.file.seek(place)
-            yield json.loads(self.file.readline())
-
-    def _read(self) -> None:
         place = self.file.seek(0)
         for line in self.file:
             if not line.endswith(b"\n"):
                 self.file.truncate(place)
                 break
             try:
-                record = json.loads(line)
-                self.places[tuple(record[name] for name in self.key)] = place
-            except (ValueError, KeyError, TypeError):
+                self.places[self._key(_row(line))] = place
+            except (KeyError, TypeError):
                 self.broken += 1
             place += len(line)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def append(self, records: Iterable[dict[str, Any]]) -> None:
+        """Write records and return when they are on disk."""
+        place = self.file.seek(0, os.SEEK_END)
+        places = {}
+        for record in records:
+            line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+            places[self._key(record)] = place
+            self.file.write(line)
+            place += len(line)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.places.update(places)
+
+    def get(self, key: Hashable) -> dict[str, Any] | None:
+        """Return the last record with this key, read from the file; None if there is none."""
+        return self._at(self.places[key]) if key in self.places else None
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield the last record of each key, in the order of the file."""
+        return map(self._at, sorted(self.places.values()))
+
+    def _key(self, record: dict[str, Any]) -> Hashable:
+        return tuple(record[name] for name in self.key)
+
+    def _at(self, place: int) -> dict[str, Any]:
+        self.file.seek(place)
+        return json.loads(self.file.readline())
+
+
+def _rows(data: bytes) -> list[dict[str, Any]]:
+    return [row for row in map(_row, data.splitlines()) if row is not None]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """None for a torn line, or one that is not an object."""
+    try:
+        row = json.loads(line)
+    except ValueError:  # JSONDecodeError, or UnicodeDecodeError inside a letter
+        return None
+    return row if isinstance(row, dict) else None

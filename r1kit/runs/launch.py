@@ -1,8 +1,9 @@
-"""Starting a training program from a notebook cell, as a supervised process with its own life and end.
+"""Start a program from a notebook cell as a supervised job, wait for it, stop it, find it again.
 
-`launch` returns at once with a `Job`; `await job.finished()` (or `job.wait()`) waits. The Stop button, Ctrl-C
-and a dead kernel end the job and everything it started; with `detach=True` it outlives them, and `attach`
-finds it again.
+`launch` starts a training program and returns at once with a `Job`; `await job.finished()` (or `job.wait()`)
+waits. `supervise` does the same for any command. The Stop button, Ctrl-C and a dead kernel end the job and
+all its processes: SIGTERM to `r1kit.runs.supervise`, which passes it to the trainer and waits `grace` seconds
+for its checkpoint. With `detach=True` the job survives them, and `attach` finds it again.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from pathlib import Path
 import yaml
 
 from r1kit.runs import nodes, outcome, status
+from r1kit.runs.outcome import ExitCode
 
-MARGIN = 15.0  # seconds the supervisor may need beyond the grace: killing and reaping
+MARGIN_SECONDS = 15.0  # beyond the grace, for the supervisor to kill and reap
 
 
 class JobFailed(RuntimeError):
@@ -32,8 +34,8 @@ class JobFailed(RuntimeError):
     `exit_code_in` reads it there.
 
     Attributes:
-        returncode: 1 failed, 2 bad settings, 3 out of memory, 4 timeout, 6 a guard, 129 / 130 / 143 a signal.
-        message: one paragraph for people.
+        returncode: an `ExitCode`, or 128 + n for another signal n.
+        message: one paragraph for the user.
         log_tail: the end of train.log, cleaned.
     """
 
@@ -43,19 +45,28 @@ class JobFailed(RuntimeError):
         self.returncode, self.message, self.log_tail = returncode, message, log_tail
 
     def _render_traceback_(self) -> list[str]:
-        """IPython's hook: the reason lies in the job, so the cell shows no traceback of ours."""
+        """IPython's hook: the reason is in the job, so the cell shows no traceback of this package."""
         return f"JobFailed: {self}".splitlines()
 
 
 def exit_code_in(text: str) -> int:
-    """Return the exit code in the text of a `JobFailed`, 1 for any other text."""
-    found = re.match(r"\[exit code (\d+)\] ", text)
-    return int(found[1]) if found else 1
+    """Return the exit code in the text of a `JobFailed`, FAILED for any other text."""
+    match = re.match(r"\[exit code (\d+)\] ", text)
+    return int(match[1]) if match else ExitCode.FAILED
 
 
 @dataclass
 class Job:
-    """A supervised process; all its traces are files in `folder`."""
+    """A supervised process; all its traces are files in `folder`.
+
+    Attributes:
+        module: the program's name, for messages.
+        grace: seconds from SIGTERM to SIGKILL.
+        detached: an interrupted wait does not end the job.
+        process: the supervisor, None if another process started it.
+        log_offset: where this job's output begins in train.log.
+        after: called once when a wait sees that the job has ended with 0.
+    """
 
     folder: Path
     module: str
@@ -64,25 +75,24 @@ class Job:
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     log_offset: int = 0
     after: Callable[[], None] | None = field(default=None, repr=False)
-    """Called once, by whoever waits, when the job has ended well."""
 
     def poll(self) -> int | None:
-        """The exit code (see `JobFailed`), or None while the job runs."""
+        """Return the exit code (see `JobFailed`), or None while the job runs."""
         code = self.process.poll() if self.process else None
         if self.process and (code is None or code >= 0):
             return code
-        found = status.read(self.folder)
-        job = found.get("job") or {}
+        state = status.read(self.folder)
+        job = state.get("job") or {}
         if job.get("returncode") is not None:
             return job["returncode"]
         if self.process is None:
-            return None if job.get("state") == "running" else 143
-        # The guard was killed; the worker is ending the tree and will write the end of it.
-        return None if time.time() - found.get("updated", 0.0) < self.grace + MARGIN else 143
+            return None if job.get("state") == "running" else ExitCode.TERMINATED
+        # The guard was killed; the worker is ending the tree and will then write the exit code.
+        waiting = time.time() - state.get("updated", 0.0) < self.grace + MARGIN_SECONDS
+        return None if waiting else ExitCode.TERMINATED
 
     def wait(self) -> None:
-        """Block until the job is done. A KeyboardInterrupt ends the job (not a detached one) and is raised
-        again.
+        """Block until the job is done. A KeyboardInterrupt ends the job (unless detached) and is re-raised.
 
         Raises:
             JobFailed: it did not end with 0.
@@ -97,7 +107,7 @@ class Job:
         self._check()
 
     async def finished(self) -> None:
-        """As `wait`, for notebooks: the event loop goes on, so widgets live. To cancel is to interrupt."""
+        """Wait as `wait` does, with the event loop free for a notebook's widgets; cancelling interrupts."""
         try:
             while self.poll() is None:
                 await asyncio.sleep(0.2)
@@ -108,9 +118,9 @@ class Job:
         self._check()
 
     def stop(self) -> int | None:
-        """End the job, wait until all of it is gone (grace + some seconds), and return the exit code.
+        """End the job, wait until all its processes are gone (grace + some seconds), return the exit code.
 
-        If the waiting is interrupted, the supervisor finishes without us.
+        If this wait is interrupted, the supervisor finishes by itself.
         """
         pid = self.process.pid if self.process else (status.read(self.folder).get("job") or {}).get("pid")
         if self.poll() is None and pid:
@@ -118,19 +128,19 @@ class Job:
                 os.kill(pid, signal.SIGTERM)
             except ProcessLookupError:
                 return self.poll()
-        deadline = time.monotonic() + self.grace + MARGIN
+        deadline = time.monotonic() + self.grace + MARGIN_SECONDS
         while self.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         return self.poll()
 
     def log_tail(self, n: int = 20) -> str:
-        """The last `n` lines of this job's output, cleaned of what helps nobody (see `outcome.clean`)."""
+        """Return the last `n` lines of this job's output, without noise (see `outcome.clean`)."""
         text = outcome.read_tail(self.folder / "train.log", offset=self.log_offset)
         return "\n".join(outcome.clean(text).splitlines()[-n:])
 
     def _check(self) -> None:
         code = self.poll()
-        if code == 0:
+        if code == ExitCode.DONE:
             after, self.after = self.after, None
             if after is not None:
                 after()
@@ -138,7 +148,8 @@ class Job:
         job = status.read(self.folder).get("job") or {}
         message = job.get("message") or f"The training program ended with exit code {code}"
         message = message.replace("The training program", self.module, 1).rstrip(".")
-        raise JobFailed(code or 1, f"{message}. Its log: {self.folder / 'train.log'}", self.log_tail())
+        log = self.folder / "train.log"
+        raise JobFailed(code or ExitCode.FAILED, f"{message}. Its log: {log}", self.log_tail())
 
 
 def launch(
@@ -155,13 +166,13 @@ def launch(
     """Start `module` on the job folder's resolved.yaml under the supervisor and return at once.
 
     Args:
-        module: "r1kit.training.sft"; it gets the path of resolved.yaml as its one argument.
+        module: "r1kit.training.sft"; its one argument is the path of resolved.yaml.
         job_folder: holds resolved.yaml, and accelerate.yaml if `accelerate`.
         environment: variables on top of this process's; None as value removes one.
         grace: seconds from SIGTERM to SIGKILL, time to write a checkpoint.
-        timeout: seconds after which the job is ended (exit code 4).
-        accelerate: start through `accelerate launch` (on several nodes as `nodes` says), else directly.
-        detach: the job goes on when this process dies.
+        timeout: seconds after which the job is ended (exit code HUNG).
+        accelerate: start through `accelerate launch` (on several nodes through `nodes`), else directly.
+        detach: the job continues when this process dies.
         serving: it is a server: in a Slurm job that has nodes for servers it runs on the first of those.
 
     Raises:
@@ -169,14 +180,13 @@ def launch(
         NoNodes: accelerate.yaml asks for more nodes than this job has.
     """
     folder = Path(job_folder).resolve()
-    needed = [folder / "resolved.yaml", *([folder / "accelerate.yaml"] if accelerate else [])]
-    for path in needed:
+    resolved, config = folder / "resolved.yaml", folder / "accelerate.yaml"
+    for path in (resolved, config) if accelerate else (resolved,):
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; a job folder holds it before the job is started")
-    program = ["-m", module, str(folder / "resolved.yaml")]
+            raise FileNotFoundError(f"{path} is missing; write it before the job is started")
+    program = ["-m", module, str(resolved)]
     command, depth = [sys.executable, *program], 1
     if accelerate:
-        config = folder / "accelerate.yaml"
         settings = yaml.safe_load(config.read_text(encoding="utf-8"))
         if nodes.machines(settings) > 1:
             command, rendezvous = nodes.training_step(module, folder, settings, grace)
@@ -186,16 +196,8 @@ def launch(
             command, depth = [sys.executable, *launcher, *program], 2
     elif serving:
         command = nodes.serving_step(command, folder, grace)
-    return supervise(
-        command,
-        folder,
-        name=module,
-        environment=environment,
-        grace=grace,
-        timeout=timeout,
-        detach=detach,
-        depth=depth,
-    )
+    limits = {"grace": grace, "timeout": timeout, "detach": detach, "depth": depth}
+    return supervise(command, folder, name=module, environment=environment, **limits)
 
 
 def supervise(
@@ -209,23 +211,23 @@ def supervise(
     detach: bool = False,
     depth: int = 1,
 ) -> Job:
-    """Start any command under the supervisor; its output goes to `folder`/train.log, its end to status.json.
+    """Start any command under the supervisor; output goes to `folder`/train.log, the end to status.json.
 
-    `depth` says which process of the tree does the work, and gets the signals: 2 for a child of `command`.
+    `depth` is the generation of processes that gets the signals: 2 for a child of `command`.
     """
-    limits = ["--grace", str(grace), *(["--timeout", str(timeout)] if timeout else [])]
     supervisor = [
-        *(sys.executable, "-m", "r1kit.runs.supervise", "--folder", str(folder), *limits),
+        *(sys.executable, "-m", "r1kit.runs.supervise", "--folder", str(folder), "--grace", str(grace)),
+        *(["--timeout", str(timeout)] if timeout else []),
         *("--owner", str(0 if detach else os.getpid()), "--depth", str(depth)),
         *("--", *command),
     ]
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
-    # DeepSpeed asks for ninja by its bare name; it lies beside the Python of an environment nobody activated.
+    # DeepSpeed runs `ninja`, which is beside this Python also if its environment was not activated.
     programs = str(Path(sys.executable).parent)
     if programs not in (path := variables.get("PATH") or os.defpath).split(os.pathsep):
         variables["PATH"] = programs + os.pathsep + path
     # Operators that torch compiles belong to one environment: in the home folder, torch's default, two
-    # environments would each compile over the other's.
+    # environments would each overwrite the other's.
     if (compiled := Path(sys.prefix) / "torch_extensions").is_dir():
         variables.setdefault("TORCH_EXTENSIONS_DIR", str(compiled))
     log = folder / "train.log"
@@ -241,11 +243,10 @@ def supervise(
     return Job(folder, name, grace, detach, process, offset)
 
 
-def attach(job_folder: str | Path, *, grace: float = 20.0) -> Job:
-    """The job that runs, or ran, in a folder, from its files alone: after a kernel restart, or from
-    elsewhere.
+def attach(job_folder: str | Path) -> Job:
+    """Return the job that runs, or ran, in a folder, from its files: after a kernel restart, for example.
 
-    Waiting for it can be interrupted without ending it.
+    Interrupting a wait for it does not end it.
 
     Raises:
         FileNotFoundError: no job was ever started there.
@@ -254,8 +255,6 @@ def attach(job_folder: str | Path, *, grace: float = 20.0) -> Job:
     job = status.read(folder).get("job")
     if not job:
         raise FileNotFoundError(f"no job was started in {folder}")
-    module = next(
-        (part for part in job["command"] if part.startswith(("r1kit.training.", "r1kit.evaluation."))),
-        job["command"][0],
-    )
-    return Job(folder, module, grace, True, None, job.get("log_offset", 0))
+    programs = (part for part in job["command"] if part.startswith(("r1kit.training.", "r1kit.evaluation.")))
+    module = next(programs, job["command"][0])
+    return Job(folder, module, detached=True, log_offset=job.get("log_offset", 0))

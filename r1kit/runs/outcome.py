@@ -1,17 +1,40 @@
-"""What the end of a training program means: one exit code and one paragraph, from status, signals and log.
+"""Exit codes, and what the end of a training program means: one code and one paragraph.
 
-Exit codes as on the command line: 0 done, 1 failed, 2 bad settings, 3 out of memory, 4 timeout, 6 ended by
-a guard, and 129, 130, 143 for hung up, interrupted, terminated. `accelerate launch` turns every failure of
-its trainer into 1; the trainer's own code is in its exit.json, or in what the launcher prints last.
+`ExitCode` is the one list of codes for the command line, jobs and training programs. `accelerate launch`
+turns every failure of its trainer into 1, so `classify` takes the trainer's own code from its exit.json, or
+from the launcher's last lines in the log.
 """
 
 from __future__ import annotations
 
 import re
+from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
-ENDED_BY = {
-    "SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "owner died": 143, "supervisor killed": 143, "timeout": 4,
+
+class ExitCode(IntEnum):
+    """How a command, a job or a training ended; a job ended by another signal n has 128 + n."""
+
+    DONE = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    """Settings or arguments."""
+    OUT_OF_MEMORY = 3
+    HUNG = 4
+    """A timeout, a process that died silently, or a server that is gone or does not answer."""
+    UNEXPECTED = 5
+    """Scores outside their expected range (`r1kit run --strict`)."""
+    GUARD = 6
+    """A guard ended the training (`r1kit.training.rl.guards`)."""
+    HANGUP = 129
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+CODES_OF_REASONS = {
+    "SIGINT": ExitCode.INTERRUPTED, "SIGTERM": ExitCode.TERMINATED, "SIGHUP": ExitCode.HANGUP,
+    "owner died": ExitCode.TERMINATED, "supervisor killed": ExitCode.TERMINATED, "timeout": ExitCode.HUNG,
 }  # fmt: skip
 REASONS = {
     "timeout": "ran out of its time",
@@ -19,8 +42,9 @@ REASONS = {
     "supervisor killed": "was ended because its supervisor was killed",
 }
 ADVICE = {
-    3: "Lower the batch (per_device_train_batch_size, num_generations), the lengths, or use fewer processes.",
-    4: "Raise the time limit, or look in the log for the last step it reached.",
+    ExitCode.OUT_OF_MEMORY: "Lower the batch (per_device_train_batch_size, num_generations), the lengths, or "
+    "use fewer processes.",
+    ExitCode.HUNG: "Raise the time limit, or look in the log for the last step it reached.",
 }
 
 _MEMORY = re.compile(
@@ -50,31 +74,37 @@ _NOISE = re.compile(
 
 
 def classify(
-    returncode: int, ended_by: str | None, log: str, *, oom_kills: int = 0, stated: dict | None = None
+    returncode: int,
+    ended_by: str | None,
+    log: str,
+    *,
+    oom_kills: int = 0,
+    reported: dict[str, Any] | None = None,
 ) -> tuple[int, str]:
-    """(exit code, one paragraph) of a job; the paragraph is empty when it is done.
+    """Return the exit code of a job and one paragraph about it, which is empty when it is done.
 
     Args:
         returncode: of the process that was started; negative: the signal that ended it.
         ended_by: why the supervisor ended it, None if it ended by itself.
-        log: the end of what it printed.
+        log: the end of its output.
         oom_kills: how many processes the kernel killed for lack of memory meanwhile.
-        stated: the trainer's exit.json, {"returncode", "message"}, if it wrote one.
+        reported: the trainer's exit.json, {"returncode", "message"}, if it wrote one.
     """
     if ended_by is not None:
-        code = ENDED_BY.get(ended_by, 1)
+        code = CODES_OF_REASONS[ended_by]
         reason = REASONS.get(ended_by, f"was ended by {ended_by}")
         return code, f"The training program {reason}. {ADVICE.get(code, '')}".strip()
     if returncode == 0:
-        return 0, ""
-    stated = stated if stated and stated.get("returncode") else {}
-    code = stated.get("returncode") or _trainer_code(returncode, log)
-    cause = stated.get("message") or error_line(log)
+        return ExitCode.DONE, ""
+    reported = reported if reported and reported.get("returncode") else {}
+    code = reported.get("returncode") or _trainer_code(returncode, log)
+    cause = reported.get("message") or error_line(log)
     killed = code in (-9, 137)
-    memory = not stated and code != 2 and _MEMORY.search(log)
-    if code == 3 or memory or (killed and oom_kills):
+    memory = not reported and code != ExitCode.BAD_INPUT and _MEMORY.search(log)
+    if code == ExitCode.OUT_OF_MEMORY or memory or (killed and oom_kills):
         why = "the system killed it" if killed else cause or "see its log"
-        return 3, f"The training program ran out of memory: {why}. {ADVICE[3]}"
+        advice = ADVICE[ExitCode.OUT_OF_MEMORY]
+        return ExitCode.OUT_OF_MEMORY, f"The training program ran out of memory: {why}. {advice}"
     if code < 0:
         where = f"; the last error in its log: {cause}" if cause else ""
         return 128 - code, f"The training program was ended by signal {-code} from outside{where}."
@@ -82,14 +112,14 @@ def classify(
 
 
 def clean(text: str) -> str:
-    """A log as a person wants it: no colours, progress bars, library warnings, launcher's traceback."""
+    """Remove colours, progress bars, library warnings and the launcher's traceback from a log."""
     lines = [line.rstrip().rsplit("\r", 1)[-1] for line in _ANSI.sub("", text).split("\n")]
     kept = [line for line in lines if not _NOISE.search(line)]
     return _LAUNCHER_TALK.sub("", "\n".join(kept)).strip("\n")
 
 
 def read_tail(path: str | Path, *, offset: int = 0, limit: int = 65_536) -> str:
-    """At most the last `limit` bytes of a log from byte `offset` on, as text; empty if there is no log."""
+    """Return at most the last `limit` bytes of a log after byte `offset`, as text; "" if there is no log."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, 2)
@@ -100,17 +130,17 @@ def read_tail(path: str | Path, *, offset: int = 0, limit: int = 65_536) -> str:
 
 
 def error_line(log: str) -> str:
-    """The last line that names an exception, without the launcher's own; empty if there is none."""
+    """Return the last line that names an exception, without the launcher's own; "" if there is none."""
     for line in reversed(clean(log).splitlines()):
-        found = _ERROR_LINE.match(line.strip())
-        if found and "ChildFailedError" not in line:
-            return found[1]
+        error = _ERROR_LINE.match(line.strip())
+        if error and "ChildFailedError" not in line:
+            return error[1]
     return ""
 
 
 def _trainer_code(returncode: int, log: str) -> int:
-    found = list(_LAUNCHER.finditer(log)) if returncode == 1 else []
-    if not found:
+    endings = list(_LAUNCHER.finditer(log)) if returncode == 1 else []
+    if not endings:
         return returncode
-    status, number, elastic = found[-1].groups()
+    status, number, elastic = endings[-1].groups()
     return int(status) if status else -int(number) if number else int(elastic)

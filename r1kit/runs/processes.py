@@ -1,8 +1,8 @@
-"""Processes: whether one is alive, which belong to a job, and how a whole tree is ended.
+"""Processes: check whether one is alive, find those of a job, end a whole tree.
 
-What only Linux has is behind one function each. Without it (macOS, or `LINUX = False` in a test) only speed
-is lost: a job's processes
-carry a token in their environment, by which psutil finds those that ran away from their parents.
+Each Linux feature is behind one function. Without it (macOS, or `LINUX = False` in a test) only speed is
+lost: a job's processes carry a token in their environment, by which psutil finds those that left their
+parents' tree.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
 def become_subreaper() -> bool:
-    """Adopt orphaned descendants in place of init: setsid and double forks do not lead out of the tree then.
+    """Adopt orphaned descendants in place of init, so that setsid and double forks stay in the tree.
 
-    Returns False where the system cannot do that; there only the token finds runaways.
+    Returns False where the system cannot do that; there only the token finds them.
     """
     return LINUX and _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> bool:
-    """Have the kernel send `number` to this process when the thread that started it ends; False elsewhere."""
+    """Have the kernel send `number` to this process when its parent thread ends; False if unsupported."""
     return LINUX and _prctl(_PR_SET_PDEATHSIG, number)
 
 
 def wait_handle_for(pid: int) -> int | None:
-    """A file descriptor (pidfd) that becomes readable when process `pid` ends; None where there is none.
+    """Return a file descriptor (pidfd) that becomes readable when process `pid` ends; None if unsupported.
 
     Raises:
         ProcessLookupError: the process is gone already.
@@ -52,7 +52,7 @@ def wait_handle_for(pid: int) -> int | None:
 
 
 def oom_kills() -> int:
-    """How many processes the kernel has killed for lack of memory since boot; 0 where it does not say."""
+    """Count the processes that the kernel has killed for lack of memory since boot; 0 where unknown."""
     if LINUX:
         with contextlib.suppress(OSError, ValueError, StopIteration), open("/proc/vmstat") as file:
             return int(next(line for line in file if line.startswith("oom_kill ")).split()[1])
@@ -60,7 +60,7 @@ def oom_kills() -> int:
 
 
 def descendants(pid: int) -> list[psutil.Process]:
-    """The living children of `pid`, their children and so on; zombies are not alive."""
+    """Return the living children of `pid`, their children and so on; zombies are not alive."""
     try:
         return [process for process in psutil.Process(pid).children(recursive=True) if alive(process)]
     except psutil.NoSuchProcess:
@@ -68,20 +68,20 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 
 def carrying(token: str) -> list[psutil.Process]:
-    """Every living process of this user that was started with `token` as R1KIT_JOB_TOKEN."""
-    found = []
+    """Return every living process of this user that was started with `token` as R1KIT_JOB_TOKEN."""
+    members = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.environ().get(TOKEN) == token and alive(process):
-                found.append(process)
-    return found
+                members.append(process)
+    return members
 
 
 def alive(process: psutil.Process | int | None) -> bool:
     """Return True while a process runs; a zombie does not run.
 
     Args:
-        process: the process itself (another one that got its number does not count), its pid, or None.
+        process: a Process (False once another process has got its pid), a pid, or None.
     """
     try:
         if not isinstance(process, psutil.Process):
@@ -96,32 +96,12 @@ def alive(process: psutil.Process | int | None) -> bool:
 
 
 def send(processes: Iterable[psutil.Process], number: int) -> None:
-    """Signal each process, passing over those that are gone; a stopped one is woken up to hear it."""
+    """Signal each process that still exists, and continue stopped ones so that they receive it."""
     for process in processes:
         with contextlib.suppress(psutil.Error, OSError):
             process.send_signal(number)
             if number != signal.SIGKILL:
                 process.send_signal(signal.SIGCONT)
-
-
-def locked(descriptor: int, seconds: float) -> bool:
-    """Lock an open file as soon as no other holder is left; False if one is still there after `seconds`.
-
-    The lock lives as long as any process that was given this descriptor.
-    """
-    import fcntl
-
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.1)
-        except OSError:  # some network disks have no locks
-            return True
 
 
 def _prctl(option: int, value: int) -> bool:
@@ -132,10 +112,10 @@ def _prctl(option: int, value: int) -> bool:
 
 
 class Tree:
-    """All processes that a job started, seen from the process that started the job.
+    """All processes that a job started, from the view of the process that started the job.
 
-    With adoption (`adopts`) these are this process's descendants, whatever they did. Without it, they are
-    also those that were seen before, and those that carry the job's token in their environment.
+    With adoption (`adopts`) these are this process's descendants. Without it, they are also the processes
+    noticed before, and those that carry the job's token in their environment.
     """
 
     def __init__(self, token: str, adopts: bool) -> None:
@@ -145,17 +125,17 @@ class Tree:
         self._seen: dict[int, psutil.Process] = {}
 
     def processes(self) -> list[psutil.Process]:
-        """The living members."""
-        found = {process.pid: process for process in descendants(os.getpid())}
+        """Return the living members."""
+        members = {process.pid: process for process in descendants(os.getpid())}
         if not self.adopts:
-            found |= {pid: process for pid, process in self._seen.items() if alive(process)}
-            found |= {process.pid: process for process in carrying(self.token)}
-        return list(found.values())
+            members |= {pid: process for pid, process in self._seen.items() if alive(process)}
+            members |= {process.pid: process for process in carrying(self.token)}
+        return list(members.values())
 
     def sample(self) -> None:
-        """Note members and memory (bytes). Shared pages count in each process: the sum is an upper bound."""
+        """Record members and memory (bytes). Shared pages count in each process: an upper bound."""
         total = 0
-        # Not `processes()`: reading every environment on the machine is too dear to do each second.
+        # Not `processes()`: reading every environment on the machine each second costs too much.
         for process in descendants(os.getpid()):
             self._seen[process.pid] = process
             with contextlib.suppress(psutil.Error):
@@ -163,7 +143,7 @@ class Tree:
         self.rss_bytes, self.peak_rss_bytes = total, max(self.peak_rss_bytes, total)
 
     def reap(self) -> None:
-        """Collect every child that has ended."""
+        """Collect the exit codes of all children that have ended."""
         with contextlib.suppress(ChildProcessError):
             while True:
                 pid, state = os.waitpid(-1, os.WNOHANG)
@@ -172,9 +152,9 @@ class Tree:
                 self.exit_codes[pid] = os.waitstatus_to_exitcode(state)
 
     def generations(self, pid: int, depth: int) -> list[psutil.Process]:
-        """The `depth`-th generation from the member `pid` on (1: itself), or the last generation there is.
+        """Return the `depth`-th generation from the member `pid` on (1: itself), or the last generation.
 
-        A launcher in between hears nothing: torchrun's agent would pass the signal on a second time, and
+        A launcher in between must not get the signal: torchrun's agent would pass it on a second time, and
         kill its processes 30 seconds later, checkpoint or not.
         """
         try:
@@ -187,22 +167,20 @@ class Tree:
         return generation
 
     def end(self, main: list[psutil.Process], grace: float) -> bool:
-        """End everything; True if nothing is left.
+        """End all processes; return True if none is left.
 
         SIGTERM goes to the `main` processes first, so that a trainer can write its checkpoint while its
-        helpers still live. Once they are gone, the rest gets SIGTERM and two seconds; when `grace` seconds
-        were not enough for the main ones, everything is killed at once. The tree is read again before each
-        blow, because the dying may fork.
+        helpers still run. Once they are gone, the rest gets SIGTERM and two seconds; if `grace` seconds were
+        not enough for the main processes, all are killed at once. The tree is read again before each signal,
+        because processes may fork while they end.
         """
         send(main, signal.SIGTERM)
         if self._until(lambda: not any(map(alive, main)), grace):
-            left = self.processes()
-            send(left, signal.SIGTERM)
-            if left:
-                self._until(lambda: not self.processes(), min(2.0, grace))
-        return self._until(self._killed, 10.0)
+            send(self.processes(), signal.SIGTERM)
+            self._until(lambda: not self.processes(), min(2.0, grace))
+        return self._until(self._kill_all, 10.0)
 
-    def _killed(self) -> bool:
+    def _kill_all(self) -> bool:
         left = self.processes()
         send(left, signal.SIGKILL)
         return not left

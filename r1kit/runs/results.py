@@ -1,7 +1,6 @@
 """`result.json` of a stage (written last: its presence means "done") and `summary.json` of a run.
 
-The summary is never edited: it is recomputed from the stages' own files each time, so it cannot disagree
-with them.
+The summary is recomputed from the stages' files each time, never edited, so it cannot disagree with them.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from r1kit.runs import status as status_file
 from r1kit.runs.files import plain, read_json, write_json_atomic
@@ -35,12 +34,12 @@ def write_result(
     """Write the stage's result.json, last and atomically, mark its status completed, and return the result.
 
     `peak_rss_bytes` defaults to the largest peak among the stage's supervised jobs (0 without jobs); `origin`
-    is what the stage's artifacts come from (`r1kit.pipeline.lineage`).
+    says which inputs and code made the stage's artifacts (`r1kit.pipeline.lineage`).
 
     Raises:
-        FileNotFoundError: an artifact does not exist: a stage must not claim what it has not made.
-        ValueError: a metric that is not a number, a `pass@1` entry that lacks a field, an absolute artifact
-        path.
+        FileNotFoundError: an artifact does not exist.
+        ValueError: a metric is not a number, a `pass@1` entry has not all its fields or is not finite, or an
+            artifact's path is absolute.
     """
     folder = Path(stage_folder)
     for name, value in (metrics or {}).items():
@@ -74,12 +73,12 @@ def write_result(
 
 
 def read_result(stage_folder: str | Path) -> dict[str, Any] | None:
-    """The stage's result, None if it is not finished."""
+    """Return the stage's result, None if it is not finished."""
     return read_json(Path(stage_folder) / "result.json")
 
 
 def stage_folders(run: Run) -> list[Path]:
-    """Folders of a run that hold, or will hold, a result: its stages, and the composed ones in them."""
+    """Return the folders of a run that get a result: its stages, and the pipeline stages inside them."""
     folders = []
     for folder in sorted(path for path in run.path.iterdir() if path.is_dir()):
         inner = [path.parent for path in folder.glob("*/params.json") if not path.match("stale-*/*")]
@@ -89,13 +88,13 @@ def stage_folders(run: Run) -> list[Path]:
 
 
 def newest_step(folder: Path) -> int:
-    """The step of the newest complete checkpoint of the training in `folder`; 0 if there is none."""
+    """Return the step of the newest complete checkpoint of the training in `folder`; 0 if there is none."""
     markers = folder.glob("checkpoints/checkpoint-*/complete.json")
     return max((int(marker.parent.name.removeprefix("checkpoint-")) for marker in markers), default=0)
 
 
 def peak_rss(stage_folder: str | Path) -> int:
-    """The largest peak (bytes, summed over a process tree) among the stage's jobs, subfolders included."""
+    """Return the largest peak (bytes, summed over a process tree) among the stage's jobs, with subfolders."""
     folder = Path(stage_folder)
     files = [folder / "status.json", *folder.glob("*/status.json")]
     jobs = [
@@ -104,12 +103,11 @@ def peak_rss(stage_folder: str | Path) -> int:
     return max(job.get("peak_rss_bytes") or 0 for job in jobs)
 
 
-def summarise(run: Run, status: str | None = None, *, seconds: float | None = None) -> dict[str, Any]:
-    """The run's summary from the files of its stages; nothing is written.
+def summarise(run: Run, status: str | None = None) -> dict[str, Any]:
+    """Compute the run's summary from the files of its stages, without writing it.
 
-    `status` defaults to `running` while a stage runs, else to what the last summary said. `seconds` defaults
-    to the sum over the stages. `pass@1` is in order of training: base, sft, grpo; checkpoints with other
-    names stay in the order in which the stages reported them.
+    `status` defaults to `running` while a stage runs, else to the last summary's. `pass@1` is in order of
+    training: base, sft, grpo; checkpoints with other names keep the order in which the stages reported them.
     """
     manifest = run.manifest
     stages: dict[str, Any] = {}
@@ -118,7 +116,7 @@ def summarise(run: Run, status: str | None = None, *, seconds: float | None = No
         result, state = read_result(folder), status_file.read(folder)
         if result is not None or state:
             stages[folder.relative_to(run.path).as_posix()] = _stage_entry(folder, result, state)
-            if "." not in folder.name:  # a pipeline drawn beside the run's own has checkpoints of equal names
+            if "." not in folder.name:  # a second pipeline, drawn for comparison, has equal checkpoint names
                 scores.update((result or {}).get("pass@1", {}))
     if set(scores) <= set(TRAINING_ORDER):
         scores = {name: scores[name] for name in TRAINING_ORDER if name in scores}
@@ -126,46 +124,37 @@ def summarise(run: Run, status: str | None = None, *, seconds: float | None = No
         running = any(stage["status"] == "running" for stage in stages.values())
         last = read_json(run.path / "summary.json", {}).get("status", "interrupted")
         status = "running" if running else last
-    if seconds is None:
-        seconds = sum(map(_seconds_with_inner(stages).get, (name for name in stages if "/" not in name)))
     return {
         "run_id": run.run_id,
         "profile": manifest.get("profile"),
         "pipeline": manifest.get("pipeline"),
         "status": status,
-        "seconds": round(seconds, 3),
+        "seconds": round(_total_seconds(stages), 3),
         "stages": stages,
         "pass@1": scores,
     }
 
 
-def _seconds_with_inner(stages: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds of each stage; a resumed one knows only its last attempt, its composed stages know all."""
-    inner: dict[str, float] = {}
-    for name, stage in stages.items():
-        outer = name.partition("/")[0]
-        if outer != name:
-            inner[outer] = inner.get(outer, 0.0) + stage["seconds"]
-    return {name: max(stage["seconds"], inner.get(name, 0.0)) for name, stage in stages.items()}
-
-
-def write_summary(run: Run, status: str, *, seconds: float | None = None) -> dict[str, Any]:
-    """Recompute and write the run's summary.json (see `summarise`); returns it.
-
-    Raises:
-        ValueError: a `status` that is not completed, failed or interrupted.
-    """
-    if status not in ("completed", "failed", "interrupted"):
-        raise ValueError(f"a run's status is completed, failed or interrupted, not {status!r}")
-    summary = summarise(run, status, seconds=seconds)
+def write_summary(run: Run, status: Literal["completed", "failed", "interrupted"]) -> dict[str, Any]:
+    """Recompute, write and return the run's summary.json (see `summarise`)."""
+    summary = summarise(run, status)
     write_json_atomic(run.path / "summary.json", summary)
     return summary
+
+
+def _total_seconds(stages: Mapping[str, Any]) -> float:
+    # A resumed stage has the seconds of its last attempt only; the pipeline stages inside it have all.
+    total = 0.0
+    for name in (name for name in stages if "/" not in name):
+        inner = sum(stage["seconds"] for other, stage in stages.items() if other.startswith(f"{name}/"))
+        total += max(stages[name]["seconds"], inner)
+    return total
 
 
 def _stage_entry(folder: Path, result: dict[str, Any] | None, state: dict[str, Any]) -> dict[str, Any]:
     if result is not None:
         return {key: result[key] for key in ("status", "seconds", "peak_rss_bytes", "metrics")}
-    # "completed" without a result.json is not done: the stage died between its last cell and its result.
+    # "completed" without a result.json is a failure: the stage died between its last cell and its result.
     status = state.get("state", "failed")
     seconds = max(0.0, state.get("updated", 0.0) - state.get("started", state.get("updated", 0.0)))
     return {
@@ -179,7 +168,7 @@ def _stage_entry(folder: Path, result: dict[str, Any] | None, state: dict[str, A
 def _pass_entry(name: str, entry: Mapping[str, float]) -> dict[str, float]:
     missing = [field for field in PASS_FIELDS if field not in entry]
     if missing:
-        raise ValueError(f"pass@1 of {name!r} lacks {', '.join(missing)}")
+        raise ValueError(f"pass@1 of {name!r} has no {', '.join(missing)}")
     if not all(math.isfinite(entry[field]) for field in PASS_FIELDS):
         raise ValueError(f"pass@1 of {name!r} is not finite: {dict(entry)}")
     return {field: entry[field] for field in PASS_FIELDS}

@@ -1,7 +1,7 @@
-"""`status.json` of a stage or job folder: what is going on there now, readable while it goes on.
+"""`status.json` of a stage or job folder: the current state, readable while the work continues.
 
 Fields: `state` (running | completed | failed | interrupted), `message`, `pid`, `started` and `updated` (unix
-seconds), and `job`, kept by the supervisor: `state`, `pid`, `returncode`, `ended_by`, `clean`, `seconds`,
+seconds), and `job`, written by the supervisor: `state`, `pid`, `returncode`, `ended_by`, `clean`, `seconds`,
 `peak_rss_bytes`, `command`.
 """
 
@@ -25,7 +25,7 @@ def update(folder: str | Path, *, durable: bool = True, **fields: Any) -> dict[s
     given. Notebook and supervisor write to the same file, so the merge happens under a lock on the folder.
 
     Raises:
-        ValueError: a `state` that is none of STATES.
+        ValueError: a `state` that is not one of STATES.
     """
     if fields.get("state", "running") not in STATES:
         raise ValueError(f"state is {fields['state']!r}; it must be one of {', '.join(STATES)}")
@@ -43,10 +43,10 @@ def update(folder: str | Path, *, durable: bool = True, **fields: Any) -> dict[s
 
 
 def read(folder: str | Path) -> dict[str, Any]:
-    """The folder's status, {} if there is none.
+    """Return the folder's status, {} if there is none.
 
-    A status that says `running` although its process is gone (power cut, kill -9 of everything) is returned
-    as `interrupted` with a message; the file is left alone.
+    A status that says `running` although its process is gone (power cut, kill -9 of all processes) is
+    returned as `interrupted` with a message; the file is not changed.
     """
     status = read_json(Path(folder) / "status.json", {})
     if status.get("state") == "running" and not processes.alive(status.get("pid")):

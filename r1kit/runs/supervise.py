@@ -1,17 +1,17 @@
 """`python -m r1kit.runs.supervise --owner PID --folder JOB --grace S [--timeout S] -- CMD...`
 
 Appends the output of CMD to JOB/train.log, adds a row about the machine to JOB/system.jsonl every 5 seconds,
-and leaves nothing behind: when the owner (a notebook kernel) dies, on SIGTERM, SIGINT or SIGHUP, after the
-timeout, and when CMD ends but its children do not, the whole tree is ended, whatever it did to run away
-(setsid, nohup, ignored signals). JOB/status.json tells the end.
+and leaves no process behind: when the owner (a notebook kernel) dies, on SIGTERM, SIGINT or SIGHUP, after the
+timeout, and when CMD ends but its children do not, it ends the whole tree, also processes that left it
+(setsid, nohup, ignored signals). JOB/status.json records the end.
 
-It is two processes. The *worker* does the work. The *guard* around it waits, passes signals on, and inherits
-the tree if somebody kills the worker with SIGKILL; the worker in turn ends the job if the guard is killed.
-A job starts when nothing of an earlier one in its folder is left: whoever kills a notebook and goes on at
-once would have two trainers write the same checkpoints, the old one its last.
+It is two processes. The *worker* starts and watches CMD. The *guard* around it waits, passes signals on, and
+inherits the tree if the worker is killed with SIGKILL; the worker in turn ends the job if the guard is
+killed. A job starts only when no process of an earlier job in its folder is left: otherwise a notebook that
+is killed and resumed at once would have two trainers that write the same checkpoints.
 
-Killing both at one stroke still sends SIGTERM to CMD itself (PR_SET_PDEATHSIG), but nobody is left to see to
-its children: a training program can close that gap with `processes.end_with_parent()`.
+If both are killed at the same moment, CMD itself still gets SIGTERM (PR_SET_PDEATHSIG), but its children
+survive, unless the program calls `processes.end_with_parent()` in them.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ import psutil
 
 from r1kit.machine.resources import Monitor
 from r1kit.runs import jsonl, outcome, processes, status, weight_versions
-from r1kit.runs.files import read_json
+from r1kit.runs.files import lock_within, read_json
+from r1kit.runs.outcome import ExitCode
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SAMPLE_SECONDS = 5.0  # between two rows of system.jsonl
-SAMPLE_SHARE = 0.005  # of one core: a source that needs a process per sample is asked less often
-TICK = 1.0  # seconds between two samples of memory; on Linux events wake the worker at once
-POLL = 0.25  # the same where the end of another process can only be polled
-ENDING = 15.0  # seconds that an earlier job may need beyond the grace, as `launch.MARGIN`
-HEARTBEAT = 5.0  # seconds between two writes of status.json
+SAMPLE_SHARE = 0.005  # of one core: a source that needs a process per sample is read less often
+TICK_SECONDS = 1.0  # between two samples of memory; on Linux events wake the worker at once
+POLL_SECONDS = 0.25  # the same where the end of another process can only be polled
+PREDECESSOR_SECONDS = 15.0  # beyond the grace, for an earlier job to end; as `launch.MARGIN_SECONDS`
+HEARTBEAT_SECONDS = 5.0  # between two writes of status.json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,35 +51,33 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m r1kit.runs.supervise", description="Leave no child behind."
     )
-    parser.add_argument("--owner", type=int, default=0, help="end the job when this process dies (0: nobody)")
+    parser.add_argument("--owner", type=int, default=0, help="end the job when this process dies (0: none)")
     parser.add_argument("--folder", type=Path, required=True, help="for train.log and status.json")
     parser.add_argument("--grace", type=float, default=20.0, help="seconds between SIGTERM and SIGKILL")
-    parser.add_argument("--timeout", type=float, default=None, help="end the job after so many seconds")
+    parser.add_argument("--timeout", type=float, default=None, help="end the job after this many seconds")
     parser.add_argument(
-        "--depth", type=int, default=1, help="generations to hear SIGTERM first; 2 for a launcher"
+        "--depth", type=int, default=1, help="generation that gets SIGTERM first; 2 for a launcher's child"
     )
     parser.add_argument("command", nargs="+", metavar="CMD", help="after --")
     options = parser.parse_args(argv)
     options.folder.mkdir(parents=True, exist_ok=True)
     _detach_stdio(options.folder / "train.log")
-    if not processes.locked(sys.stdout.fileno(), options.grace + ENDING):
-        print(
-            f"r1kit.runs.supervise: a job that was started before still works in {options.folder}", flush=True
-        )
-        return 1
+    if not lock_within(sys.stdout.fileno(), options.grace + PREDECESSOR_SECONDS):
+        print(f"r1kit.runs.supervise: an earlier job is still running in {options.folder}", flush=True)
+        return ExitCode.FAILED
     state = status.read(options.folder)
-    # A notebook keeps the state of its own folder while it lives; then only `job` is ours to write.
+    # A notebook keeps the state of its own folder while it lives; the supervisor then writes only `job`.
     options.owner_keeps_state = (
         bool(options.owner) and state.get("pid") == options.owner and state.get("state") == "running"
     )
     options.token, options.started = secrets.token_hex(8), time.time()
     adopts = processes.become_subreaper()
-    # Held back until the handlers stand: a signal between fork and handler must not be lost.
+    # Blocked until the handlers are installed: a signal between fork and handler must not be lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     guard = os.getpid()
     worker = os.fork()
     if worker == 0:
-        code = 1
+        code = ExitCode.FAILED
         try:
             code = work(options, guard)
         except BaseException:
@@ -89,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def watch_over(worker: int, options: argparse.Namespace, adopts: bool) -> int:
-    """The guard: pass signals to the worker, wait for it, end the tree in its place if it was killed."""
+    """Act as the guard: pass signals to the worker, wait for it, end the tree if the worker was killed."""
 
     def forward(number: int, _frame: Any) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -107,16 +106,15 @@ def watch_over(worker: int, options: argparse.Namespace, adopts: bool) -> int:
         "clean": tree.end(tree.processes(), options.grace),
         "seconds": round(time.time() - options.started, 3),
     }
-    return _finish(options, job, -9, "supervisor killed")
+    return _finish(options, job, -signal.SIGKILL, "supervisor killed")
 
 
 def work(options: argparse.Namespace, guard: int) -> int:
-    """The worker: start CMD, wait for its end or a reason to end it, end the tree, write status.json."""
-    received: list[str] = []
-    wake = _wake_on_signals(received)
-    tree = processes.Tree(
-        options.token, processes.become_subreaper()
-    )  # fork does not pass that on from the guard
+    """Act as the worker: start CMD, wait for its end or a reason to end it, end the tree, record the end."""
+    reasons: list[str] = []  # to end the job
+    wake = _wake_on_signals(reasons)
+    # fork does not pass adoption on from the guard
+    tree = processes.Tree(options.token, processes.become_subreaper())
     log, oom_before = options.folder / "train.log", processes.oom_kills()
     job: dict[str, Any] = {
         "state": "running", "pid": guard, "returncode": None, "ended_by": None, "clean": None, "seconds": 0.0,
@@ -124,7 +122,7 @@ def work(options: argparse.Namespace, guard: int) -> int:
     }  # fmt: skip
     top = {} if options.owner_keeps_state else {"state": "running", "pid": guard, "started": options.started}
     status.update(options.folder, **top, job=job)
-    handles, watched = _watch({"owner died": options.owner, "supervisor killed": guard}, received)
+    handles, watched = _watch({"owner died": options.owner, "supervisor killed": guard}, reasons)
     try:
         child = subprocess.Popen(
             options.command,
@@ -134,11 +132,11 @@ def work(options: argparse.Namespace, guard: int) -> int:
         )
     except (OSError, subprocess.SubprocessError) as error:
         print(f"OSError: cannot start {options.command[0]}: {error}", file=sys.stderr, flush=True)
-        return _finish(options, job | {"clean": True}, 1, None)
+        return _finish(options, job | {"clean": True}, ExitCode.FAILED, None)
     stop_sampling = start_sampling(options.folder, lambda: {"job_rss_bytes": tree.rss_bytes})
-    pause = TICK if tree.adopts and len(handles) == len(watched) else POLL
+    pause = TICK_SECONDS if tree.adopts and len(handles) == len(watched) else POLL_SECONDS
     beat = 0.0
-    while not received:
+    while not reasons:
         select.select([wake, *handles], [], [], pause)
         with contextlib.suppress(BlockingIOError):
             os.read(wake, 4096)
@@ -146,21 +144,21 @@ def work(options: argparse.Namespace, guard: int) -> int:
         if child.pid in tree.exit_codes:
             break
         tree.sample()
-        received += [reason for reason, process in watched.items() if not processes.alive(process)]
+        reasons += [reason for reason, process in watched.items() if not processes.alive(process)]
         now = time.time()
         if options.timeout and now - options.started > options.timeout:
-            received.append("timeout")
-        if now - beat > HEARTBEAT:
+            reasons.append("timeout")
+        if now - beat > HEARTBEAT_SECONDS:
             beat = now
             job |= {"seconds": round(now - options.started, 3), "peak_rss_bytes": tree.peak_rss_bytes}
             with contextlib.suppress(OSError):  # a full disk must not end the training
                 status.update(options.folder, durable=False, job=job)
-    # Who asked is settled now; signals that come later change nothing, the end is under way.
-    ended_by = None if child.pid in tree.exit_codes else received[0]
-    main_ones = [] if ended_by is None else tree.generations(child.pid, options.depth)
-    clean = tree.end(main_ones, options.grace)
+    # Only the first reason counts; later signals change nothing, the end is under way.
+    ended_by = None if child.pid in tree.exit_codes else reasons[0]
+    main_processes = [] if ended_by is None else tree.generations(child.pid, options.depth)
+    clean = tree.end(main_processes, options.grace)
     stop_sampling()
-    child.returncode = tree.exit_codes.get(child.pid, -9)  # reaped by the tree, behind Popen's back
+    child.returncode = tree.exit_codes.get(child.pid, -signal.SIGKILL)  # `tree` has reaped it, not Popen
     job |= {
         "clean": clean,
         "seconds": round(time.time() - options.started, 3),
@@ -175,16 +173,18 @@ def _finish(
     """Write the end into status.json and return the exit code; free shared memory of killed trainers."""
     weight_versions.sweep(weight_versions.shared_root())
     log = outcome.read_tail(options.folder / "train.log", offset=job.get("log_offset", 0))
-    stated = options.folder / "exit.json"  # written by our training programs; an old one says nothing
-    fresh = stated.exists() and stated.stat().st_mtime >= options.started
+    report = options.folder / "exit.json"  # the training program's; one of an earlier job is ignored
+    fresh = report.exists() and report.stat().st_mtime >= options.started
     code, message = outcome.classify(
-        raw, ended_by, log, oom_kills=oom_kills, stated=read_json(stated) if fresh else None
+        raw, ended_by, log, oom_kills=oom_kills, reported=read_json(report) if fresh else None
     )
-    state = "completed" if code == 0 else "interrupted" if code in (129, 130, 143) else "failed"
+    interrupted = code in (ExitCode.HANGUP, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
+    state = "completed" if code == ExitCode.DONE else "interrupted" if interrupted else "failed"
     job = job | {"state": state, "returncode": code, "ended_by": ended_by, "message": message}
-    ours = not options.owner_keeps_state or ended_by == "owner died"
+    top = {"state": state, "message": message}
     try:
-        status.update(options.folder, **({"state": state, "message": message} if ours else {}), job=job)
+        owner_writes = options.owner_keeps_state and ended_by != "owner died"
+        status.update(options.folder, **({} if owner_writes else top), job=job)
     except OSError as error:
         print(f"r1kit.runs.supervise: {error}", file=sys.stderr, flush=True)
     return code
@@ -203,8 +203,8 @@ def _wake_on_signals(received: list[str]) -> int:
     return wake
 
 
-def _watch(pids: dict[str, int], received: list[str]) -> tuple[list[int], dict[str, psutil.Process]]:
-    """Handles to select on and processes to look at; what is gone already is a reason received."""
+def _watch(pids: dict[str, int], reasons: list[str]) -> tuple[list[int], dict[str, psutil.Process]]:
+    """Return handles to select on and processes to poll; one that is gone already becomes a reason."""
     handles, watched = [], {}
     for reason, pid in pids.items():
         if not pid:
@@ -213,7 +213,7 @@ def _watch(pids: dict[str, int], received: list[str]) -> tuple[list[int], dict[s
             watched[reason] = psutil.Process(pid)
             handle = processes.wait_handle_for(pid)
         except (psutil.NoSuchProcess, ProcessLookupError):
-            received.append(reason)
+            reasons.append(reason)
             continue
         if handle is not None:
             handles.append(handle)
@@ -221,7 +221,7 @@ def _watch(pids: dict[str, int], received: list[str]) -> tuple[list[int], dict[s
 
 
 def _detach_stdio(log: Path) -> None:
-    """Read nothing, write to the log: whoever started us may close his ends, or never read them."""
+    """Read from /dev/null and write to the log, so that a pipe that is closed or never read cannot block."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for source, target in ((nothing, 0), (output, 1), (output, 2)):
@@ -230,18 +230,16 @@ def _detach_stdio(log: Path) -> None:
         os.close(descriptor)
 
 
-def sampling_pause(cost: float, seconds: float = SAMPLE_SECONDS) -> float:
-    """Seconds to the next sample, after one that took `cost` seconds."""
-    return max(seconds, cost / SAMPLE_SHARE)
+def sampling_pause(cost: float) -> float:
+    """Return the seconds to the next sample, after one that took `cost` seconds."""
+    return max(SAMPLE_SECONDS, cost / SAMPLE_SHARE)
 
 
-def start_sampling(
-    folder: Path, extra: Callable[[], dict[str, Any]] = dict, seconds: float = SAMPLE_SECONDS
-) -> Callable:
+def start_sampling(folder: Path, extra: Callable[[], dict[str, Any]]) -> Callable[[], None]:
     """Sample into `folder`/system.jsonl until the returned function is called; it writes the last row.
 
-    `extra` adds what the supervisor knows of its job. Rows hold `time` (unix seconds) and `cost` (the seconds
-    this sample took).
+    `extra` adds the supervisor's values about its job. Rows hold `time` (unix seconds) and `cost` (the
+    seconds this sample took).
     """
     ended = threading.Event()
     path = folder / "system.jsonl"
@@ -254,16 +252,16 @@ def start_sampling(
             jsonl.append(path, row | {"cost": round(cost, 5)})
         return cost
 
-    def work() -> None:
+    def loop() -> None:
         monitor = Monitor()
         while True:
             cost = sample(monitor)
-            if ended.wait(sampling_pause(cost, seconds)):
+            if ended.wait(sampling_pause(cost)):
                 break
-        if cost < 0.1:  # the last row must not keep anybody waiting
+        if cost < 0.1:  # a slow last row would delay the end
             sample(monitor)
 
-    thread = threading.Thread(target=work, name="system.jsonl", daemon=True)
+    thread = threading.Thread(target=loop, name="system.jsonl", daemon=True)
     thread.start()
 
     def stop() -> None:

@@ -1,1 +1,1 @@
-"""vLLM servers: started from the profile, watched, started again, ended whole. Loads no torch and no vLLM."""
+"""vLLM servers: start them from a profile, watch, restart and end them, and send them weights."""

@@ -1,10 +1,11 @@
-"""TRL's client of a vLLM server without its retries and endless waits, and several servers as one.
+"""TRL's client of a vLLM server without its retries and unlimited waits, and several servers as one.
 
 It needs no vLLM in the trainer's environment (TRL's constructor refuses without) unless weights move by NCCL.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class ServerClient(VLLMClient):
         self.model = ""
 
     def ask_model(self) -> str:
-        """Return the served model's id, and remember it for the requests to come."""
+        """Return the served model's id, and remember it for later requests."""
         self.model = served_model(self.session, self.base_url)
         return self.model
 
@@ -46,7 +47,7 @@ class ServerClient(VLLMClient):
         return results
 
     def reset_prefix_cache_checked(self) -> bool:
-        """Have the server forget the keys and values of the old weights; False if it would not."""
+        """Drop the keys and values of the old weights from the server's cache; return False if it refused."""
         return bool(self._post(f"{self.base_url}/reset_prefix_cache").get("success", True))
 
     def _get(self, url: str, **kwargs: Any) -> dict:
@@ -59,20 +60,16 @@ class ServerClient(VLLMClient):
 class Replicas:
     """Several servers with the same model as one: prompts are divided among them, weights go to all.
 
-    `pids` are their processes, as the keeper names them: a restart has begun once it names others.
+    `pids` are their processes in server.json: a restart has happened once it names other pids.
     """
 
     def __init__(self, clients: list[ServerClient], pids: list[int] | None = None):
         self.clients = clients
         self.pids = pids or []
 
-    def each(self, call: Any) -> list[Any]:
+    def each(self, call: Callable[[ServerClient], Any]) -> list[Any]:
         """Call `call(client)` for every server at once; the first failure is raised after all have ended."""
-        if len(self.clients) == 1:
-            return [call(self.clients[0])]
-        with ThreadPoolExecutor(len(self.clients)) as pool:
-            futures = [pool.submit(call, client) for client in self.clients]
-        return [future.result() for future in futures]
+        return _all_at_once(call, [(client,) for client in self.clients])
 
     def generate(self, prompts: list[list[int]], **sampling: Any) -> dict[str, list]:
         """Generate as TRL's client does; the lists have one row per completion, prompt-major.
@@ -81,24 +78,29 @@ class Replicas:
             ServerTrouble: a server failed, or gave another number of completions.
         """
         size = -(-len(prompts) // len(self.clients))
-        shares = {
-            id(client): prompts[start : start + size]
-            for client, start in zip(self.clients, range(0, len(prompts), size), strict=False)
-        }
-        busy = Replicas([client for client in self.clients if shares.get(id(client))])
-        parts = busy.each(lambda client: client.generate(prompts=shares[id(client)], **sampling))
+        shares = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+        busy = list(zip(self.clients, shares, strict=False))  # more servers than prompts: some have none
+        parts = _all_at_once(lambda client, share: client.generate(prompts=share, **sampling), busy)
         joined = {name: [row for part in parts for row in part[name]] for name in parts[0] if parts[0][name]}
         if len(joined["completion_ids"]) != len(prompts) * sampling.get("n", 1):
-            found, n = len(joined["completion_ids"]), sampling.get("n", 1)
-            raise ServerRefused(f"{len(prompts)} prompts x {n} completions were asked, {found} came")
+            wanted = f"{len(prompts)} prompts x {sampling.get('n', 1)} completions"
+            raise ServerRefused(f"{wanted} were requested, {len(joined['completion_ids'])} came")
         return joined
 
 
+def _all_at_once(call: Callable[..., Any], arguments: list[tuple]) -> list[Any]:
+    if len(arguments) == 1:
+        return [call(*arguments[0])]
+    with ThreadPoolExecutor(len(arguments)) as pool:
+        futures = [pool.submit(call, *each) for each in arguments]
+    return [future.result() for future in futures]
+
+
 def connect(folder: str | Path, bounds: Bounds, group_port: int = 51216) -> Replicas:
-    """Return clients of the servers that `folder`/server.json names, which know the served model.
+    """Return clients of the servers in `folder`/server.json, after asking each for its model.
 
     Raises:
-        ServerTrouble: it names none, or one does not answer.
+        ServerTrouble: the file names no server, or one does not answer.
     """
     state, key = server_state(folder), secret(folder)
     if not state.get("urls"):

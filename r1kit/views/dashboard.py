@@ -50,7 +50,7 @@ async def watch(job: Any, *, draw: Draw | None = None, title: str = "", beside: 
 
         job = attach(job)
     view = _View(title or Path(job.folder).name, draw or default_figure)
-    follower = jsonl.follow(Path(job.folder) / "metrics.jsonl")
+    follower = jsonl.Follower(Path(job.folder) / "metrics.jsonl")
     stopping: list[asyncio.Task] = []
 
     def stop(_: Any = None) -> None:

@@ -55,7 +55,7 @@ def test_with_restart_a_killed_and_a_silent_server_come_back_and_the_same_run_go
     code, message = ended(train(write(job_folder, world, mine, **STEPS), accelerate=False))
     log = (job_folder / "train.log").read_text()
     assert log.count("the server is back; pushing the weights again") == 2
-    assert "was lost while it did /v1/completions" in log
+    assert "was lost during /v1/completions" in log
     assert "accepted /v1/completions and did not answer within 4 s; waiting" in log
     written = rows(job_folder)
     assert [row["step"] for row in written] == [1, 2, 3, 4, 5]
@@ -80,7 +80,7 @@ def test_a_killed_server_ends_the_run_with_a_checkpoint_of_that_step(world, job_
     order(mine, second="die")
     code, message = ended(train(write(job_folder, world, mine, **STEPS), accelerate=False))
     assert code == 4
-    assert "was lost while it did /v1/completions" in message
+    assert "was lost during /v1/completions" in message
     assert "its keeper: failed (The vLLM server (replica 0" in message
     assert "was killed by signal 9" in message
     assert "End of its log" in message

@@ -249,11 +249,11 @@ def test_a_step_is_asked_to_stop_by_a_file_and_never_signalled(tmp_path):
     process.terminate()
     assert process.wait(20) == 143
     assert (tmp_path / "saved").exists()
-    assert not nodes.stop_requested(tmp_path)
+    assert not (tmp_path / nodes.STOP).exists()
 
 
 def test_a_step_that_does_not_stop_is_ended_before_the_grace_is_over(tmp_path):
-    process = start_step(tmp_path, ASKED + "time.sleep(60)", grace=nodes.LAST_SECONDS + 0.2)
+    process = start_step(tmp_path, ASKED + "time.sleep(60)", grace=nodes.KILL_SECONDS + 0.2)
     process.terminate()
     assert process.wait(20) == 143
 

@@ -36,7 +36,7 @@ def test_the_trainers_exit_code_is_found_behind_the_launchers(code):
 
 def test_what_the_trainer_states_itself_counts_most():
     stated = {"returncode": 2, "message": "SettingsError: no"}
-    code, message = classify(1, None, "MemoryError", stated=stated)
+    code, message = classify(1, None, "MemoryError", reported=stated)
     assert code == 2
     assert "SettingsError: no" in message
 

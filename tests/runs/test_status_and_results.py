@@ -77,7 +77,7 @@ def test_a_metric_must_be_a_number(run, value):
 
 
 def test_a_pass_rate_without_its_interval_is_refused(run):
-    with pytest.raises(ValueError, match="lacks low, high"):
+    with pytest.raises(ValueError, match="low, high"):
         finish(run, "05_evaluation", pass_at_1={"sft": {"value": 0.5, "problems": 1, "samples": 1}})
 
 
@@ -124,8 +124,3 @@ def test_an_unfinished_stage_is_told_as_it_is(run):
 def test_a_live_run_is_running(run):
     status.update(run.stage("02_sft"), state="running")
     assert results.summarise(run)["status"] == "running"
-
-
-def test_a_run_has_no_other_end_than_three(run):
-    with pytest.raises(ValueError, match="completed, failed or interrupted"):
-        results.write_summary(run, "running")

@@ -21,7 +21,7 @@ from r1kit.training.rl.trainer import (
     rollout_table,
     share_without_signal,
 )
-from r1kit.training.rl.vllm_rollouts import ServedRollouts
+from r1kit.training.rl.vllm_rollouts import VLLMRollouts
 
 
 def sampler(epoch: int) -> list[int]:
@@ -120,7 +120,7 @@ class Trainer(GrpoTrainer):
 def limits(monkeypatch):
     """TRL's generation answers with the limits that it would generate within: transformers', vLLM's."""
     monkeypatch.setattr(
-        ServedRollouts,
+        VLLMRollouts,
         "_generate_single_turn",
         lambda self: (self.generation_config.max_new_tokens, self.vllm_generation.max_completion_length),
     )

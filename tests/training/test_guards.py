@@ -9,10 +9,10 @@ import pytest
 from transformers import TrainerControl
 
 from r1kit.runs import jsonl
+from r1kit.runs.outcome import ExitCode
 from r1kit.settings.training import GuardSettings
 from r1kit.training import checkpoints
 from r1kit.training.rl.guards import (
-    COLLAPSED,
     Collapsed,
     Guards,
     TooManyUnjudged,
@@ -146,7 +146,7 @@ def test_a_guard_saves_stops_and_exits_with_its_own_code(tmp_path):
     assert control.should_training_stop
     with pytest.raises(Collapsed, match="entropy is gone") as stopped:
         guards.on_train_end(None, None, control)
-    assert stopped.value.returncode == COLLAPSED == 6
+    assert stopped.value.returncode == ExitCode.GUARD == 6
 
 
 def test_a_resumed_training_judges_by_the_rows_that_were_kept(tmp_path):
@@ -165,12 +165,6 @@ def test_a_training_that_was_not_stopped_ends_in_silence(tmp_path):
     guards = Guards(BOUNDS, tmp_path / "metrics.jsonl")
     assert not stepped(guards, rows(40)).should_training_stop
     guards.on_train_end(None, None, None)
-
-
-def test_a_whole_run_ends_with_the_guards_code():
-    from r1kit.pipeline import run
-
-    assert run.COLLAPSED == COLLAPSED
 
 
 def stopped(watch: UnscoredWatch) -> bool:
@@ -275,9 +269,9 @@ GUARDED = {
 @pytest.mark.slow
 def test_a_guard_ends_a_training_with_its_own_code_and_keeps_the_checkpoint(world, tmp_path):
     folder = write_job(tmp_path / "grpo", world, grpo=GUARDED)
-    assert start("grpo", folder).wait(timeout=300) == COLLAPSED
+    assert start("grpo", folder).wait(timeout=300) == ExitCode.GUARD
     told = json.loads((folder / "exit.json").read_text(encoding="utf-8"))
-    assert told["returncode"] == COLLAPSED
+    assert told["returncode"] == ExitCode.GUARD
     assert "entropy is gone" in told["message"]
     assert "min_entropy: 100" in told["message"]
     assert told["message"] in (folder / "train.log").read_text(encoding="utf-8")

@@ -11,8 +11,9 @@ import time
 
 import pytest
 
+from r1kit.runs.outcome import ExitCode
 from r1kit.training import watchdog
-from r1kit.training.watchdog import HUNG, Watchdog, write_exit_reason
+from r1kit.training.watchdog import Watchdog, write_exit_reason
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_rank_0_speaks_first(tmp_path):
 def test_a_sibling_that_died_without_a_word_is_the_first_cause(tmp_path, dead):
     sibling(tmp_path, dead)
     code, message = Watchdog(tmp_path, 0, 2).first_cause()
-    assert code == HUNG
+    assert code == ExitCode.HUNG
     assert f"Process 1 of the training (pid {dead}) died in phase 'step' of step 7" in message
 
 

@@ -24,7 +24,7 @@ from r1kit.serving.client import Replicas, ServerClient, connect
 from r1kit.serving.session import Bounds, ServerRefused, ServerSilent, ServerTrouble
 from r1kit.serving.weight_sync import ChangeNorm, FileTransport, NoRoom, move_one_tensor, write_version
 from r1kit.serving.weights import WeightVersions
-from r1kit.training.rl.server_connection import Link, check_model, check_servers, preflight
+from r1kit.training.rl.server_connection import ServerConnection, check_model, check_servers, preflight
 from r1kit.training.rl.vllm_rollouts import check_drift
 from r1kit.training.watchdog import Stopped
 from tests.training import stand_in_server
@@ -128,10 +128,10 @@ def test_the_stand_ins_model_is_transformers_model(world):
 
 @pytest.fixture
 def serve(world, tmp_path):
-    """`serve(*options)`: a link to a stand-in server in a thread of this process."""
+    """`serve(*options)`: a connection to a stand-in server in a thread of this process."""
     running = []
 
-    def start(*options: str, transport: str = "file") -> Link:
+    def start(*options: str, transport: str = "file") -> ServerConnection:
         server = stand_in_server.serve(
             stand_in_server.parse(
                 ["--folder", str(tmp_path), "--state", "--model", str(world / "base"), *options]
@@ -140,7 +140,9 @@ def serve(world, tmp_path):
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         running.append(server)
-        return Link(tmp_path, tmp_path, Bounds(3, 3), transport=transport, sync_folder=str(tmp_path / "sync"))
+        return ServerConnection(
+            tmp_path, tmp_path, Bounds(3, 3), transport=transport, sync_folder=str(tmp_path / "sync")
+        )
 
     yield start
     for server in running:
@@ -157,24 +159,24 @@ def serve(world, tmp_path):
     ],
 )
 def test_the_wrong_server_is_refused_before_a_model_is_loaded(options, transport, message, serve, world):
-    link = serve(*options, transport=transport)
+    connection = serve(*options, transport=transport)
     with pytest.raises(Stopped, match=message) as stopped:
-        check_servers(link, str(world / "base"))
+        check_servers(connection, str(world / "base"))
     assert stopped.value.returncode == 2
     assert "r1kit serve" in str(stopped.value)
 
 
 def test_a_server_without_weight_transfer_is_refused_for_nccl(serve, world):
-    link = serve(transport="nccl")
+    connection = serve(transport="nccl")
     with pytest.raises(Stopped, match="has no weight transfer"):
-        check_servers(link, str(world / "base"))
+        check_servers(connection, str(world / "base"))
 
 
 def test_a_group_that_cannot_be_built_is_told_before_a_model_is_loaded(serve, world):
-    link = serve("--weight-transfer", transport="nccl")
-    check_servers(link, str(world / "base"))
+    connection = serve("--weight-transfer", transport="nccl")
+    check_servers(connection, str(world / "base"))
     with pytest.raises(Stopped, match="cannot build an NCCL group") as stopped:
-        preflight(link, torch.device("cpu"))
+        preflight(connection, torch.device("cpu"))
     assert stopped.value.returncode == 4
 
 
@@ -220,16 +222,16 @@ def test_the_keepers_fingerprint_decides_where_paths_do_not(world, tmp_path):
 
 def test_nobody_there_is_exit_code_4_with_a_paragraph(tmp_path, world):
     (tmp_path / "server.json").write_text('{"urls": ["http://127.0.0.1:9"], "pids": [], "state": "ready"}')
-    link = Link(tmp_path, tmp_path, Bounds(2, 2))
+    connection = ServerConnection(tmp_path, tmp_path, Bounds(2, 2))
     with pytest.raises(Stopped, match="Connection refused") as stopped:
-        check_servers(link, str(world / "base"))
+        check_servers(connection, str(world / "base"))
     assert stopped.value.returncode == 4
 
 
 def test_new_weights_change_the_answers_and_another_token_is_noticed(serve, world):
-    link = serve()
-    preflight(link, torch.device("cpu"))
-    transport = link.connected
+    connection = serve()
+    preflight(connection, torch.device("cpu"))
+    transport = connection.connected
     assert isinstance(transport, FileTransport)
     weights = load_file(world / "base/model.safetensors")
     metadata = [(name, "float32", list(tensor.shape)) for name, tensor in weights.items()]
@@ -243,32 +245,32 @@ def test_new_weights_change_the_answers_and_another_token_is_noticed(serve, worl
     transport.servers.clients[0].worker_call("r1kit_stamp", step=4, token="others")
     with pytest.raises(ServerTrouble, match="another trainer uses it"):
         transport.check()
-    link.connected.close()
-    assert not list(Path(link.sync_folder).iterdir())
+    connection.connected.close()
+    assert not list(Path(connection.sync_folder).iterdir())
 
 
 def test_a_request_is_sent_once_and_ends_within_its_bound(serve):
     """Incident: TRL's client has no timeout and repeats a POST up to five times (trl 1.16, `_post`)."""
-    link = serve()
-    (link.folder / "orders.json").write_text('{"1": "hang"}')
-    servers = connect(link.folder, Bounds(generation=0.3, sync=1))
+    connection = serve()
+    (connection.folder / "orders.json").write_text('{"1": "hang"}')
+    servers = connect(connection.folder, Bounds(generation=0.3, sync=1))
     with pytest.raises(ServerSilent, match=r"did not answer within 0\.3 s"):
         servers.generate([[1, 2]], n=1, max_tokens=1, temperature=1.0)
-    assert json.loads((link.folder / "generations").read_text()) == 1
+    assert json.loads((connection.folder / "generations").read_text()) == 1
 
 
 def test_a_restart_is_asked_for_and_over_once_the_keeper_names_other_processes(serve):
-    link = serve()
-    preflight(link, torch.device("cpu"))
-    path = link.folder / "server.json"
+    connection = serve()
+    preflight(connection, torch.device("cpu"))
+    path = connection.folder / "server.json"
     state = read_json(path)
     threading.Timer(0.5, write_json_atomic, (path, state | {"pids": [1]})).start()
-    link.reconnect("has not answered", torch.device("cpu"))
-    assert read_json(link.folder / "restart.json")["pids"] == state["pids"]
-    assert link.connected.servers.pids == [1]
+    connection.reconnect("has not answered", torch.device("cpu"))
+    assert read_json(connection.folder / "restart.json")["pids"] == state["pids"]
+    assert connection.connected.servers.pids == [1]
     write_json_atomic(path, state | {"state": "failed"})
     with pytest.raises(ServerTrouble, match="did not come back"):
-        link.reconnect("has not answered", torch.device("cpu"))
+        connection.reconnect("has not answered", torch.device("cpu"))
 
 
 def test_two_replicas_share_the_prompts_and_answer_in_order():

@@ -23,12 +23,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from r1kit.rewards.accuracy import answer_after_reasoning
 from r1kit.rewards.style import repeated_share
 from r1kit.runs import jsonl
+from r1kit.runs.outcome import ExitCode
 from r1kit.settings.training import GuardSettings
 from r1kit.training.rl.heldout import PASS
 from r1kit.training.watchdog import Stopped
-
-COLLAPSED = 6
-"""Exit code of a training that a guard has ended."""
 
 ENTROPY, LENGTH, CLIPPED = "entropy", "completions/mean_length", "completions/clipped_ratio"
 DISTINCT, SAME, REPEATED = "diversity/distinct_answers", "diversity/same_answer", "diversity/repetition"
@@ -45,7 +43,7 @@ class Collapsed(Stopped):
     """A guard has ended the training."""
 
     def __init__(self, message: str):
-        super().__init__(message, returncode=COLLAPSED)
+        super().__init__(message, returncode=ExitCode.GUARD)
 
 
 class Guards(TrainerCallback):

@@ -1,8 +1,9 @@
-"""Where a trainer's vLLM server is, and the questions before a model is loaded: is it there, is it the right
-one, do weights reach it?
+"""Connect a trainer to its vLLM server, and check before a model is loaded that it runs, has the right model,
+and gets weights.
 
-A wrong server is refused within a second or two of the start, with exit code 2: the settings name it. TRL
-asks nothing, and a group that cannot be built hangs silently (seed: "GRPO + vLLM hanging").
+The order: `connection_of(job)`, `check_servers` before TRL is imported, `preflight` with one small tensor. A
+wrong server is refused within two seconds of the start, with exit code BAD_INPUT, because the settings name
+it. TRL checks none of this, and a group that cannot be built hangs silently.
 """
 
 from __future__ import annotations
@@ -14,28 +15,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from r1kit.runs.outcome import ExitCode
 from r1kit.runs.weight_versions import NAME, model_fingerprint, sync_folder
 from r1kit.serving.diagnosis import explain_trouble
 from r1kit.serving.server import ask_restart, secret, server_state
 from r1kit.serving.session import Bounds, ServerGone, ServerRefused, ServerTrouble, Session, content
 from r1kit.settings.machine import ServerSettings, WeightSyncSettings
 from r1kit.training.program import Job
-from r1kit.training.watchdog import HUNG, Stopped, Watchdog
+from r1kit.training.watchdog import Stopped, Watchdog
 
-FAILED, BAD_SETTINGS = 1, 2  # exit codes
-LOOK_SECONDS = 0.2  # between two looks at server.json
+POLL_SECONDS = 0.2  # between two reads of server.json
 
 
 @dataclass
-class Link:
-    """Where the server is, and how patient to be.
+class ServerConnection:
+    """A trainer's server, and how long to wait for it.
 
     Attributes:
-        folder: the serve job's folder, with server.json, train.log and perhaps api_key.
+        folder: the server's folder, with server.json, train.log and perhaps api_key.
         job: the training's folder.
-        start_seconds: how long a start may take, also one after a failure.
-        restart: whether the keeper starts a dead or silent server again.
-        connected: the Transport, once there is one.
+        start_seconds: how long a start may take, also a restart.
+        restart: the keeper restarts a dead or silent server.
+        connected: the Transport, made by `connect`.
     """
 
     folder: Path
@@ -49,7 +50,7 @@ class Link:
     connected: Any = None
 
     def connect(self, device: Any) -> Any:
-        """Return the Transport to the servers, made and probed at the first call.
+        """Return the Transport to the servers; make and probe it at the first call.
 
         Raises:
             ServerTrouble, OSError: a server does not answer, or a small tensor did not reach a worker.
@@ -69,12 +70,12 @@ class Link:
         return self.connected
 
     def reconnect(self, reason: str, device: Any) -> None:
-        """Wait until the keeper has started the server again, and point the Transport to it.
+        """Request a restart, wait until the keeper has done it, and connect the Transport to the new server.
 
-        Only the client knows of a server that is stuck and still answers /health, so it asks for the restart.
+        The client requests it, because only the client notices a server that is stuck but answers /health.
 
         Args:
-            reason: what the server did.
+            reason: the failure, such as "has not answered".
 
         Raises:
             ServerTrouble: it is not back within `start_seconds`.
@@ -82,11 +83,11 @@ class Link:
         from r1kit.serving import client
 
         transport, start = self.connected, time.monotonic()
-        with contextlib.suppress(OSError):  # no room for a file: then the wait ends in vain
+        with contextlib.suppress(OSError):  # disk full: the wait then ends without success
             ask_restart(self.folder, reason, transport.servers.pids)
         try:
             if (state := wait_until_started(self, transport.servers.pids)) != "ready":
-                raise ServerTrouble(f"Its keeper says {state}")
+                raise ServerTrouble(f"Its keeper reports {state}")
             servers = client.connect(self.folder, self.bounds)
         except ServerTrouble as trouble:
             seconds = time.monotonic() - start
@@ -95,26 +96,27 @@ class Link:
         transport.reconnect(servers, device)
 
     def phase(self, name: str, bound: float) -> contextlib.AbstractContextManager:
-        """Return the watchdog's phase, if there is a watchdog."""
+        """Return the watchdog's phase, or a context that does nothing without a watchdog."""
         return self.watchdog.phase(name, bound) if self.watchdog else contextlib.nullcontext()
 
     def stopped(self, trouble: BaseException, started: bool = True) -> Stopped:
-        """Return the end of the training that a ServerTrouble or OSError causes, with its diagnosis.
+        """Return the Stopped that a ServerTrouble or OSError causes, with its diagnosis.
 
-        The exit code is 4 for a server that is gone or silent, 1 for one that refused and for a full disk. A
-        refusal before anything is loaded (`started` False) is 2: the settings name the wrong server.
+        The exit code is HUNG for a server that is gone or silent, FAILED for one that refused and for a full
+        disk. A refusal before anything is loaded (`started` False) is BAD_INPUT: the settings name the wrong
+        server.
         """
-        code = HUNG if isinstance(trouble, ServerTrouble) else FAILED
+        code = ExitCode.HUNG if isinstance(trouble, ServerTrouble) else ExitCode.FAILED
         if isinstance(trouble, ServerRefused):
-            code = FAILED if started else BAD_SETTINGS
+            code = ExitCode.FAILED if started else ExitCode.BAD_INPUT
         return Stopped(explain_trouble(self.folder, trouble), code)
 
 
-def link_of(job: Job) -> Link | None:
-    """Return the link that the job's settings describe; None if no server generates.
+def connection_of(job: Job) -> ServerConnection | None:
+    """Return the connection that the job's settings describe; None if no server generates.
 
     Raises:
-        Stopped: grpo.yaml asks for a server and the job knows none.
+        Stopped: grpo.yaml needs a server and the job has none.
     """
     grpo = job.settings["grpo"]
     if not grpo.get("use_vllm") or grpo.get("vllm_mode", "colocate") != "server":
@@ -123,12 +125,12 @@ def link_of(job: Job) -> Link | None:
         raise Stopped(
             "grpo.yaml generates through a vLLM server, and none was started for this stage. Start it with "
             "`r1kit serve`, or from the notebook with run.serve(model) before run.launch.",
-            BAD_SETTINGS,
+            ExitCode.BAD_INPUT,
         )
     machine = job.settings["machine"]
     server = ServerSettings.model_validate(machine["server"])
     sync = WeightSyncSettings.model_validate(machine.get("weight_sync") or {})
-    return Link(
+    return ServerConnection(
         folder=Path(job.inputs["server"]),
         job=job.folder,
         bounds=Bounds(server.generation_seconds, server.sync_seconds),
@@ -140,74 +142,74 @@ def link_of(job: Job) -> Link | None:
     )
 
 
-def check_servers(link: Link, model: str) -> None:
-    """Before TRL is imported: is the server there, has it our model and what the trainer needs? Main process.
+def check_servers(connection: ServerConnection, model: str) -> None:
+    """Check on the main process, before TRL is imported, that the servers run, with this model and options.
 
     Raises:
-        Stopped: with the diagnosis; exit code 2 for a wrong server, 4 for none.
+        Stopped: with the diagnosis; exit code BAD_INPUT for a wrong server, HUNG for none.
     """
-    with explained(link):
-        wait_until_started(link)
-        session = Session(link.bounds, secret(link.folder))
-        urls = server_state(link.folder).get("urls")
+    with explained(connection):
+        wait_until_started(connection)
+        session = Session(connection.bounds, secret(connection.folder))
+        urls = server_state(connection.folder).get("urls")
         if not urls:
-            raise ServerGone(f"{link.folder}/server.json names no server")
+            raise ServerGone(f"{connection.folder}/server.json names no server")
         for url in urls:
-            check_server(session, url.rstrip("/"), model, link)
+            check_server(session, url.rstrip("/"), model, connection)
 
 
-def preflight(link: Link, device: Any) -> None:
-    """Before a model is loaded: does one small tensor reach every worker? Main process.
+def preflight(connection: ServerConnection, device: Any) -> None:
+    """Check on the main process, before a model is loaded, that a small tensor reaches every worker.
 
     Raises:
         Stopped: with the diagnosis.
     """
-    with explained(link):
-        link.connect(device)
+    with explained(connection):
+        connection.connect(device)
 
 
 @contextlib.contextmanager
-def explained(link: Link) -> Iterator[None]:
-    """Turn the troubles of a start into Stopped."""
+def explained(connection: ServerConnection) -> Iterator[None]:
+    """Turn a ServerTrouble or OSError before the training into Stopped."""
     try:
         yield
     except (ServerTrouble, OSError) as trouble:
-        raise link.stopped(trouble, started=False) from trouble
+        raise connection.stopped(trouble, started=False) from trouble
 
 
-def wait_until_started(link: Link, lost: list[int] | None = None) -> str | None:
-    """Wait while the keeper says that it is starting a server, or that the processes `lost` are the server.
+def wait_until_started(connection: ServerConnection, lost: list[int] | None = None) -> str | None:
+    """Wait while a server is starting, or while server.json still names the processes `lost`.
 
     Returns the state that server.json then has; None without one.
 
     Raises:
-        ServerTrouble: it still says so after `start_seconds`.
+        ServerTrouble: nothing has changed after `start_seconds`.
     """
-    deadline = time.monotonic() + link.start_seconds
-    while (state := server_state(link.folder)).get("state") in ("starting", "restarting") or (
+    deadline = time.monotonic() + connection.start_seconds
+    while (state := server_state(connection.folder)).get("state") in ("starting", "restarting") or (
         state.get("state") == "ready" and state["pids"] == lost
     ):
         if time.monotonic() > deadline:
-            raise ServerTrouble(f"The server is still {state['state']} after {link.start_seconds:g} s")
-        time.sleep(LOOK_SECONDS)
+            raise ServerTrouble(f"The server is still {state['state']} after {connection.start_seconds:g} s")
+        time.sleep(POLL_SECONDS)
     return state.get("state")
 
 
-def check_server(session: Session, url: str, model: str, link: Link) -> None:
+def check_server(session: Session, url: str, model: str, connection: ServerConnection) -> None:
     """Refuse a server with another model, or without what the importance ratio and the transport need.
 
     Raises:
-        ServerRefused: with what was found and what is needed.
+        ServerRefused: the message says what it has and what is needed.
     """
     info = content(session.get(f"{url}/server_info", params={"config_format": "json"}))["vllm_config"]
-    check_model(str(info["model_config"]["model"]), model, server_state(link.folder), url)
+    check_model(str(info["model_config"]["model"]), model, server_state(connection.folder), url)
     mode = info["model_config"].get("logprobs_mode")
     if mode != "processed_logprobs":
         raise ServerRefused(
             f"The server at {url} runs with --logprobs-mode {mode}; the importance ratio needs "
             "processed_logprobs (after temperature)"
         )
-    if link.transport == "nccl" and info.get("weight_transfer_config") is None:
+    if connection.transport == "nccl" and info.get("weight_transfer_config") is None:
         raise ServerRefused(
             f"The server at {url} has no weight transfer; it needs --weight-transfer-config, or set "
             "weight_sync.transport: file"
@@ -215,23 +217,23 @@ def check_server(session: Session, url: str, model: str, link: Link) -> None:
 
 
 def check_model(served: str, model: str, state: dict[str, Any], url: str) -> None:
-    """Refuse a server whose model is not `model`: another name, and not folders of one shape and vocabulary.
+    """Refuse a server with another model: another path, and another shape or vocabulary.
 
-    A run that goes on elsewhere serves from a copied path, so paths alone do not decide. The keeper's
-    fingerprint, taken when it started the server, also decides where this process cannot see the server's
+    A run that is resumed elsewhere serves from a copied path, so paths alone do not decide. The keeper's
+    fingerprint, taken when it started the server, decides where this process does not reach the server's
     path, and where the folder has changed since.
 
     Raises:
         ServerRefused: with both names.
     """
-    known, kept, ours = state.get("model"), state.get("fingerprint", ""), model_fingerprint(model)
+    known, kept, wanted = state.get("model"), state.get("fingerprint", ""), model_fingerprint(model)
     if NAME.fullmatch(Path(served).name):  # vLLM may name what it last loaded
         served = known or served
-    if served == known and kept and ours and kept != ours:
+    if served == known and kept and wanted and kept != wanted:
         raise ServerRefused(
             f"The server at {url} was started with {served} of fingerprint {kept}; this training starts from "
-            f"{model} of {ours}: another shape or vocabulary"
+            f"{model} of {wanted}: another shape or vocabulary"
         )
-    same = served == model or (ours and ours in (model_fingerprint(served), kept if served == known else ""))
-    if not same:
+    fingerprints = (model_fingerprint(served), kept if served == known else "")
+    if served != model and not (wanted and wanted in fingerprints):
         raise ServerRefused(f"The server at {url} serves {served}; this training starts from {model}")

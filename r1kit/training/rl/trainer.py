@@ -55,7 +55,7 @@ from r1kit.settings.training import DynamicSamplingSettings, LengthStage
 from r1kit.training.resume import ExactResume
 from r1kit.training.rl.curriculum import Curriculum, length_limit
 from r1kit.training.rl.guards import UnscoredWatch, diversity
-from r1kit.training.rl.vllm_rollouts import ServedRollouts
+from r1kit.training.rl.vllm_rollouts import VLLMRollouts
 from r1kit.training.watchdog import Stopped
 
 BUFFER = "rollout_buffer_{rank}.pt"
@@ -106,7 +106,7 @@ class Group:
         return sum(len(row[0]) + len(row[1]) for row in self.rows)
 
 
-class GrpoTrainer(ServedRollouts, ExactResume, GRPOTrainer):
+class GrpoTrainer(VLLMRollouts, ExactResume, GRPOTrainer):
     """GRPOTrainer as the module's docstring describes it; with no attribute set it behaves as TRL's.
 
     Its reward functions are those of `r1kit.rewards.get_rewards`. A completion that one of them could not

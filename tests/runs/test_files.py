@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from r1kit.runs import files
-from r1kit.runs.files import WriteFailed, read_json, write_json_atomic, write_text_atomic
+from r1kit.runs.files import WriteFailed, read_json, replacing, write_json_atomic, write_text_atomic
 
 
 def test_json_written_is_json_read(tmp_path):
@@ -71,6 +71,20 @@ def test_a_full_disk_keeps_the_old_content_and_says_so(tmp_path, monkeypatch, fa
     with pytest.raises(WriteFailed, match=r"no space left on the disk \(the old content is kept\)") as caught:
         write_text_atomic(tmp_path / "x", "new")
     assert caught.value.errno == errno.ENOSPC
+    assert (tmp_path / "x").read_text() == "old"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_an_interrupted_writer_leaves_the_old_file_and_no_temporary_one(tmp_path):
+    write_text_atomic(tmp_path / "x", "old")
+
+    def write_half():
+        with replacing(tmp_path / "x") as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
     assert (tmp_path / "x").read_text() == "old"
     assert os.listdir(tmp_path) == ["x"]
 

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from r1kit.runs import folder
-from r1kit.runs.folder import RunError, create_run, list_runs, new_run_id, newest_run, open_run
+from r1kit.runs.folder import RunError, create_run, list_runs, new_run_id, open_run
 
 
 @pytest.fixture(autouse=True)
@@ -69,8 +69,6 @@ def test_a_run_opens_by_its_id_and_by_newest():
     assert open_run("first-a") == first
     assert open_run("newest") == second
     assert list_runs() == [second, first]
-    assert newest_run("cpu-tiny") == first
-    assert newest_run("none") is None
 
 
 def test_an_unknown_run_names_the_nearest():

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow  # imports torch in processes of their own
 
 DUMP = "import json, os; print(json.dumps(dict(os.environ)))"
 OURS = (
-    "import json, pathlib, sys; from r1kit.runs.rank import accelerate_environment; "
+    "import json, pathlib, sys; from r1kit.runs.nodes import accelerate_environment; "
     "print(json.dumps(accelerate_environment(pathlib.Path(sys.argv[1]))))"
 )
 
