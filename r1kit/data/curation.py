@@ -50,6 +50,7 @@ from r1kit.settings.data import (
     RepetitionStep,
     VerifiedStep,
 )
+from r1kit.settings.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,10 +76,8 @@ BANDS = 32
 0.5 with 0.87. Comparing is cheap, missing is not."""
 
 
-class NoSuchColumn(ValueError):
+class NoSuchColumn(UserError):
     """A step asks for a column that the set does not have; the command line exits with 2."""
-
-    exit_code = 2
 
 
 def keep_verified(

@@ -23,6 +23,8 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
+from r1kit.settings.errors import UserError
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -81,10 +83,8 @@ BATCH = 500
 """Rows per batch: 500 traces of 60,000 characters are 30 MB."""
 
 
-class NotASet(ValueError):
+class NotASet(UserError):
     """A path holds no rows that can be read; the command line exits with 2."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ import pyarrow as pa
 from r1kit.data.format import THINK_CLOSE, THINK_OPEN, user_prompt
 from r1kit.data.row_files import RowFile, dataset_rows, open_rows
 from r1kit.settings.data import HubDataSettings, HubPrompts, HubTraces
+from r1kit.settings.errors import UserError
 
 Row = dict[str, Any]
 Read = Row | str
@@ -199,16 +200,12 @@ _CODEFORCES = {
 }  # fmt: skip
 
 
-class NotThere(ValueError):
+class NotThere(UserError):
     """A dataset is neither in the mirror nor on the hub; the command line exits with 2."""
 
-    exit_code = 2
 
-
-class DatasetChanged(ValueError):
+class DatasetChanged(UserError):
     """A dataset is not what the code expects; the command line exits with 2."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True)

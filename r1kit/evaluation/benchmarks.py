@@ -48,6 +48,7 @@ from typing import Any, Literal
 
 from r1kit.data.format import user_prompt
 from r1kit.data.row_files import NotASet, open_rows
+from r1kit.settings.errors import UserError, nearest_name
 
 Judge = Literal["reward", "answer", "letter", "code"]
 
@@ -144,10 +145,8 @@ def published(benchmark: str, model: str = "") -> dict[str, float]:
 MIRROR = "R1KIT_MIRROR"
 
 
-class BenchmarkError(ValueError):
+class BenchmarkError(UserError):
     """A benchmark that is not known, not there, or not what is expected; the command line exits with 2."""
-
-    exit_code = 2
 
 
 Row = Mapping[str, Any]
@@ -439,10 +438,8 @@ def benchmark_of(name: str) -> Benchmark:
         BenchmarkError: with the nearest name.
     """
     if name not in BENCHMARKS:
-        import difflib
-
-        near = difflib.get_close_matches(name, BENCHMARKS, n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        near = nearest_name(name, BENCHMARKS, cutoff=0.3)
+        hint = f" Did you mean {near}?" if near else ""
         raise BenchmarkError(f"no benchmark is called {name!r}; there are {', '.join(BENCHMARKS)}.{hint}")
     return BENCHMARKS[name]
 

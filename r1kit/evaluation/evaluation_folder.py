@@ -23,16 +23,15 @@ from r1kit.machine import detect_device
 from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.runs.folder import runs_folder
 from r1kit.settings import Profile, load_profile
+from r1kit.settings.errors import UserError
 from r1kit.settings.evaluation import BenchmarkSettings
 
 ASKED, ROWS, RESULT = "evaluation.json", "answers.parquet", "result.json"
 TEMPERATURE, TOP_P = 0.6, 0.95  # open-r1's tables, where a profile has none for benchmarks
 
 
-class EvaluationError(ValueError):
+class EvaluationError(UserError):
     """An evaluation that cannot be started or gone on with; the command line exits with 2."""
-
-    exit_code = 2
 
 
 def new_evaluation(

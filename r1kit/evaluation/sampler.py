@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from r1kit.runs.jsonl import AppendLog
+from r1kit.settings.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,10 +36,8 @@ KEY = ("question", "sample", "identity")
 BATCH_SEEDS = 1_000_003  # the seed of batch number i is the call's seed + i times this
 
 
-class ContextTooShort(ValueError):
+class ContextTooShort(UserError):
     """Prompt and completion together do not fit the model; the command line exits with 2."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True)

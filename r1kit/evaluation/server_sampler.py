@@ -46,6 +46,7 @@ from r1kit.runs.jsonl import AppendLog
 from r1kit.serving.server import KEY as KEY_FILE
 from r1kit.serving.server import server_state
 from r1kit.settings.data import PatienceSettings, SamplingSettings
+from r1kit.settings.errors import UserError
 from r1kit.settings.machine import LayoutSettings, ServerSettings
 
 if TYPE_CHECKING:
@@ -97,10 +98,8 @@ class Unanswered(RuntimeError):
     """Some requests failed for good; the same call asks them again."""
 
 
-class ServerNotRunning(ValueError):
+class ServerNotRunning(UserError):
     """No server runs where one was named; the command line exits with 2."""
-
-    exit_code = 2
 
 
 Answer = dict[str, Any]

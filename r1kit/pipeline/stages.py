@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from r1kit.settings import Profile, nearest_name, settings_hash
 from r1kit.settings.data import DataSettings
+from r1kit.settings.errors import UserError
 from r1kit.settings.pipelines import GIVEN, KINDS, MODEL_STAGES, STAGES, AnyStage, Lesson
 from r1kit.settings.profile import base_of, pipeline_of, pipeline_profile, profiles_under
 
@@ -205,10 +206,8 @@ def _pipeline_stage(
     )
 
 
-class UnknownStage(ValueError):
+class UnknownStage(UserError):
     """Raised for a stage name that does not exist."""
-
-    exit_code = 2
 
 
 def lacks(lesson: Lesson, settings: Profile) -> bool:

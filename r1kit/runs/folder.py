@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from r1kit.runs.files import read_json, write_json_atomic
+from r1kit.settings.errors import UserError, nearest_name
 
 # What decides the numbers of a run. Absent ones are recorded as null, which is information too.
 PACKAGES = (
@@ -94,10 +95,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 VALID_ID = re.compile(r"(?=.*[A-Za-z-])[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
-class RunError(ValueError):
+class RunError(UserError):
     """A run id that cannot be used: malformed, unknown, or taken."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -224,8 +223,6 @@ def list_runs() -> list[Run]:
 
 
 def _nearest(run_id: str, known: list[str]) -> str:
-    from r1kit.settings.errors import nearest_name
-
     if near := nearest_name(run_id, known, cutoff=0.3):
         return f"did you mean {near!r}?"
     return f"the newest is {known[0]!r}" if known else "there are no runs yet"

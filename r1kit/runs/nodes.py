@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from r1kit.runs import processes
+from r1kit.settings.errors import UserError
 
 LAST_SECONDS = 3.0  # of the grace, for srun to kill the tasks on all nodes
 TICK_SECONDS = 0.5  # between two looks of a task for a request
@@ -40,10 +41,8 @@ SERVER_NODES = "R1KIT_SERVER_NODES"
 """Set by the batch script: how many of the job's nodes are for servers, counted from the end."""
 
 
-class NoNodes(ValueError):
+class NoNodes(UserError):
     """A profile asks for more nodes than there are."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from r1kit.runs.files import read_json, write_json_atomic, write_text_atomic
 from r1kit.runs.folder import runs_folder
 from r1kit.runs.launch import Job, JobFailed, launch
 from r1kit.settings import Problem, SettingsError, yaml_dump
+from r1kit.settings.errors import UserError
 from r1kit.settings.machine import MachineSettings
 
 STATE, KEY, RESTART = "server.json", "api_key", "restart.json"
@@ -247,10 +248,8 @@ def check_reachable(machine: MachineSettings) -> None:
         raise SettingsError(problems)
 
 
-class NoServerInProfile(ValueError):
+class NoServerInProfile(UserError):
     """A server was asked for that the profile does not describe."""
-
-    exit_code = 2
 
 
 def serve(
