@@ -1,7 +1,7 @@
 """Errors that a user can correct: a message, no traceback, and the command line exits with 2.
 
-A wrong setting is a Problem: file, key, found value, allowed values, nearest known name. SettingsError carries
-all problems at once.
+A wrong setting is a Problem: file, key, found value, allowed values, nearest known name. SettingsError
+carries all problems at once.
 """
 
 from __future__ import annotations

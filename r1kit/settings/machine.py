@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from r1kit.settings.errors import Problem, SettingsError, display_path, nearest_name
-from r1kit.settings.pipelines import STAGES
+from r1kit.settings.lessons import STAGES
 from r1kit.settings.validation import Positive, Seconds, Settings, Source, settings_of
 
 # An environment variable is text, but nobody writes OMP_NUM_THREADS: "1".

@@ -18,7 +18,7 @@ from r1kit.settings.known_models import (
     ModelShape,
     shape_from_config,
 )
-from r1kit.settings.pipelines import STAGE_OF_SECTION
+from r1kit.settings.lessons import STAGE_OF_SECTION
 
 VLLM_SHARE = 0.92
 """vLLM's own gpu_memory_utilization (0.31)."""

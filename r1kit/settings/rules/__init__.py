@@ -19,8 +19,8 @@ from pydantic_core import PydanticUndefined
 from r1kit.settings import trl_keys
 from r1kit.settings.errors import Problem, describe
 from r1kit.settings.known_models import KNOWN_MODELS, LONGER, ModelShape
+from r1kit.settings.lessons import STAGE_OF_SECTION
 from r1kit.settings.machine import LayoutSettings, ServerSettings, WeightSyncSettings, grpo_processes
-from r1kit.settings.pipelines import STAGE_OF_SECTION
 from r1kit.settings.training import TRAINER_SECTIONS, expand
 from r1kit.settings.validation import Source
 from r1kit.settings.yaml import KeyPath

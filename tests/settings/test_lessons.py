@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from r1kit.settings import SettingsError
-from r1kit.settings.pipelines import check_parameters
+from r1kit.settings.lessons import check_parameters
 
 DECLARED = {"PROFILE": str, "RUN_ID": str, "LEARNING_RATE": float, "MAX_STEPS": int, "LIVE": bool}
 GIVEN = {"PROFILE": "cpu-tiny", "RUN_ID": ""}
