@@ -2,7 +2,8 @@
 
 A stage takes its model and its data from the run's data stage (`base`, `traces`, `prompts`) or from an
 earlier stage, so a pipeline has no cycles. What a stage does is set in sft.yaml, grpo.yaml and
-evaluation.yaml; the stage's `set` replaces single values of those files, the pipeline's `set` values of any file.
+evaluation.yaml; the stage's `set` replaces single values of those files, the pipeline's `set` values of any
+file.
 `--set pipeline.r1.cold_start.sft.max_steps=40` changes one stage.
 """
 

@@ -208,7 +208,7 @@ class TrainerSettings(Settings):
         Raises:
             pydantic.ValidationError: one of our own keys has a wrong value, or a key belongs to nobody.
         """
-        theirs = cls.trainer_keys()
+        theirs = cls.library_keys()
         settings = cls.model_validate({key: value for key, value in values.items() if key not in theirs})
         given = {key: value for key, value in values.items() if key in theirs}
         given = {**expand(getattr(settings, "algorithm", None)), **given}
@@ -220,7 +220,7 @@ class TrainerSettings(Settings):
 
     @classmethod
     @functools.cache
-    def trainer_keys(cls) -> dict[str, Any]:
+    def library_keys(cls) -> dict[str, Any]:
         """List the keys that the file takes for the trainer and for ModelConfig, with their types."""
         theirs = trl_keys.trainer_keys(cls.section)
         return {key: kind for key, kind in theirs.items() if key not in cls.model_fields}

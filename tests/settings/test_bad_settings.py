@@ -113,7 +113,7 @@ BOUNDS = [
     Bad("sft", "learning_rate: 4e-3", "learning_rate: .nan", "learning_rate", "a finite number"),
     Bad("grpo", "num_generations: 8", "num_generations: 1", "num_generations", "greater than or equal to 2"),
     Bad("grpo", "num_generations: 8", "num_generations:", "num_generations", "has no value"),
-    Bad("accelerate", "num_processes: 1", "num_processes:", "num_processes", "a whole number, 1 or more"),
+    Bad("accelerate", "num_processes: 1", "num_processes:", "num_processes", "a whole number"),
     Bad("grpo", "temperature: 1.0", "temperature: 0.0", "temperature", "greater than 0"),
     Bad("evaluation", "temperature: 1.0", "temperature: 0", "temperature", "greater than 0"),
     Bad("evaluation", "top_p: 1.0", "top_p: 1.5", "top_p", "less than or equal to 1"),

@@ -13,7 +13,7 @@ from r1kit.settings.evaluation import PROMPT_ROOM
 from r1kit.settings.known_models import trace_lengths
 from r1kit.settings.lessons import MODEL_STAGES, STAGE_OF_SECTION, STAGES
 from r1kit.settings.pipelines import DATA_KINDS, GIVEN, MAY_SET, MODEL_KINDS, PROMPT_KINDS, RESERVED
-from r1kit.settings.rules import NotKnown, View, advice, rule
+from r1kit.settings.rules.view import NotKnown, View, advice, rule
 
 
 @rule

@@ -13,7 +13,7 @@ from typing import Any
 
 from r1kit.settings import trl_keys
 from r1kit.settings.errors import Problem, display_path
-from r1kit.settings.rules import (
+from r1kit.settings.rules.view import (
     View,
     advice,
     known_model,
@@ -29,8 +29,11 @@ from r1kit.settings.rules import (
 @rule
 def processes_agree_with_their_kind(view: View) -> Iterator[Problem]:
     """accelerate would start one process and the batch arithmetic would be for several."""
-    processes = view["accelerate.num_processes"]
-    if view["accelerate.distributed_type"] == "NO" and processes != 1:
+    processes, kind = view["accelerate.num_processes"], view["accelerate.distributed_type"]
+    if kind != "NO" and not view.given("accelerate.num_processes"):
+        message = f"The key is missing; {kind} needs it."
+        yield view.problem("accelerate.num_processes", message, "a whole number, 1 or more", found="nothing")
+    if kind == "NO" and processes != 1:
         message = 'distributed_type "NO" means one process; several need MULTI_GPU, DEEPSPEED or FSDP.'
         yield view.problem("accelerate.num_processes", message, "1")
 
@@ -491,7 +494,7 @@ def scores_of_eager_attention_fit(view: View) -> Iterator[Problem]:
     for section in ("sft", "grpo"):
         if view[f"{section}.attn_implementation"] != "eager":
             continue
-        model = known_model(view, "sft" if view[f"{section}.model_name_or_path"] == "02_sft" else section)
+        model = known_model(view, section, follow=True)
         if model is None:
             continue
         if section == "sft":
@@ -569,8 +572,10 @@ def sharding_has_its_settings(view: View) -> Iterator[Problem]:
     """accelerate would ask DeepSpeed for its defaults, or ignore settings that stand in the file."""
     kind, has = view["accelerate.distributed_type"], view.given("accelerate.deepspeed_config")
     if kind == "DEEPSPEED" and not has:
-        message = "DEEPSPEED without deepspeed_config takes defaults that nobody wrote."
-        yield view.problem("accelerate.deepspeed_config", message, "a mapping with zero_stage")
+        message = "Without deepspeed_config DEEPSPEED would take its own defaults."
+        yield view.problem(
+            "accelerate.deepspeed_config", message, "a mapping with zero_stage", found="nothing"
+        )
     if kind != "DEEPSPEED" and has:
         message = f"distributed_type is {kind}: these settings would have no effect."
         yield view.problem("accelerate.deepspeed_config", message, "no such key, or DEEPSPEED")

@@ -13,7 +13,15 @@ from typing import Any
 from r1kit.settings.errors import Problem
 from r1kit.settings.known_models import KNOWN_MODELS
 from r1kit.settings.rewards import REWARDS, Reward
-from r1kit.settings.rules import View, advice, generation_batch, known_model, mode, processes_of_grpo, rule
+from r1kit.settings.rules.view import (
+    View,
+    advice,
+    generation_batch,
+    known_model,
+    mode,
+    processes_of_grpo,
+    rule,
+)
 from r1kit.settings.training import DEFINING, DynamicSamplingSettings, same
 
 
@@ -278,7 +286,7 @@ def form_is_a_small_reward(view: View) -> Iterator[Problem]:
 def rates_are_near_published_ones(view: View) -> Iterator[Problem]:
     """Rates do not follow from anything: ten times a published one is a collapse, a tenth is a standstill."""
     for section, (least, most, source) in PUBLISHED.items():
-        model = known_model(view, "sft" if view[f"{section}.model_name_or_path"] == "02_sft" else section)
+        model = known_model(view, section, follow=True)
         if model is None:
             continue
         scale = ADAPTERS if view[f"{section}.use_peft"] else 1
@@ -330,7 +338,7 @@ def least_rate_is_said(view: View) -> Iterator[Problem]:
 @advice
 def the_reference_model_is_wanted(view: View) -> Iterator[Problem]:
     """beta > 0 keeps a second, frozen copy of the weights on every device, and one more pass per token."""
-    model = known_model(view, "sft" if view["grpo.model_name_or_path"] == "02_sft" else "grpo")
+    model = known_model(view, "grpo", follow=True)
     if view["grpo.beta"] > 0 and model is not None and not view["grpo.use_peft"]:
         gigabytes = 2 * model.parameters / 1e9
         message = f"beta > 0 loads a reference model, {gigabytes:.0f} GB more on every device."
