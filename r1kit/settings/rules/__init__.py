@@ -26,7 +26,8 @@ def check(view: View) -> list[Problem]:
     problems = []
     for name, rule in RULES.items():
         try:
-            problems += [replace(p, rule=name, severity=rule.severity) for p in rule.violations(view)]
+            for problem in rule.violations(view):  # what a rule reports before it is skipped stays
+                problems.append(replace(problem, rule=name, severity=rule.severity))
         except NotKnown:
             continue
     return problems

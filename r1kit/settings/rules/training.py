@@ -16,6 +16,7 @@ from r1kit.settings.rewards import REWARDS, Reward
 from r1kit.settings.rules.view import (
     View,
     advice,
+    entries,
     generation_batch,
     known_model,
     mode,
@@ -155,9 +156,7 @@ def muon_is_the_only_optimizer(view: View) -> Iterator[Problem]:
     """`optim` would have no effect."""
     for section in view.trainers:
         if view.given(f"{section}.optim") and view[f"{section}.optimizer"] == "muon":
-            yield view.problem(
-                f"{section}.optim", "optimizer: muon takes its place.", "no such key beside muon"
-            )
+            yield view.problem(f"{section}.optim", "optimizer: muon replaces it.", "no such key beside muon")
 
 
 @rule
@@ -258,14 +257,17 @@ def packed_traces_stay_whole(view: View) -> Iterator[Problem]:
         yield view.problem("sft.packing_strategy", message, "bfd, with flash_attention_2", "bfd")
 
 
+def weight_of(view: View, names: tuple[str, ...]) -> float:
+    """Sum the weights of the rewards with these names."""
+    return sum(reward.get("weight", 1.0) for reward in view["grpo.rewards"] if reward["name"] in names)
+
+
 @rule
 def being_right_pays_more_than_form(view: View) -> Iterator[Problem]:
     """With equal weights a wrong answer in good form earns as much as a right one without: the policy
     learns the form and stops there.
     """
-    rewards = view["grpo.rewards"]
-    answer = sum(reward.get("weight", 1.0) for reward in rewards if reward["name"] in ANSWERS)
-    form = sum(reward.get("weight", 1.0) for reward in rewards if reward["name"] in FORMS)
+    answer, form = weight_of(view, ANSWERS), weight_of(view, FORMS)
     if answer and form > 2 * answer:
         message = f"Form earns {form:g}, being right {answer:g}."
         yield view.problem("grpo.rewards", message, "form at most a quarter of accuracy")
@@ -274,9 +276,7 @@ def being_right_pays_more_than_form(view: View) -> Iterator[Problem]:
 @advice
 def form_is_a_small_reward(view: View) -> Iterator[Problem]:
     """Every published 7B run weights form at most a quarter of accuracy (open-r1 issues 373, 407)."""
-    rewards = view["grpo.rewards"]
-    answer = sum(reward.get("weight", 1.0) for reward in rewards if reward["name"] in ANSWERS)
-    form = sum(reward.get("weight", 1.0) for reward in rewards if reward["name"] in FORMS)
+    answer, form = weight_of(view, ANSWERS), weight_of(view, FORMS)
     if answer and answer / 2 < form <= 2 * answer:
         message = f"Form earns {form:g}, being right {answer:g}: form is the easier to learn, and is."
         yield view.problem("grpo.rewards", message, "form at most a quarter of accuracy")
@@ -357,7 +357,7 @@ LONG = 1024  # tokens; from here on sequence-level correction silences completio
 
 
 def corrected(view: View) -> bool:
-    """Whether the trainer corrects for the difference to vLLM's log-probabilities."""
+    """Return True if the trainer corrects for the difference to vLLM's log-probabilities."""
     return bool(mode(view)) and bool(view["grpo.vllm_importance_sampling_correction"])
 
 
@@ -487,7 +487,7 @@ def extra_groups_have_prompts(view: View) -> Iterator[Problem]:
 
 @rule
 def each_process_chooses_whole_groups(view: View) -> Iterator[Problem]:
-    """Groups are chosen, replaced and judged whole; the trainer refuses a group over two processes."""
+    """Groups are chosen, replaced and scored whole; the trainer refuses a group over two processes."""
     if view["grpo.curriculum"] is None and view["grpo.dynamic_sampling"] is None:
         return
     rows, group = generation_batch(view)[0] // processes_of_grpo(view), view["grpo.num_generations"]
@@ -514,13 +514,13 @@ def _reward(view: View) -> str:
 
 
 def rewards(view: View) -> Iterator[tuple[str, Any]]:
-    """(key, reward with its defaults) for each entry of `rewards`."""
-    for position, reward in enumerate(view["grpo.rewards"]):
-        yield f"grpo.rewards.{position}", REWARDS[reward["name"]].model_validate(reward)
+    """Yield (key, reward with its defaults) for each entry of `rewards`."""
+    for key, reward in entries(view, "grpo.rewards"):
+        yield key, REWARDS[reward["name"]].model_validate(reward)
 
 
 def named(view: View, kind: type[Reward]) -> Iterator[tuple[str, Any]]:
-    """Those of one kind."""
+    """Yield the rewards of one kind."""
     return ((key, reward) for key, reward in rewards(view) if isinstance(reward, kind))
 
 

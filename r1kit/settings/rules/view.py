@@ -206,3 +206,8 @@ def known_model(view: View, section: str, follow: bool = False) -> ModelShape | 
     if follow and name == "02_sft":
         name = view["sft.model_name_or_path"]
     return KNOWN_MODELS.get(str(name))
+
+
+def entries(view: View, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (key, entry) for each entry of a list: `data.prompts_from`, `grpo.rewards`."""
+    return ((f"{name}.{position}", entry) for position, entry in enumerate(view[name]))
