@@ -205,7 +205,7 @@ TOGETHER = [
     Bad("accelerate", "use_cpu: true", "use_cpu: false", "use_cpu", "machine.yaml says device: cpu"),
     Bad("sft", "", "use_cpu: false", "use_cpu", "machine.yaml says device: cpu"),
     Bad("sft", "", "packing: true", "packing", "row_packing"),
-    Bad("sft", "", "optim: adamw_torch", "optim", "optimizer: muon takes its place"),
+    Bad("sft", "", "optim: adamw_torch", "optim", "optimizer: muon replaces it"),
     Bad("sft", "", "warmup_steps: 200", "warmup_steps", "less than max_steps, 200"),
     Bad("sft", "", "num_train_epochs: 2", "num_train_epochs", "max_steps is 200 and wins"),
     Bad("sft", "", "load_best_model_at_end: true", "load_best_model_at_end", "no best model"),
