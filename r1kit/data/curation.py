@@ -40,7 +40,6 @@ from typing import TYPE_CHECKING, Any, get_args
 from r1kit.data.row_files import RowFile, in_batches, map_in_order, write_parquet
 from r1kit.data.texts import ngrams, numbers, problem_text, prose, row_text, trace_text, words
 from r1kit.runs.files import write_json_atomic
-from r1kit.runs.outcome import ExitCode
 from r1kit.settings.data import (
     CurationSettings,
     DecontaminationStep,
@@ -52,6 +51,7 @@ from r1kit.settings.data import (
     RepetitionStep,
     VerifiedStep,
 )
+from r1kit.settings.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,10 +77,8 @@ BANDS = 32
 0.5 with 0.87. An extra comparison is cheap; a missed duplicate is not."""
 
 
-class NoSuchColumn(ValueError):
+class NoSuchColumn(UserError):
     """A step needs a column that the set does not have; the command line exits with 2."""
-
-    exit_code = ExitCode.BAD_INPUT
 
 
 def keep_verified(

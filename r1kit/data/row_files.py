@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from r1kit.runs.files import replacing
-from r1kit.runs.outcome import ExitCode
+from r1kit.settings.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,10 +39,8 @@ PREFETCHED_PER_WORKER = 2
 """Items sent to the workers before a result is taken, per worker; limits memory."""
 
 
-class NotASet(ValueError):
+class NotASet(UserError):
     """A path has no readable rows; the command line exits with 2."""
-
-    exit_code = ExitCode.BAD_INPUT
 
 
 @dataclass(frozen=True)

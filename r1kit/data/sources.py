@@ -24,8 +24,8 @@ import pyarrow as pa
 
 from r1kit.data.readers import Read, generations, local_trace, problem, program, trace
 from r1kit.data.row_files import RowFile, dataset_rows, open_rows
-from r1kit.runs.outcome import ExitCode
 from r1kit.settings.data import HubDataSettings, HubPrompts, HubTraces
+from r1kit.settings.errors import UserError
 
 Entry = HubTraces | HubPrompts
 
@@ -50,16 +50,12 @@ _CODEFORCES = {
 }  # fmt: skip
 
 
-class NotThere(ValueError):
+class NotThere(UserError):
     """A dataset is neither in the mirror nor on the hub; the command line exits with 2."""
 
-    exit_code = ExitCode.BAD_INPUT
 
-
-class DatasetChanged(ValueError):
+class DatasetChanged(UserError):
     """A dataset differs from what the code expects; the command line exits with 2."""
-
-    exit_code = ExitCode.BAD_INPUT
 
 
 @dataclass(frozen=True)

@@ -32,17 +32,14 @@ from typing import Any, Literal
 
 from r1kit.data.format import user_prompt
 from r1kit.data.row_files import NotASet, open_rows
-from r1kit.runs.outcome import ExitCode
-from r1kit.settings.errors import nearest_name
+from r1kit.settings.errors import UserError, nearest_name
 
 Judge = Literal["reward", "answer", "letter", "code"]
 Row = Mapping[str, Any]
 
 
-class BenchmarkError(ValueError):
+class BenchmarkError(UserError):
     """A benchmark is unknown, its dataset is missing, or has changed; the command line exits with 2."""
-
-    exit_code = ExitCode.BAD_INPUT
 
 
 @dataclass(frozen=True)

@@ -20,18 +20,16 @@ from r1kit.evaluation.sampler import Progress, Sampling
 from r1kit.machine import detect_device
 from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.runs.folder import runs_folder
-from r1kit.runs.outcome import ExitCode
 from r1kit.settings import Profile, load_profile
+from r1kit.settings.errors import UserError
 from r1kit.settings.evaluation import BenchmarkSettings
 
 REQUEST, ROWS, RESULT = "evaluation.json", "answers.parquet", "result.json"
 TEMPERATURE, TOP_P = 0.6, 0.95  # as in open-r1's tables, for profiles without benchmarks
 
 
-class EvaluationError(ValueError):
+class EvaluationError(UserError):
     """An evaluation cannot be started or resumed; the command line exits with 2."""
-
-    exit_code = ExitCode.BAD_INPUT
 
 
 def new_evaluation(

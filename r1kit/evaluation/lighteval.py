@@ -19,7 +19,7 @@ from r1kit.evaluation.benchmarks import Question
 from r1kit.evaluation.sampler import Sampling
 from r1kit.runs.files import read_json, write_json_atomic, write_text_atomic
 from r1kit.runs.launch import supervise
-from r1kit.runs.outcome import ExitCode
+from r1kit.settings.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,10 +30,8 @@ JUDGED = ("answer", "letter")
 GRACE = 10.0  # seconds to end after a signal; nothing of value is lost
 
 
-class LightevalMissing(ValueError):
+class LightevalMissing(UserError):
     """lighteval is not installed; the command line exits with 2."""
-
-    exit_code = ExitCode.BAD_INPUT
 
 
 def interpreter() -> Path:

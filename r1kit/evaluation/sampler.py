@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from r1kit.runs.jsonl import AppendLog
-from r1kit.runs.outcome import ExitCode
+from r1kit.settings.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,10 +36,8 @@ KEY = ("question", "sample", "identity")
 BATCH_SEEDS = 1_000_003  # batch number i has the call's seed + i * BATCH_SEEDS
 
 
-class ContextTooShort(ValueError):
+class ContextTooShort(UserError):
     """Prompt and completion together exceed the model's context; the command line exits with 2."""
-
-    exit_code = ExitCode.BAD_INPUT
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from r1kit.machine import detect_device
 from r1kit.runs.jsonl import AppendLog
 from r1kit.serving.server import secret, server_state
 from r1kit.settings.data import PatienceSettings, SamplingSettings
+from r1kit.settings.errors import UserError
 from r1kit.settings.machine import LayoutSettings, ServerSettings
 
 if TYPE_CHECKING:
@@ -61,10 +62,8 @@ class Unanswered(RuntimeError):
     """Some requests failed for good; the same call repeats them."""
 
 
-class ServerNotRunning(ValueError):
+class ServerNotRunning(UserError):
     """No server runs at the given folder; the command line exits with 2."""
-
-    exit_code = ExitCode.BAD_INPUT
 
 
 # A sampler

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from r1kit.settings.errors import UserError
+
 ROCR, HIP, CUDA = "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"
 MASKS = (CUDA, HIP, ROCR)
 DEV = Path("/dev")
@@ -62,10 +64,8 @@ def _ask_torch(sign: str) -> tuple[str, str]:
     return "cuda", f"{f'ROCm {hip}' if hip else f'CUDA {cuda}'}: {counted}"
 
 
-class LayoutError(ValueError):
+class LayoutError(UserError):
     """The devices asked for cannot be given to a process."""
-
-    exit_code = 2
 
 
 def mask(

@@ -26,7 +26,8 @@ from r1kit.runs.files import read_json, write_json_atomic
 from r1kit.runs.folder import Run
 from r1kit.runs.launch import Job
 from r1kit.settings import Profile
-from r1kit.settings.pipelines import DATA_KINDS, GIVEN, PIPELINE_STAGE, PROMPT_KINDS
+from r1kit.settings.lessons import PIPELINE_STAGE
+from r1kit.settings.pipelines import DATA_KINDS, GIVEN, PROMPT_KINDS
 from r1kit.settings.profile import base_of, pipeline_of, pipeline_profile
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from r1kit.runs import folder as runs
 from r1kit.sandbox import tiers
 from r1kit.settings import Problem, Profile, SettingsError, load_profile
 from r1kit.settings.errors import display_path
-from r1kit.settings.pipelines import DEFAULT_PIPELINE, STAGES
+from r1kit.settings.lessons import DEFAULT_PIPELINE, STAGES
 from r1kit.settings.profile import CONFIG_ROOT, pipeline_profile
 
 

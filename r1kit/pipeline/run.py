@@ -14,7 +14,7 @@ from r1kit.runs.folder import PROJECT, Run
 from r1kit.runs.launch import exit_code_in
 from r1kit.runs.outcome import ExitCode
 from r1kit.settings import Profile
-from r1kit.settings.pipelines import STAGES
+from r1kit.settings.lessons import STAGES
 
 NOTEBOOKS = PROJECT / "notebooks"
 

@@ -23,7 +23,7 @@ from r1kit.runs import results, status
 from r1kit.runs.files import shown, write_json_atomic
 from r1kit.runs.launch import Job
 from r1kit.settings import Profile, load_profile
-from r1kit.settings.pipelines import DEFAULT_PIPELINE, STAGE_OF_SECTION, STAGES, check_parameters
+from r1kit.settings.lessons import DEFAULT_PIPELINE, STAGE_OF_SECTION, STAGES, check_parameters
 from r1kit.settings.profile import MachineSettings
 
 if TYPE_CHECKING:

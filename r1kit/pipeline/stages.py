@@ -1,7 +1,7 @@
 """What a stage is before it runs: the settings and inputs that it takes, and the hash of all that decides it.
 
 The lessons are one pipeline, named `lessons`: a stage is a notebook, and its order and needs are in
-`r1kit.settings.pipelines`. The others are in pipeline.yaml: a stage is a program. A hash holds the hashes
+`r1kit.settings.lessons`. The others are in pipeline.yaml: a stage is a program. A hash holds the hashes
 of the stages before it, down to the data stage's. The hash of a pipeline's stage leaves names out, so two
 pipelines that begin alike share the stages they begin with.
 """
@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from r1kit.runs.outcome import ExitCode
 from r1kit.settings import Profile, nearest_name, settings_hash
 from r1kit.settings.data import DataSettings
-from r1kit.settings.pipelines import GIVEN, KINDS, MODEL_STAGES, STAGES, AnyStage, Lesson
+from r1kit.settings.errors import UserError
+from r1kit.settings.lessons import MODEL_STAGES, STAGES, Lesson
+from r1kit.settings.pipelines import GIVEN, KINDS, AnyStage
 from r1kit.settings.profile import base_of, pipeline_of, pipeline_profile, profiles_under
 
 LESSON, DATA_STAGE = "lesson", "01_data"
@@ -206,10 +207,8 @@ def _pipeline_stage(
     )
 
 
-class UnknownStage(ValueError):
+class UnknownStage(UserError):
     """Raised for a stage name that does not exist."""
-
-    exit_code = ExitCode.BAD_INPUT
 
 
 def lacks(lesson: Lesson, settings: Profile) -> bool:

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from r1kit.runs.files import read_json, write_json_atomic
-from r1kit.runs.outcome import ExitCode
-from r1kit.settings.errors import nearest_name
+from r1kit.settings.errors import UserError, nearest_name
 
 PROJECT = Path(__file__).resolve().parents[2]
 # A letter or a dash must be in it: papermill turns `-p RUN_ID 007` into the integer 7.
@@ -32,10 +31,8 @@ PACKAGES = (
 )  # fmt: skip
 
 
-class RunError(ValueError):
+class RunError(UserError):
     """A run id that cannot be used: malformed, unknown, or taken."""
-
-    exit_code = ExitCode.BAD_INPUT
 
 
 @dataclass(frozen=True)

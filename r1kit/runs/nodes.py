@@ -36,6 +36,7 @@ from typing import Any
 
 from r1kit.runs.outcome import ExitCode
 from r1kit.runs.processes import TOKEN, Tree, become_subreaper, end_with_parent
+from r1kit.settings.errors import UserError
 
 KILL_SECONDS = 3.0  # at the end of the grace period, for srun to kill the tasks on all nodes
 POLL_SECONDS = 0.5  # between two checks of a task for a stop request
@@ -54,10 +55,8 @@ VARIABLES_FROM_SLURM = {  # variables of torch's launcher: Slurm's
 NOT_FROM_ACCELERATE = ("MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
 
 
-class NoNodes(ValueError):
+class NoNodes(UserError):
     """A profile asks for more nodes than there are."""
-
-    exit_code = ExitCode.BAD_INPUT
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from r1kit.runs.folder import runs_folder
 from r1kit.runs.launch import Job, JobFailed, launch
 from r1kit.runs.outcome import ExitCode
 from r1kit.settings import Problem, SettingsError, yaml_dump
+from r1kit.settings.errors import UserError
 from r1kit.settings.machine import MachineSettings
 
 STATE, KEY, RESTART = "server.json", "api_key", "restart.json"
@@ -39,10 +40,8 @@ GRACE_SECONDS = 25.0  # for the keeper to end engines and workers cleanly
 POLL_SECONDS = 0.25  # between two reads of server.json
 
 
-class NoServerInProfile(ValueError):
+class NoServerInProfile(UserError):
     """The profile does not describe a server."""
-
-    exit_code = ExitCode.BAD_INPUT
 
 
 def serve(

@@ -1,20 +1,9 @@
-"""data.yaml of a profile with the embedded world: story problems and their teacher (`r1kit.data`).
+"""data.yaml, and the settings of the data commands.
 
-data.yaml of a profile with real data: datasets of the hub, of a mirror folder, or local files.
-
-What the datasets hold and how their rows become ours is `r1kit.data.sources`.
-
-What `r1kit data curate` removes from a set: one model a step, null where a step is left out.
-
-The steps run in one order, whatever the order in the file: filters that look at one row each, then
-decontamination, then duplicates. A row that a filter removes can then never be the representative of its
-duplicates, and the filters commute (a test holds it), so nobody has to think about order.
-
-A file of curation steps, read and checked like a profile's files; it belongs to no profile.
-
-How traces are asked of an endpoint: what is asked (it decides the answers) and how patiently.
-
-Options of `r1kit data generate` as typed settings, with the same messages as a profile's files.
+DataSettings is data.yaml with the embedded world of story problems and its teacher; HubDataSettings is
+data.yaml with real datasets of the hub, of a mirror folder, or local files (`r1kit.data.sources` converts
+their rows). CurationSettings are the steps of `r1kit data curate`, GenerationSettings the options of
+`r1kit data generate`; both are checked like a profile's files, but belong to no profile.
 """
 
 from __future__ import annotations
@@ -106,7 +95,7 @@ class HubDataset(Settings):
         default=None, description="A commit; null takes the one that was checked, else the newest."
     )
     weight: float = Field(default=1.0, gt=0, description="Share of its rows taken; 2 takes all twice.")
-    most: Positive | None = Field(default=None, description="Rows taken at most.")
+    most: Positive | None = Field(default=None, description="Most rows taken.")
 
 
 class HubTraces(HubDataset):
@@ -114,7 +103,7 @@ class HubTraces(HubDataset):
 
     dataset: TraceDataset | LocalPath
     per_problem: Positive = Field(
-        default=1, description="Right traces of a problem taken at most, where a row holds several."
+        default=1, description="Most correct traces per problem, if a row holds several."
     )
 
 
@@ -128,7 +117,7 @@ class HubPrompts(HubDataset):
         description="null: the dataset's own. OpenR1-Math's `solution` is prose, whose golds would be wrong.",
     )
     instruction: str = Field(
-        default="", description="Added after each problem, for a model that nobody taught the form."
+        default="", description="Added after each problem, for a model that was not trained on the form."
     )
     pass_rate: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(
         default=None, description="Keep prompts that a checkpoint solves this often, [least, most]."
@@ -152,14 +141,14 @@ class HubDataSettings(Settings):
         ge=1, description="Tokens the longest prompt may take, template included; longer ones are left out."
     )
     heldout_share: float = Field(
-        default=0.01, ge=0, lt=1, description="Share of the problems that nothing is trained on."
+        default=0.01, ge=0, lt=1, description="Share of the problems that are kept out of training."
     )
     mirror: str | None = Field(
         default=None,
-        description="A folder with copies of the datasets, for want of a network; null: $R1KIT_MIRROR.",
+        description="A folder with copies of the datasets, for use without a network; null: $R1KIT_MIRROR.",
     )
     stream: bool = Field(
-        default=False, description="Read the hub's files as they come, without a copy in the hub's cache."
+        default=False, description="Stream the hub's files, without a copy in the hub's cache."
     )
     excerpt: bool = Field(
         default=False, description="The mirror holds parts of the datasets: their rows are not counted."
@@ -178,6 +167,10 @@ LanguageCode = Literal[
 ]  # fmt: skip
 
 
+# Curation. The steps run in a fixed order: filters of single rows, decontamination, duplicates. So a row
+# that a filter removes never represents its duplicates.
+
+
 class VerifiedStep(Settings):
     """Keep rows that a verifier accepted."""
 
@@ -185,7 +178,7 @@ class VerifiedStep(Settings):
 
 
 class PassRateStep(Settings):
-    """Keep problems that a checkpoint solves sometimes: nothing is learned from always or never."""
+    """Keep problems that a checkpoint solves sometimes; a pass rate of 0 or 1 teaches nothing."""
 
     column: str = Field(default="pass_rate", description="Measured pass rates, 0 to 1.")
     least: Share = Field(default=0.1, description="Lowest that is kept; open-r1's DAPO recipe: 0.1.")
@@ -205,7 +198,7 @@ class LanguageStep(Settings):
 
 
 class RepetitionStep(Settings):
-    """Remove traces that say the same over and over: a model imitates that too."""
+    """Remove traces that repeat themselves, because a model imitates that too."""
 
     ngram: Positive = Field(default=20, description="Words that must recur in the same order.")
     most: Share = Field(default=0.2, description="Largest share of repeated n-grams that is kept.")
@@ -225,7 +218,7 @@ class DecontaminationStep(Settings):
 
 
 class ExactStep(Settings):
-    """Keep one of the rows that are equal but for letter case, spaces and punctuation."""
+    """Keep one of the rows that differ only in letter case, spaces and punctuation."""
 
     texts: Texts = Field(
         default=["problem", "trace"],
@@ -262,11 +255,13 @@ class CurationSettings(Settings):
 def load_curation(
     path: str | Path | None = None, overrides: Mapping[str, Any] | None = None
 ) -> CurationSettings:
-    """The steps of a YAML file (none: the defaults), with overrides such as `curation.near.threshold` on top.
+    """Read the steps of a YAML file (by default the default steps), with overrides on top.
+
+    Args:
+        overrides: such as `{"curation.near.threshold": 0.9}`.
 
     Raises:
-        SettingsError: a file that cannot be read, an unknown key, or a value that is not allowed; all
-            problems at once.
+        SettingsError: with all problems.
     """
     source = Source("curation", display_path(path) if path else "the default steps")
     settings, problems = settings_of(CurationSettings, source, overrides or {}, Path(path) if path else None)
@@ -286,7 +281,7 @@ def _rules(settings: CurationSettings, source: Source) -> Iterator[Problem]:
 
 
 class SamplingSettings(Settings):
-    """What decides an answer beside its prompt. A file of answers belongs to exactly one of these."""
+    """Settings that, with the prompt, determine an answer. A file of answers belongs to exactly one set."""
 
     model: str = Field(min_length=1, description="The model's name at the endpoint.")
     temperature: Annotated[float, Field(ge=0)] = Field(default=0.6, description="DeepSeek-R1's advice.")
@@ -306,13 +301,13 @@ class SamplingSettings(Settings):
     )
 
     def identity(self) -> str:
-        """12 hex digits over all fields: answers with another identity are answers to another question."""
+        """Hash all fields to 12 hex digits; answers with different identities must not be mixed."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class PatienceSettings(Settings):
-    """How an endpoint is asked; none of it changes an answer."""
+    """Parallelism, timeouts and retries; none of them changes an answer."""
 
     concurrency: Positive = Field(default=32, description="Requests in flight; a vLLM server takes 256.")
     timeout: Seconds = Field(default=1800, description="Seconds of a whole request.")
@@ -320,13 +315,13 @@ class PatienceSettings(Settings):
         default=300, description="Seconds without a byte: the queue of a busy server before the first token."
     )
     attempts: Positive = Field(
-        default=10, description="How often a request that fails is made: ten span about two minutes."
+        default=10, description="Most attempts of a failing request; ten take about two minutes."
     )
     first_wait: Seconds = Field(
         default=1.0, description="Seconds before the second attempt, on average half."
     )
     longest_wait: Seconds = Field(
-        default=60.0, description="What doubling the wait ends at; a `Retry-After` may be longer."
+        default=60.0, description="Limit of the doubling wait; a `Retry-After` may be longer."
     )
     stream: bool = Field(
         default=True, description="Take answers piece by piece: silence is noticed, proxies cut no idle line."
@@ -334,23 +329,25 @@ class PatienceSettings(Settings):
 
 
 class GenerationSettings(Settings):
-    """Everything `r1kit data generate` is told, but the prompts and where its files go."""
+    """Options of `r1kit data generate`, except the prompts and the output folder."""
 
     url: str = Field(description="The endpoint up to its version: http://host:8000/v1")
     key_variable: str = Field(
         default="OPENAI_API_KEY",
         description="Environment variable that holds the API key; the key itself is written nowhere.",
     )
-    samples: Positive = Field(default=1, description="Answers to each prompt.")
-    sampling: SamplingSettings = Field(description="What is asked.")
-    patience: PatienceSettings = Field(default_factory=PatienceSettings, description="How it is asked.")
+    samples: Positive = Field(default=1, description="Answers per prompt.")
+    sampling: SamplingSettings = Field(description="Sampling of the answers.")
+    patience: PatienceSettings = Field(
+        default_factory=PatienceSettings, description="Parallelism, timeouts and retries."
+    )
 
 
 def generation_settings(options: Mapping[str, Any]) -> GenerationSettings:
-    """Settings from options such as `generation.sampling.temperature`; a later option replaces an earlier.
+    """Check options such as `generation.sampling.temperature`; a later one replaces an earlier one.
 
     Raises:
-        SettingsError: with all problems at once.
+        SettingsError: with all problems.
     """
     source = Source("generation", "the options")
     settings, problems = settings_of(GenerationSettings, source, options)

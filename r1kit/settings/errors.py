@@ -1,4 +1,8 @@
-"""What is wrong with the settings, said completely: file, key, found, allowed, nearest known name."""
+"""Errors that a user can correct: a message, no traceback, and the command line exits with 2.
+
+A wrong setting is a Problem: file, key, found value, allowed values, nearest known name. SettingsError
+carries all problems at once.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 
+class UserError(ValueError):
+    """A mistake that the user can correct. `r1kit` prints the message and exits with `exit_code`."""
+
+    exit_code = 2
+
+
 @dataclass(frozen=True)
 class Problem:
-    """One wrong setting. Every field is text ready to print; empty means there is nothing to say.
+    """One wrong setting. Each field is printable text; an empty one is left out of the message.
 
-    `rule` names what found it; a warning is worth reading but stops nothing.
+    `rule` names the check that reported it. A warning is printed and stops nothing.
     """
 
     file: str
@@ -33,7 +43,7 @@ class Problem:
         return f"{self.file}:{self.line}" if self.line else self.file
 
     def as_finding(self) -> dict[str, str]:
-        """The problem for `r1kit doctor --settings-only --json`: every field is text."""
+        """Return the problem as text fields for `r1kit doctor --settings-only --json`."""
         allowed = f"allowed: {self.allowed}" if self.allowed else ""
         fix = f"write `{self.nearest}`" if self.nearest else ""
         return {
@@ -55,10 +65,8 @@ class Problem:
         return "\n".join(lines)
 
 
-class SettingsError(ValueError):
-    """Bad settings or arguments: all problems at once. The command line exits with `exit_code` 2."""
-
-    exit_code = 2
+class SettingsError(UserError):
+    """Wrong settings or arguments, with all problems at once."""
 
     def __init__(self, problems: Iterable[Problem], heading: str = ""):
         self.problems = list(problems)
@@ -75,44 +83,38 @@ class SettingsError(ValueError):
         )
 
     def _render_traceback_(self) -> list[str]:
-        """IPython's hook: in a notebook the message is the whole story, a traceback would only hide it."""
-        return [f"SettingsError: {line}" if i == 0 else line for i, line in enumerate(str(self).splitlines())]
+        """Replace the traceback in a notebook by the message (IPython calls this)."""
+        return f"SettingsError: {self}".splitlines()
 
 
 def nearest_name(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The known name most like `name`, or "" if none is like it."""
-    known = list(known)
+    """Return the known name most similar to `name`, or "" if none reaches `cutoff` (0 to 1)."""
     lowered = {candidate.lower(): candidate for candidate in known}
-    matches = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=cutoff)
+    text = str(name).lower()
+    matches = difflib.get_close_matches(text, lowered, n=1, cutoff=cutoff)
     if matches:
         return lowered[matches[0]]
-    # `grace` is unlike `grace_seconds` letter by letter, but plainly meant.
-    return next(
-        (known_name for lower, known_name in lowered.items() if lower.startswith(f"{str(name).lower()}_")), ""
-    )
+    # `grace` scores low against `grace_seconds`, but is clearly meant.
+    return next((candidate for lower, candidate in lowered.items() if lower.startswith(f"{text}_")), "")
 
 
 def describe(value: Any) -> str:
-    """The value as YAML would show it and its type in plain words: `"1e-6" (text)`, `8 (whole number)`."""
-    kinds = [
-        (bool, "true/false"),
-        (int, "whole number"),
-        (float, "number"),
-        (str, "text"),
-        (dict, "mapping"),
-        ((list, tuple), "list"),
-    ]
+    """Return the value as YAML shows it with its type in words: `"1e-6" (text)`, `8 (whole number)`."""
     if value is None:
         return "nothing (empty)"
-    kind = next((word for types, word in kinds if isinstance(value, types)), type(value).__name__)
-    shown = f'"{value}"' if isinstance(value, str) else str(value)
+    kinds = {bool: "true/false", int: "whole number", float: "number", str: "text", dict: "mapping"}
+    kind = next(
+        (word for type_, word in kinds.items() if isinstance(value, type_)),
+        "list" if isinstance(value, (list, tuple)) else type(value).__name__,
+    )
+    text = f'"{value}"' if isinstance(value, str) else str(value)
     if isinstance(value, bool):
-        shown = shown.lower()
-    return f"{shown if len(shown) <= 80 else shown[:77] + '...'} ({kind})"
+        text = text.lower()
+    return f"{text if len(text) <= 80 else text[:77] + '...'} ({kind})"
 
 
 def display_path(path: str | Path) -> str:
-    """Relative to the working folder when it lies below it, otherwise as it is."""
+    """Return the path relative to the working folder if it is inside it, else unchanged."""
     text = os.fspath(path)
     if not os.path.isabs(text):
         return text

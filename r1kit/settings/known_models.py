@@ -1,16 +1,11 @@
-"""Shapes of the hub models that profiles name, so that a plan and the rules need no download.
+"""Facts about hub models and datasets, so that the plan and the rules need no download.
 
-Every row is the model's own config.json. A test holds each to the totals in the tables that the plan's
-formulas were checked with (7.615 / 7.070 billion for Qwen2.5-7B, 8.030 / 7.505 for Llama-3.1-8B,
-4.022 / 4.022 for Qwen3-4B, 1.544 / 1.544 for Qwen2.5-1.5B; all parameters / those in matrix products).
-
-Lengths of documents as a histogram, and what padding, packing and truncation make of them.
-
-A training step costs its slots, not its tokens. So the gain of packing is the ratio of two fills, which a
-histogram of lengths decides: for documents of one length there is none. The guide's "38x" is more than any
-histogram of long traces gives (docs/big-machine.md, last table).
-
-What is known of the lengths of each data source's traces: measured here, or published means.
+- Shapes of the hub models that profiles name, from each model's config.json. A test compares them with the
+  published totals (7.615 / 7.070 billion for Qwen2.5-7B, 8.030 / 7.505 for Llama-3.1-8B, 4.022 / 4.022 for
+  Qwen3-4B, 1.544 / 1.544 for Qwen2.5-1.5B; all parameters / those in matrix products).
+- Lengths: a histogram of document lengths, and the effect of padding, packing and truncation. A training step
+  costs its slots, not its tokens, so the gain of packing is the ratio of two fill rates.
+- Lengths of each data source's traces, measured here or derived from published means.
 """
 
 from __future__ import annotations
@@ -31,8 +26,8 @@ from r1kit.settings.errors import Problem, SettingsError
 class ModelShape:
     """A dense decoder with grouped-query attention and SwiGLU, in the names of transformers' configs.
 
-    `eos_token` is what the tokenizer calls the end; `turn_end` is what the chat template writes after an
-    answer. Empty: not known.
+    `eos_token` is the tokenizer's end token; `turn_end` is written by the chat template after an answer.
+    Empty: unknown.
     """
 
     hidden_size: int
@@ -130,9 +125,10 @@ LONGER = {"Qwen/Qwen2.5-Math-7B": "open-r1/Qwen2.5-Math-7B-RoPE-300k"}
 
 
 def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
-    """The shape in a config.json (or in base.yaml's architecture with its `vocab_size`).
+    """Read the shape from a config.json (or from base.yaml's architecture with its `vocab_size`).
 
-    Raises KeyError naming what the config lacks.
+    Raises:
+        KeyError: with the missing key.
     """
     rope = config.get("rope_parameters") or {}
     return ModelShape(
@@ -179,22 +175,22 @@ class Lengths:
         return sum(n * n * p for n, p in zip(self.tokens, self.share, strict=True)) / self.mean
 
     def cut(self, most: int) -> Lengths:
-        """Every document truncated to `most` tokens."""
+        """Truncate every document to `most` tokens."""
         below = [(n, p) for n, p in zip(self.tokens, self.share, strict=True) if n < most]
         rest = 1 - sum(p for _, p in below)
         kept = [*below, (most, rest)] if rest > 1e-12 else below
         return Lengths(tuple(n for n, _ in kept), tuple(p for _, p in kept), self.source)
 
     def dropped(self, most: int) -> float:
-        """Share of all tokens that truncation to `most` throws away."""
+        """Return the share of all tokens that truncation to `most` removes."""
         return 1 - self.cut(most).mean / self.mean
 
     def longer(self, most: int) -> float:
-        """Share of documents longer than `most`."""
+        """Return the share of documents longer than `most`."""
         return sum(p for n, p in zip(self.tokens, self.share, strict=True) if n > most)
 
     def quantiles(self, count: int) -> list[int]:
-        """`count` documents spread evenly over the distribution."""
+        """Return `count` lengths spread evenly over the distribution."""
         sums, total = [], 0.0
         for p in self.share:
             total += p
@@ -206,9 +202,10 @@ class Lengths:
 
 
 def from_counts(pairs: Iterable[Sequence[float]], source: str) -> Lengths:
-    """A histogram from (tokens, documents) pairs in any order.
+    """Make a histogram from (tokens, documents) pairs in any order.
 
-    Raises ValueError if there is no document or a length is not positive.
+    Raises:
+        ValueError: there is no document, or a length is not positive.
     """
     counts: dict[int, float] = {}
     for tokens, documents in pairs:
@@ -221,9 +218,10 @@ def from_counts(pairs: Iterable[Sequence[float]], source: str) -> Lengths:
 
 
 def read_lengths(path: str | Path) -> Lengths:
-    """A measured histogram from a JSON file: [[tokens, documents], ...].
+    """Read a measured histogram from a JSON file: [[tokens, documents], ...].
 
-    Raises SettingsError if the file is not one.
+    Raises:
+        SettingsError: the file holds no such list.
     """
     try:
         return from_counts(json.loads(Path(path).read_text(encoding="utf-8")), str(path))
@@ -233,9 +231,9 @@ def read_lengths(path: str | Path) -> Lengths:
 
 
 def log_normal(parts: Sequence[tuple[float, float]], spread: float, source: str) -> Lengths:
-    """A mixture of log-normals, each (documents, mean tokens), all with the same `spread` (sigma of the log).
+    """Make a mixture of log-normals, one per (documents, mean tokens), with one `spread` (sigma of the log).
 
-    It stands in where only means are published; a measured histogram replaces it.
+    It is an assumption where only means are published; prefer a measured histogram.
     """
     pairs, normal = [], NormalDist()
     for documents, mean in parts:
@@ -248,7 +246,7 @@ def log_normal(parts: Sequence[tuple[float, float]], spread: float, source: str)
 
 
 def padded_fill(lengths: Lengths, rows: int) -> float:
-    """Share of slots that hold tokens when `rows` documents are padded to the longest of them.
+    """Return the share of slots that hold tokens when `rows` documents are padded to the longest.
 
     The expected longest of n independent draws is exact: sum over x of x (F(x)^n - F(x-)^n).
     """
@@ -264,7 +262,7 @@ def padded_fill(lengths: Lengths, rows: int) -> float:
 
 
 def packed_fill(lengths: Lengths, row: int) -> float:
-    """Share of slots filled by best-fit decreasing into rows of `row` tokens, as TRL's `bfd` packs."""
+    """Return the share of slots filled by best-fit decreasing into rows of `row` tokens (TRL's `bfd`)."""
     rooms: list[int] = []  # ascending free slots of open rows
     documents = sorted((min(n, row) for n in lengths.quantiles(SAMPLE)), reverse=True)
     rows = 0
@@ -282,7 +280,7 @@ def packed_fill(lengths: Lengths, row: int) -> float:
 
 @dataclass(frozen=True)
 class Packing:
-    """What packing is worth: fills are shares of slots that hold tokens, `gain` is their ratio."""
+    """Gain of packing: `padded` and `packed` are shares of slots that hold tokens, `gain` is their ratio."""
 
     padded: float
     packed: float
@@ -292,10 +290,10 @@ class Packing:
 
 
 def packing_gain(lengths: Lengths, row: int, rows: int, strategy: str = "bfd") -> Packing:
-    """Padding against packing at the same row length and rows a batch.
+    """Compare padding and packing at the same row length and rows per batch.
 
-    `bound` is 1 / padded fill: no way of packing can gain more. `dropped` is the share of tokens that is
-    truncated away (0 for `wrapped` and `bfd_split`, which keep every token).
+    `bound` is 1 / padded fill, the largest possible gain. `dropped` is the share of tokens that is truncated
+    (0 for `wrapped` and `bfd_split`, which keep every token).
     """
     kept = lengths.cut(row)
     padded = padded_fill(kept, rows)
@@ -325,7 +323,7 @@ KEPT = 0.74
 
 
 def parts_of(source: Mapping[str, Any]) -> list[tuple[float, float]]:
-    """(documents, mean tokens) of one entry of `traces_from`; empty where nothing is known."""
+    """List (documents, mean tokens) of one entry of `traces_from`; empty if unknown."""
     weight, most = source.get("weight", 1.0), source.get("most") or float("inf")
     if source["dataset"] == "open-r1/Mixture-of-Thoughts":
         config = source.get("config", "default")
@@ -335,16 +333,17 @@ def parts_of(source: Mapping[str, Any]) -> list[tuple[float, float]]:
     elif source["dataset"] == "open-r1/codeforces-cots":
         chosen = [CODEFORCES]
     else:
-        return []  # a file of one's own
+        return []  # a local file
     total = sum(documents for documents, _ in chosen) * weight
     scale = weight * min(1.0, most / total) if total else 0.0
     return [(documents * scale, mean) for documents, mean in chosen]
 
 
 def trace_lengths(data: Mapping[str, Any]) -> Lengths | None:
-    """The length histogram of data.yaml's traces, prompt included; None where nothing is known.
+    """Return the length histogram of data.yaml's traces, prompt included; None if unknown.
 
-    data: the values of data.yaml with either `source`.
+    Args:
+        data: the values of data.yaml with either `source`.
     """
     if data["source"] == "stories":
         return from_counts(STORIES, "3,000 traces of cpu-tiny, measured 2026-11-24")
@@ -355,7 +354,7 @@ def trace_lengths(data: Mapping[str, Any]) -> Lengths | None:
 
 
 def trace_count(data: Mapping[str, Any]) -> int:
-    """Traces of one epoch of SFT."""
+    """Count the traces of one epoch of SFT."""
     if data["source"] == "stories":
         return round(data["traces"] * KEPT)
     return round(sum(n for source in data["traces_from"] for n, _ in parts_of(source)))

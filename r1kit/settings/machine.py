@@ -1,28 +1,21 @@
-"""machine.yaml: the only file of a profile that knows what it runs on.
+"""machine.yaml, accelerate.yaml and site files: what a profile runs on.
 
-The cluster part of machine.yaml: which devices serve and which train, the vLLM server, the way of weights.
-
-All of it is optional. Without `server` a profile generates inside the trainer, as cpu-tiny does. What TRL
-names already (`use_vllm`, `vllm_mode`, `vllm_group_port`, ...) stands in grpo.yaml.
-
-What `r1kit plan` is told in machine.yaml because it cannot be computed.
-
-A site file: what a cluster wants to hear from a job, kept apart from the profiles because it is no setting
-of a training.
-
-`sites/<name>.yaml`, by name or path. Network cards need variables that differ from site to site (the GID
-index most of all): they stand here and nowhere else.
+machine.yaml describes the devices, the environment, the sandbox, and the vLLM server with its weight sync.
+The server is optional; TRL's own keys for it (`use_vllm`, `vllm_mode`, ...) are in grpo.yaml.
+accelerate.yaml is accelerate's own file. `sites/<name>.yaml` holds what a cluster's scheduler and network
+need; it is not part of a profile, because it does not change a training.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from r1kit.settings import trl_keys
 from r1kit.settings.errors import Problem, SettingsError, display_path, nearest_name
-from r1kit.settings.pipelines import STAGES
+from r1kit.settings.lessons import STAGES
 from r1kit.settings.validation import Positive, Seconds, Settings, Source, settings_of
 
 # An environment variable is text, but nobody writes OMP_NUM_THREADS: "1".
@@ -31,10 +24,10 @@ Devices = list[Annotated[int, Field(ge=0)]]
 
 
 class LayoutSettings(Settings):
-    """Which GPUs of the machine do what, by their numbers without any mask; a CPU has none to share."""
+    """Assignment of the machine's GPUs, by their numbers without any mask. A CPU machine has no layout."""
 
-    serve: Devices = Field(description="Devices of the vLLM server; empty where it runs inside the trainer.")
-    train: Annotated[Devices, Field(min_length=1)] = Field(description="One training process on each.")
+    serve: Devices = Field(description="Devices of the vLLM server; empty if vLLM runs inside the trainer.")
+    train: Annotated[Devices, Field(min_length=1)] = Field(description="One training process per device.")
 
 
 class ServerSettings(Settings):
@@ -44,7 +37,7 @@ class ServerSettings(Settings):
         default=1,
         description="Servers, each with the whole model; vLLM's own data parallelism refuses dense models.",
     )
-    tensor_parallel_size: Positive = Field(default=1, description="Devices over which one replica is cut.")
+    tensor_parallel_size: Positive = Field(default=1, description="Devices that share one replica.")
     host: str = Field(
         default="127.0.0.1",
         min_length=1,
@@ -70,7 +63,7 @@ class ServerSettings(Settings):
         default=None, gt=0, description="KV cache of a replica in GiB, instead of a share of the memory."
     )
     eager: bool = Field(
-        default=False, description="Neither compile nor capture graphs: starts sooner, generates more slowly."
+        default=False, description="Skip compilation and graph capture: starts faster, generates more slowly."
     )
     shared_secret: bool = Field(
         default=True, description="Ask for a key on /v1; vLLM leaves its development endpoints open."
@@ -88,14 +81,12 @@ class ServerSettings(Settings):
     )
     generation_seconds: Seconds = Field(default=900, description="Longest time of one batch of rollouts.")
     sync_seconds: Seconds = Field(default=120, description="Longest time of one transfer of the weights.")
-    restart: bool = Field(
-        default=False, description="Start a server again that died; the same run then goes on."
-    )
-    restarts: int = Field(default=3, ge=0, description="How often, before the run stops.")
+    restart: bool = Field(default=False, description="Restart a server that died and continue the run.")
+    restarts: int = Field(default=3, ge=0, description="Restarts before the run stops.")
 
 
 class WeightSyncSettings(Settings):
-    """How the trainer's weights reach the server, and when the two count as apart."""
+    """Transfer of the trainer's weights to the server, and the largest drift between the two."""
 
     transport: Literal["file", "nccl"] = Field(
         default="file",
@@ -113,9 +104,9 @@ class WeightSyncSettings(Settings):
 
 
 def grpo_processes(layout: LayoutSettings | None, processes: int) -> int:
-    """Training processes of GRPO: one on each device of `layout.train`, else as many as accelerate's.
+    """Count GRPO's training processes: one per device of `layout.train`, without a layout `processes`.
 
-    Base model and SFT train on all `processes`: no server runs beside them.
+    Base model and SFT always train with all `processes`, because no server runs beside them.
     """
     return len(layout.train) if layout else processes
 
@@ -127,7 +118,7 @@ PositiveShare = Annotated[float, Field(gt=0, le=1)]
 
 
 class PlanSettings(Settings):
-    """Numbers for `r1kit plan`. Write a comment beside each that says where it is from."""
+    """Numbers for `r1kit plan` that cannot be computed. Note the origin of each in a comment beside it."""
 
     train_share: PositiveShare | None = Field(
         default=None,
@@ -146,11 +137,11 @@ class PlanSettings(Settings):
 
 
 class SandboxSettings(Settings):
-    """Where and within which limits model-written programs run (the `code` rewards)."""
+    """Isolation and limits of model-written programs (the `code` rewards)."""
 
     workers: Positive | None = Field(
         default=None,
-        description="Programs at once; null: two cores less than there are, divided by the processes.",
+        description="Parallel programs; null: all cores but two, divided by the processes.",
     )
     tier: Literal["auto", "bubblewrap", "bubblewrap-no-proc", "landlock"] = Field(
         default="auto", description="`auto` takes the strongest that works on this machine."
@@ -167,7 +158,7 @@ class SandboxSettings(Settings):
 
 
 class MachineSettings(Settings):
-    """machine.yaml: device, environment, sandbox, servers, and what `r1kit plan` counts with."""
+    """machine.yaml: device, environment, sandbox, servers, and the inputs of `r1kit plan`."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
         description="Where training runs. `cuda` also means ROCm, as in PyTorch; `auto` takes what is there."
@@ -179,7 +170,7 @@ class MachineSettings(Settings):
         gt=0, description="Seconds a training has to write a checkpoint after SIGTERM before it is killed."
     )
     sandbox: SandboxSettings = Field(
-        default_factory=SandboxSettings, description="Where the programs run that models write."
+        default_factory=SandboxSettings, description="Isolation of model-written programs."
     )
     layout: LayoutSettings | None = Field(
         default=None, description="Which GPUs serve and which train; null: all of them train."
@@ -191,7 +182,9 @@ class MachineSettings(Settings):
         default_factory=WeightSyncSettings, description="How the trainer's weights reach the server."
     )
     step_seconds: float = Field(
-        default=1800, gt=0, description="Longest optimizer step without its rollouts; after it, it hangs."
+        default=1800,
+        gt=0,
+        description="Longest optimizer step without its rollouts; a longer one hangs.",
     )
     expected_minutes: dict[Literal[tuple(STAGES)], Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="Minutes per stage, measured on the reference machine."
@@ -210,19 +203,39 @@ class MachineSettings(Settings):
     )
 
 
+class AccelerateSettings(Settings):
+    """accelerate.yaml, as far as the kit reads it; accelerate's other keys are allowed with any value."""
+
+    distributed_type: Literal[tuple(trl_keys.distributed_types())]
+    num_processes: Positive = 1
+    num_machines: Positive = 1
+    machine_rank: int = Field(default=0, ge=0)
+    main_process_port: int | None = Field(default=None, ge=0)
+    mixed_precision: Literal["no", "fp16", "bf16", "fp8"] = "no"
+    use_cpu: bool = False
+    deepspeed_config: dict[str, Any] = Field(default_factory=dict)
+    fsdp_config: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def library_keys(cls) -> dict[str, Any]:
+        """List the other keys of accelerate's file, with the older names that it still converts."""
+        names = {*trl_keys.accelerate_keys(), "fp16", "dynamo_backend"}
+        return dict.fromkeys(names - set(cls.model_fields), Any)
+
+
 SITE_ROOT = Path(__file__).resolve().parents[2] / "sites"
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)]
 
 
 class Site(Settings):
-    """What `r1kit run --on slurm` asks the cluster for."""
+    """Requests of `r1kit run --on slurm` to the cluster."""
 
     partition: str | None = Field(default=None, description="Slurm's partition; null: the default one.")
-    account: str | None = Field(default=None, description="Whom the hours are charged to.")
+    account: str | None = Field(default=None, description="Account that is charged.")
     time: str = Field(
         default="24:00:00",
         pattern=r"^(\d+-)?\d{1,2}(:\d{2}){0,2}$|^\d+$",
-        description="Limit of one start of the job; a run that needs longer is requeued and goes on.",
+        description="Time limit of the job; a longer run is requeued and resumes.",
     )
     server_nodes: int = Field(
         default=0, ge=0, description="Nodes for the vLLM servers, beside the trainer's num_machines."
@@ -234,21 +247,21 @@ class Site(Settings):
         description="Further options of sbatch by their long names, without dashes: {constraint: mi350x}.",
     )
     setup: list[str] = Field(
-        default_factory=list, description="Lines of bash before everything else: module load rocm."
+        default_factory=list, description="Lines of bash that run first: module load rocm."
     )
     environment: dict[str, Text] = Field(
         default_factory=dict, description="Variables of every node: network cards, NCCL, RCCL."
     )
     requeues: int = Field(
-        default=20, ge=0, description="How often a run is put back into the queue at its time limit."
+        default=20, ge=0, description="Most times that a run is requeued at its time limit."
     )
 
 
 def load_site(name_or_path: str) -> Site:
-    """The site of that name in sites/, or in that file; without a name one with every default.
+    """Load the site `sites/<name>.yaml` or the given file; without a name return the defaults.
 
     Raises:
-        SettingsError: there is no such file, or something in it is wrong; all problems at once.
+        SettingsError: with all problems, if the file is missing or wrong.
     """
     if not name_or_path:
         return Site()

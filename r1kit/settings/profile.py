@@ -1,13 +1,9 @@
 """Load a profile: read its files, apply overrides, check types and rules, report every problem at once.
 
-accelerate.yaml: accelerate's own file, checked against accelerate's keys.
-
-Which strict model reads which file of a profile, and how a file is checked.
-
-The settings of a composed training: those of the whole pipeline, and those of each of its stages.
-
-Files, then the pipeline's `set`, then what the user changed (`--set`), then the stage's `set`: the last
-that speaks wins.
+`load_profile` is the entry. It reads each file (`_read`), sets the overrides in the raw values
+(`_apply_overrides`), checks each file against its model (`validate_section`), then all files together
+(`rules.check`). The last part derives the profiles of a pipeline's stages: the files, then the pipeline's
+`set`, then `--set`, then the stage's `set`; the later one wins.
 """
 
 from __future__ import annotations
@@ -23,12 +19,9 @@ from r1kit.settings import trl_keys
 from r1kit.settings.data import DataSettings, HubDataSettings
 from r1kit.settings.errors import Problem, SettingsError, describe, display_path, nearest_name
 from r1kit.settings.evaluation import BenchmarkSettings, EvaluationSettings
-from r1kit.settings.machine import MachineSettings, grpo_processes
+from r1kit.settings.machine import AccelerateSettings, MachineSettings, grpo_processes
 from r1kit.settings.pipelines import AnyStage, Pipeline, PipelineSettings, place_of
 from r1kit.settings.rules import View, check
-from r1kit.settings.rules import data as _data_rules  # noqa: F401 - registers its rules
-from r1kit.settings.rules import machine as _machine_rules  # noqa: F401
-from r1kit.settings.rules import training as _training_rules  # noqa: F401
 from r1kit.settings.training import (
     TRAINER_SECTIONS,
     BaseSettings,
@@ -40,60 +33,6 @@ from r1kit.settings.training import (
 from r1kit.settings.validation import Settings, Source, key_path, set_override, unshared, validate
 from r1kit.settings.yaml import KeyPath, read_file, yaml_dump
 
-# Older names that accelerate still converts.
-CONVERTED = ("fp16", "dynamo_backend")
-PRECISIONS = ("no", "fp16", "bf16", "fp8")
-WHOLE = ("num_processes", "num_machines", "machine_rank", "main_process_port")
-
-
-def validate_accelerate(data: Any, source: Source) -> tuple[dict | None, list[Problem], set[KeyPath]]:
-    """Check accelerate.yaml: its mapping (None if anything is wrong), the problems, the wrong paths."""
-    if not isinstance(data, dict):
-        found = "an empty file" if data is None else describe(data)
-        return (
-            None,
-            [Problem(source.file, "", found=found, allowed="a mapping of keys to values: key: value")],
-            {()},
-        )
-    known = [*trl_keys.accelerate_keys(), *CONVERTED]
-    found: dict[str, Problem] = {}
-
-    def wrong(key: str, allowed: str, message: str = "", nearest: str = "") -> None:
-        value = describe(data[key]) if key in data else "nothing"
-        found[key] = source.problem((key,), found=value, allowed=allowed, message=message, nearest=nearest)
-
-    for key in data:
-        if key not in known:
-            wrong(key, "", "Unknown key; accelerate would refuse the file.", nearest_name(key, known))
-    kinds = trl_keys.distributed_types()
-    kind = data.get("distributed_type")
-    if kind not in kinds:
-        nearest = nearest_name(kind, kinds) if isinstance(kind, str) else ""
-        hint = 'YAML reads a bare NO as false; write distributed_type: "NO"' if kind is False else ""
-        wrong("distributed_type", f"one of {', '.join(kinds)}", hint, nearest)
-    precision = data.get("mixed_precision", "no")
-    if precision not in PRECISIONS:
-        hint = 'YAML reads a bare no as false; write mixed_precision: "no"' if precision is False else ""
-        nearest = nearest_name(precision, PRECISIONS) if isinstance(precision, str) else ""
-        wrong("mixed_precision", f"one of {', '.join(PRECISIONS)}", hint, nearest)
-    for key in WHOLE:
-        least = 1 if key in ("num_processes", "num_machines") else 0
-        value = data.get(key, least)
-        if value is None and key == "main_process_port":
-            continue
-        if type(value) is not int or value < least:
-            wrong(key, f"a whole number, {least} or more")
-    if not isinstance(data.get("use_cpu", False), bool):
-        wrong("use_cpu", "true or false")
-    if "num_processes" not in data and kind != "NO":
-        wrong("num_processes", "a whole number, 1 or more", "The key is missing.")
-    for key in ("deepspeed_config", "fsdp_config"):
-        if not isinstance(data.get(key, {}), dict):
-            wrong(key, "a mapping")
-    problems = sorted(found.values(), key=lambda problem: problem.line or 0)
-    return (None if problems else dict(data)), problems, {(key,) for key in found}
-
-
 FILES: dict[str, type[Settings]] = {
     "machine": MachineSettings,
     "data": DataSettings,
@@ -102,103 +41,17 @@ FILES: dict[str, type[Settings]] = {
     "grpo": GrpoSettings,
     "evaluation": EvaluationSettings,
     "pipeline": PipelineSettings,
+    "accelerate": AccelerateSettings,
 }
-SECTIONS = (*FILES, "accelerate")
-OPTIONAL_FILES = ("base", "pipeline")
-
-
-def model_for(section: str, data: Any) -> type[Settings]:
-    """Return the model that a content chooses: `source` in data.yaml, `benchmarks` in evaluation.yaml."""
-    if isinstance(data, dict):
-        if section == "data" and data.get("source") == "hub":
-            return HubDataSettings
-        if section == "evaluation" and "benchmarks" in data:
-            return BenchmarkSettings
-    return FILES[section]
-
-
-def known_keys(section: str) -> list[str]:
-    """List every key that may be in the section's file."""
-    own = FILES[section]
-    theirs = own.trainer_keys() if issubclass(own, TrainerSettings) else {}
-    return [*own.model_fields, *theirs]
-
-
-def validate_section(section: str, data: Any, source: Source) -> tuple[Any, list[Problem], set[KeyPath]]:
-    """Check one file of a profile, by itself.
-
-    Returns:
-        the typed section (None if anything is wrong), the problems, and the paths that are wrong.
-    """
-    if section == "accelerate":
-        return validate_accelerate(data, source)
-    model = model_for(section, data)
-    trainer = issubclass(model, TrainerSettings)
-    typed, problems, wrong = validate(
-        model,
-        data,
-        source,
-        beside=model.trainer_keys() if trainer else None,
-        explain=lambda name: _unknown_key(section, name),
-    )
-    return model.from_flat(data) if trainer and typed else typed, problems, wrong
-
-
-def resolved_section(section: str, values: Mapping[str, Any]) -> Any:
-    """Read one section of resolved.yaml back as its typed settings.
-
-    The profile was checked when the file was written: TRL's values and the rules are not checked again.
-
-    Raises:
-        SettingsError: an unknown key, or a wrong value of one of our own keys: somebody edited the file.
-    """
-    model = model_for(section, values)
-    theirs = model.trainer_keys() if issubclass(model, TrainerSettings) else {}
-    own = {key: value for key, value in values.items() if key not in theirs}
-    source = Source(section, f"{section} of resolved.yaml")
-    typed, problems, _ = validate(model, own, source, explain=lambda name: _unknown_key(section, name))
-    if problems:
-        raise SettingsError(problems)
-    return model.from_flat(values) if theirs else typed
-
-
-def _unknown_key(section: str, name: str) -> dict[str, str]:
-    """Explain a key that the section's file does not take: a former name, a key of another file."""
-    own = FILES[section]
-    if issubclass(own, TrainerSettings):
-        if name in trl_keys.REFUSED:
-            return {
-                "allowed": "not in this file",
-                "nearest": "",
-                "message": trl_keys.REFUSED[name],
-                "rule": "refused_key",
-            }
-        if name in trl_keys.RENAMED:
-            nearest, why = trl_keys.RENAMED[name]
-            return {
-                "allowed": "",
-                "nearest": nearest if nearest in known_keys(section) else "",
-                "message": f"Unknown key. {why}".strip(),
-                "rule": "renamed_key",
-            }
-    fields = {}
-    if issubclass(own, TrainerSettings):  # too many keys to list them all
-        fields = {"allowed": "", "nearest": nearest_name(name, known_keys(section))}
-    files = [f"{other}.yaml" for other in FILES if other != section and name in known_keys(other)]
-    if files:
-        message = f"Unknown key here; it belongs in {' or '.join(files)}."
-        fields |= {"message": message, "nearest": ""}
-    return fields
-
-
-CONFIG_ROOT = Path(__file__).resolve().parents[2] / "configs"
-LENGTHS = {"max_steps", "num_train_epochs"}
-"""Two ways to say how long a training is; a file has one of them."""
-MISSING = {
+OPTIONAL_FILES = {
     "base": "This profile has no base.yaml: it starts from a given model.",
     "pipeline": "This profile has no pipeline.yaml.",
 }
-"""What to say about an override of a file that a profile may leave out."""
+"""Files that a profile may leave out, with the message about an override of a missing one."""
+
+CONFIG_ROOT = Path(__file__).resolve().parents[2] / "configs"
+LENGTHS = {"max_steps", "num_train_epochs"}
+"""The two keys for the length of a training; a file has one of them."""
 
 
 @dataclass(frozen=True)
@@ -219,11 +72,11 @@ class Profile:
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
 
     def dump(self) -> dict[str, Any]:
-        """What programs read, as plain mappings, for resolved.yaml; `base` only if there is one.
+        """Return the sections as plain mappings for resolved.yaml; `base` only if there is one.
 
-        Without accelerate, which has a file of its own, and pipeline, of which each stage is told its part.
+        accelerate has its own file, and each pipeline stage gets its own part of pipeline.yaml.
         """
-        sections = {name: getattr(self, name) for name in FILES if name != "pipeline"}
+        sections = {name: getattr(self, name) for name in FILES if name not in ("pipeline", "accelerate")}
         return {
             name: settings.flat() if name in TRAINER_SECTIONS else settings.model_dump(mode="json")
             for name, settings in sections.items()
@@ -231,10 +84,10 @@ class Profile:
         }
 
     def accelerate_yaml(self, program: str = "") -> str:
-        """The text of accelerate.yaml with overrides applied, for the job folder of `program`.
+        """Return the text of accelerate.yaml with overrides applied, for the job folder of `program`.
 
-        With a layout GRPO starts one process on each device of `train`, however many the file says; a program
-        whose settings say `alone` gets one process.
+        With a layout GRPO starts one process per device of `train`, whatever the file says; a program with
+        `alone` in its settings gets one process.
         """
         section = getattr(self, {"pretrain": "base"}.get(program, program), None)
         if section is not None and section.alone:
@@ -243,14 +96,21 @@ class Profile:
         count = {"num_processes": self.grpo_processes} if program == "grpo" and self.machine.layout else {}
         return yaml_dump(self.accelerate | count)
 
+    def in_effect(self, section: str, key: str) -> Any:
+        """Return the value of a trainer's key: the file's or TRL's default; None without either."""
+        settings = getattr(self, section)
+        default = trl_keys.default(section, key)
+        given = {**settings.model, **settings.trl}
+        return given.get(key, None if default is ... else default)
+
     @property
     def grpo_processes(self) -> int:
-        """Processes in which GRPO trains (see `cluster.grpo_processes`)."""
+        """Processes in which GRPO trains (see `machine.grpo_processes`)."""
         return grpo_processes(self.machine.layout, self.accelerate.get("num_processes", 1))
 
 
 def profile_names(config_root: str | Path | None = None) -> list[str]:
-    """Profiles that can be loaded by name: the folders in configs/."""
+    """List the profiles that can be loaded by name: the folders in configs/."""
     root = Path(config_root or CONFIG_ROOT)
     return sorted(folder.name for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
 
@@ -260,21 +120,22 @@ def load_profile(
     overrides: Mapping[str, Any] | None = None,
     config_root: str | Path | None = None,
 ) -> Profile:
-    """The profile of that name in `configs/`, or in that folder.
+    """Load and check a profile.
 
     Args:
         name_or_path: `cpu-tiny`, or the path of a profile folder.
-        overrides: `{"sft.learning_rate": 1e-3}`; they replace what the files say and are checked like it.
-        config_root: where named profiles are, by default `configs/` of the project.
+        overrides: `{"sft.learning_rate": 1e-3}`; they replace values of the files and are checked like them.
+        config_root: folder of the named profiles, by default the project's `configs/`.
 
     Raises:
         SettingsError: with all problems of all files.
     """
-    profile, problems = _judge(_find_folder(name_or_path, config_root), overrides or {})
+    folder = _find_folder(name_or_path, config_root)
+    profile, problems = _load(folder, overrides or {})
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors or profile is None:
         count = f"{len(errors)} problem{'s' if len(errors) != 1 else ''}"
-        raise SettingsError(errors, f"{count} in profile {_find_folder(name_or_path, config_root).name}")
+        raise SettingsError(errors, f"{count} in profile {folder.name}")
     return profile
 
 
@@ -283,17 +144,17 @@ def examine_profile(
     overrides: Mapping[str, Any] | None = None,
     config_root: str | Path | None = None,
 ) -> list[Problem]:
-    """All problems of a profile, errors before warnings, as a list: for the doctor. Raises nothing for them.
+    """List all problems of a profile for the doctor, errors before warnings.
 
     Raises:
         SettingsError: there is no such profile.
     """
-    _, problems = _judge(_find_folder(name_or_path, config_root), overrides or {})
+    _, problems = _load(_find_folder(name_or_path, config_root), overrides or {})
     return sorted(problems, key=lambda problem: problem.severity != "error")
 
 
-def _judge(folder: Path, overrides: Mapping[str, Any]) -> tuple[Profile | None, list[Problem]]:
-    """The profile (None if a file is not valid by itself) and everything that is wrong with it."""
+def _load(folder: Path, overrides: Mapping[str, Any]) -> tuple[Profile | None, list[Problem]]:
+    """Return the profile (None if there is an error) and all problems."""
     values, sources, problems = _read(folder)
     problems += _apply_overrides(values, sources, overrides)
     if ("algorithm",) in (source.overridden if (source := sources.get("grpo")) else ()):
@@ -303,7 +164,7 @@ def _judge(folder: Path, overrides: Mapping[str, Any]) -> tuple[Profile | None, 
     for section, value in values.items():
         typed[section], found, wrong[section] = validate_section(section, value, sources[section])
         problems += found
-    models = {section: model_for(section, value) for section, value in values.items() if section in FILES}
+    models = {section: model_for(section, value) for section, value in values.items()}
     problems += check(View(values, sources, wrong, models))
     if any(problem.severity == "error" for problem in problems):
         return None, problems
@@ -316,38 +177,105 @@ def _judge(folder: Path, overrides: Mapping[str, Any]) -> tuple[Profile | None, 
 
 
 def settings_hash(profile: Profile | Mapping[str, Any], sections: Iterable[str] | None = None) -> str:
-    """16 hex digits over the named sections (default: all), equal for equal values in any order of keys."""
+    """Hash the named sections (default: all) to 16 hex digits, independent of the order of keys."""
     values = {**profile.dump(), "accelerate": profile.accelerate} if isinstance(profile, Profile) else profile
     chosen = {name: values.get(name) for name in (sections if sections is not None else values)}
     text = json.dumps(chosen, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """Put overrides over others; `upper` wins, also if it counts in steps where `lower` counts in epochs."""
-    said = {_other_length(key) for key in upper} - set(upper)
-    return {key: value for key, value in lower.items() if key not in said} | dict(upper)
+# One file of a profile.
+
+
+def model_for(section: str, data: Any) -> type[Settings]:
+    """Return the model of a file: `source` decides in data.yaml, `benchmarks` in evaluation.yaml."""
+    if isinstance(data, dict):
+        if section == "data" and data.get("source") == "hub":
+            return HubDataSettings
+        if section == "evaluation" and "benchmarks" in data:
+            return BenchmarkSettings
+    return FILES[section]
+
+
+def known_keys(section: str) -> list[str]:
+    """List every key that the section's file may have."""
+    return [*FILES[section].model_fields, *FILES[section].library_keys()]
+
+
+def validate_section(section: str, data: Any, source: Source) -> tuple[Any, list[Problem], set[KeyPath]]:
+    """Check one file of a profile without the others.
+
+    Returns:
+        the typed section (None if anything is wrong), the problems, and the paths that are wrong.
+    """
+    model = model_for(section, data)
+    typed, problems, wrong = validate(model, data, source, explain=lambda name: _unknown_key(section, name))
+    if typed and issubclass(model, TrainerSettings):
+        typed = model.from_flat(data)
+    return (dict(data) if typed and section == "accelerate" else typed), problems, wrong
+
+
+def resolved_section(section: str, values: Mapping[str, Any]) -> Any:
+    """Read one section of resolved.yaml back as its typed settings.
+
+    The profile was checked when the file was written: TRL's values and the rules are not checked again.
+
+    Raises:
+        SettingsError: an unknown key, or a wrong value of one of our own keys, because the file was edited.
+    """
+    model = model_for(section, values)
+    own = {key: value for key, value in values.items() if key not in model.library_keys()}
+    source = Source(section, f"{section} of resolved.yaml")
+    typed, problems, _ = validate(model, own, source, explain=lambda name: _unknown_key(section, name))
+    if problems:
+        raise SettingsError(problems)
+    return model.from_flat(values) if issubclass(model, TrainerSettings) else typed
+
+
+def _unknown_key(section: str, name: str) -> dict[str, str]:
+    """Explain a key that the section's file does not take: refused, renamed, or a key of another file."""
+    fields = {}
+    if section in TRAINER_SECTIONS:
+        if name in trl_keys.REFUSED:
+            fields = {"allowed": "not in this file", "message": trl_keys.REFUSED[name], "rule": "refused_key"}
+            return fields | {"nearest": ""}
+        if name in trl_keys.RENAMED:
+            nearest, why = trl_keys.RENAMED[name]
+            nearest = nearest if nearest in known_keys(section) else ""
+            fields = {"nearest": nearest, "message": f"Unknown key. {why}".strip(), "rule": "renamed_key"}
+            return fields | {"allowed": ""}
+    if section in (*TRAINER_SECTIONS, "accelerate"):  # too many keys to list them all
+        fields = {"allowed": "", "nearest": nearest_name(name, known_keys(section))}
+    if section == "accelerate":
+        fields["message"] = "Unknown key; accelerate would refuse the file."
+    files = [f"{other}.yaml" for other in FILES if other != section and name in known_keys(other)]
+    if files:
+        fields |= {"message": f"Unknown key here; it belongs in {' or '.join(files)}.", "nearest": ""}
+    return fields
+
+
+# Overrides, folders and files.
 
 
 def _apply_overrides(
     values: dict[str, Any], sources: dict[str, Source], overrides: Mapping[str, Any]
 ) -> list[Problem]:
-    """Set each override in `values`, note it in `sources`, and return problems of those without a place.
+    """Set each override in `values`, note it in `sources`, and return problems of those that fit nowhere.
 
-    Whether key and value are allowed is left to the validation that follows.
+    The validation that follows checks key and value.
     """
     problems = []
     for section in {name.partition(".")[0] for name in overrides} & set(values):
         values[section] = unshared(values[section])
     for name, value in overrides.items():
         section, *keys = name.split(".")
-        if section not in SECTIONS or not keys:
-            known, nearest = ", ".join(f"{s}.…" for s in SECTIONS), nearest_name(section, SECTIONS)
+        if section not in FILES or not keys:
+            known, nearest = ", ".join(f"{s}.…" for s in FILES), nearest_name(section, FILES)
             place, message = f"override {name}", "Unknown section."
             problems.append(Problem(place, name, describe(value), known, nearest, message))
         elif section not in values:
-            # A file that a profile must have is reported as missing.
-            if message := MISSING.get(section):
+            # A missing required file has its own problem.
+            if message := OPTIONAL_FILES.get(section):
                 problems.append(Problem(f"override {name}", name, found=describe(value), message=message))
         elif isinstance(values[section], dict):
             path = place_of(values[section], keys) if section == "pipeline" else key_path(keys)
@@ -356,11 +284,17 @@ def _apply_overrides(
                 continue
             wrong = set_override(sources[section], values[section], name, path, value)
             if section == "pipeline" and not wrong:  # a stage's `set` has one length as well
-                _drop(values[section], (*path[:-1], _other_length(path[-1])))
+                parent = values[section]
+                for part in path[:-1]:
+                    parent = parent[part]
+                if isinstance(parent, dict):
+                    parent.pop(_other_length(path[-1]), None)
             problems += wrong
     for section, source in sources.items():
-        if isinstance(values.get(section), dict):
-            _replace_length(values[section], source)
+        overridden = LENGTHS & {path[0] for path in source.overridden if len(path) == 1}
+        if len(overridden) == 1 and isinstance(values.get(section), dict):
+            for other in LENGTHS - overridden:
+                values[section].pop(other, None)
     return problems
 
 
@@ -368,22 +302,6 @@ def _other_length(key: Any) -> str:
     """`sft.num_train_epochs` for `sft.max_steps` and the other way round; "" for another key."""
     section, _, word = str(key).rpartition(".")
     return f"{section}.{next(iter(LENGTHS - {word}))}" if word in LENGTHS else ""
-
-
-def _drop(container: Any, path: KeyPath) -> None:
-    *way, last = path
-    for part in way:
-        container = container[part]
-    if isinstance(container, dict):
-        container.pop(last, None)
-
-
-def _replace_length(values: dict[str, Any], source: Source) -> None:
-    """Drop the file's length, in steps or in epochs, if the other one was overridden."""
-    said = LENGTHS & {path[0] for path in source.overridden if len(path) == 1}
-    if len(said) == 1:
-        for other in LENGTHS - said:
-            values.pop(other, None)
 
 
 def _find_folder(name_or_path: str | Path, config_root: str | Path | None) -> Path:
@@ -408,30 +326,21 @@ def _find_folder(name_or_path: str | Path, config_root: str | Path | None) -> Pa
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Source], list[Problem]]:
-    """Raw values of all files that could be read, where they came from, and what could not be read."""
+    """Read all files: raw values and sources of the readable ones, problems of the others."""
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
     problems: list[Problem] = []
     present = [path.name for path in folder.iterdir()]
-    for section in SECTIONS:
+    for section in FILES:
         path = folder / f"{section}.yaml"
         name = display_path(path)
         if not path.is_file():
             if section not in OPTIONAL_FILES:
-                nearest = nearest_name(path.name, set(present) - {f"{other}.yaml" for other in SECTIONS}, 0.7)
-                files = ", ".join(f"{other}.yaml" for other in SECTIONS)
-                message = f"The file is missing; a profile is a folder with {files}."
-                problems.append(
-                    Problem(
-                        name,
-                        "",
-                        found="no such file",
-                        allowed="a file",
-                        nearest=nearest,
-                        message=message,
-                        rule="missing_file",
-                    )
-                )
+                files = [f"{other}.yaml" for other in FILES]
+                nearest = nearest_name(path.name, set(present) - set(files), 0.7)
+                message = f"The file is missing; a profile is a folder with {', '.join(files)}."
+                fields = {"nearest": nearest, "message": message, "rule": "missing_file"}
+                problems.append(Problem(name, "", "no such file", "a file", **fields))
             continue
         document = read_file(path)
         problems += document.problems
@@ -441,8 +350,11 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Source], list[Problem
     return values, sources, problems
 
 
+# The profiles of a pipeline's stages.
+
+
 def pipeline_of(profile: Profile, name: str) -> Pipeline:
-    """The pipeline called `name`.
+    """Return the pipeline called `name`.
 
     Raises:
         SettingsError: the profile has no such pipeline, or no pipeline.yaml.
@@ -457,7 +369,7 @@ def pipeline_of(profile: Profile, name: str) -> Pipeline:
 
 
 def pipeline_profile(source: str | Path, overrides: Mapping[str, Any], name: str) -> Profile:
-    """The profile under which the whole pipeline runs, its data stage included.
+    """Load the profile of a whole pipeline, its data stage included.
 
     Raises:
         SettingsError: bad settings, or no such pipeline.
@@ -470,7 +382,7 @@ def pipeline_profile(source: str | Path, overrides: Mapping[str, Any], name: str
 
 
 def stage_profiles(source: str | Path, overrides: Mapping[str, Any], name: str) -> dict[str, Profile]:
-    """The profile of every stage of a pipeline, by the stage's name, in order.
+    """Load the profile of each stage of a pipeline, by the stage's name, in order.
 
     Raises:
         SettingsError: with the problems of all stages.
@@ -479,7 +391,7 @@ def stage_profiles(source: str | Path, overrides: Mapping[str, Any], name: str) 
 
 
 def profiles_under(whole: Profile, source: str | Path, name: str) -> dict[str, Profile]:
-    """`stage_profiles`, given the profile of the whole pipeline."""
+    """Load `stage_profiles` from the profile of the whole pipeline."""
     stages = pipeline_of(whole, name).stages
     profiles, problems = {}, []
     for position, stage in enumerate(stages):
@@ -494,9 +406,9 @@ def profiles_under(whole: Profile, source: str | Path, name: str) -> dict[str, P
 
 
 def implied_settings(stage: AnyStage, stages: list[AnyStage], whole: Profile) -> dict[str, Any]:
-    """What a stage's place in the pipeline says about its file, so that the rules judge what will happen.
+    """Return the overrides that follow from a stage's place, so that the rules check what will really run.
 
-    A model that no SFT came before counts as the base model. The lessons of 04 and 04b are no part of it.
+    A model without an earlier SFT counts as the base model. The keys of the lessons 04 and 04b are removed.
     """
     if stage.kind not in ("sft", "grpo"):
         return {}
@@ -507,15 +419,21 @@ def implied_settings(stage: AnyStage, stages: list[AnyStage], whole: Profile) ->
     return implied
 
 
+def over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Put overrides over others; `upper` wins, also if it counts in steps where `lower` counts in epochs."""
+    replaced = {_other_length(key) for key in upper} - set(upper)
+    return {key: value for key, value in lower.items() if key not in replaced} | dict(upper)
+
+
 def base_of(profile: Profile) -> str:
-    """The base model as `model_name_or_path` names it: the data stage's, or the given model."""
+    """Return the base model's `model_name_or_path`: the data stage's model, or the given one."""
     if profile.base is not None:
         return "01_data"
     return profile.sft.model["model_name_or_path"]
 
 
 def ancestors(name: str, stages: list[AnyStage]) -> set[str]:
-    """The kinds of all stages whose weights this stage's model went through."""
+    """Return the kinds of all stages that trained the model of this stage before it."""
     by_name = {stage.name: stage for stage in stages}
     kinds, source = set(), by_name[name].sources().get("model")
     while source in by_name:
@@ -525,7 +443,7 @@ def ancestors(name: str, stages: list[AnyStage]) -> set[str]:
 
 
 def _placed(error: SettingsError, where: str, source: str | Path, stage: str = "") -> list[Problem]:
-    """The problems of a file that are the pipeline's doing, with their place in pipeline.yaml."""
+    """Give the problems of a stage's settings their place in pipeline.yaml."""
     word = f"in the stage {stage}" if stage else "in this pipeline"
     return [
         replace(

@@ -1,8 +1,8 @@
-"""`rewards` in grpo.yaml: one model per reward, because each has parameters of its own.
+"""`rewards` in grpo.yaml: one model per reward, because each has its own parameters.
 
-Names and parameters are those of the functions in `r1kit/rewards`, which are open-r1's where it has the
-reward. Where a length is `null`, it is `max_completion_length` of the same file: open-r1's own limit of 16384
-made its overlong punishment always 0 in its demo, which stops at 2048.
+Names and parameters are those of the functions in `r1kit/rewards`, which follow open-r1 where it has the
+reward. A length of `null` means `max_completion_length` of the same file: with open-r1's fixed 16384 its
+overlong punishment was always 0 in a demo that stops at 2048 tokens.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Length(Reward):
 
 
 class Cosine(Reward):
-    """A cosine from one value to the other as the completion grows, one pair for right and one for wrong."""
+    """A cosine between two values over the completion's length, with other values for wrong answers."""
 
     name: Literal["cosine"]
     min_value_wrong: float = Field(default=-1.0, description="For a wrong answer of no length.")
@@ -102,7 +102,7 @@ class Code(Reward):
     name: Literal["code"]
     require_reasoning: bool = Field(
         default=False,
-        description="No program counts before `</think>`; true by itself if the template opens `<think>`.",
+        description="Ignore programs before `</think>`; always on if the template opens `<think>`.",
     )
 
 
@@ -120,19 +120,19 @@ class CodeFormat(Reward):
 
 
 class NaiveAccuracy(Reward):
-    """For a lesson only: the solution occurs somewhere in the text."""
+    """Only for a lesson: the solution occurs somewhere in the text."""
 
     name: Literal["naive_accuracy"]
 
 
 class NaiveSteps(Reward):
-    """For a lesson only: open-r1's pattern for reasoning steps."""
+    """Only for a lesson: open-r1's pattern for reasoning steps."""
 
     name: Literal["naive_steps"]
 
 
 class NaiveCode(Reward):
-    """For a lesson only: the program, run without input, prints the solution."""
+    """Only for a lesson: the program, run without input, prints the solution."""
 
     name: Literal["naive_code"]
 

@@ -1,13 +1,8 @@
-"""base.yaml, sft.yaml, grpo.yaml: our own keys, and how they stand beside those of TRL and transformers.
+"""base.yaml, sft.yaml, grpo.yaml: the kit's own keys, beside those of TRL and transformers.
 
-These files are flat: `learning_rate` is a key of TRL's SFTConfig, `row_packing` one of ours. What TRL and
-transformers already name is not repeated here; trl_keys.json lists it.
-
-GRPO's family by name: what `algorithm` in grpo.yaml stands for in TRL's keys.
-
-grpo.yaml's `guards`: signs at which a GRPO is stopped, since what follows would be wasted or harmful.
-
-grpo.yaml's `curriculum` and `dynamic_sampling`: which prompts are asked, which groups are trained on.
+These files are flat: `learning_rate` is a key of TRL's SFTConfig, `row_packing` one of the kit.
+trl_keys.json lists TRL's and transformers' keys, so they are not repeated here. `algorithm` in grpo.yaml
+stands for several of TRL's keys (`expand`).
 """
 
 from __future__ import annotations
@@ -31,20 +26,20 @@ DEFINING: dict[str, dict[str, Any]] = {
     "gspo": {"loss_type": "grpo", "importance_sampling_level": "sequence"},
     "cispo": {"loss_type": "cispo", "importance_sampling_level": "token"},
 }
-"""Keys without which it would be another algorithm: a file may repeat them and not contradict them."""
+"""Keys that define the algorithm: a file may repeat them but not contradict them."""
 
 USUAL: dict[str, dict[str, Any]] = {
     "dapo": {"epsilon": 0.2, "epsilon_high": 0.28},
     "gspo": {"epsilon": 3e-4, "epsilon_high": 4e-4},
     "cispo": {"epsilon_high": 5.0},
 }
-"""The papers' bounds; a key in the file takes their place."""
+"""The papers' clipping bounds; a key in the file replaces them."""
 
 
 def expand(algorithm: Any) -> dict[str, Any]:
-    """Return TRL's keys for an algorithm; none for anything else, which leaves all to the file.
+    """Return TRL's keys for an algorithm, none for any other value.
 
-    Each paper changes one line of GRPO; what a file does not say stays as it is in TRL:
+    Each paper changes one line of GRPO; keys that are set neither here nor in the file keep TRL's default:
 
     - `grpo` (DeepSeekMath, arXiv:2402.03300, equation 3): the mean over each completion, then over
       completions; the advantage is divided by the group's standard deviation.
@@ -65,10 +60,10 @@ def expand(algorithm: Any) -> dict[str, Any]:
 
 
 def make_room(values: dict[str, Any], kept: Container[Any]) -> None:
-    """Drop from grpo.yaml's values the keys of its own algorithm: an override names another.
+    """Drop the file's keys that the algorithm of an override sets.
 
     Args:
-        kept: keys that were overridden as well.
+        kept: keys that were overridden too.
     """
     for key in expand(values["algorithm"]):
         if key not in kept:
@@ -76,16 +71,16 @@ def make_room(values: dict[str, Any], kept: Container[Any]) -> None:
 
 
 def same(key: str, one: Any, other: Any) -> bool:
-    """Whether two values of a TRL key mean the same: `scale_rewards` also takes true and false."""
+    """Compare two values of a TRL key; for `scale_rewards` true means "group" and false "none"."""
     if key == "scale_rewards":
         one, other = ({True: "group", False: "none"}.get(v, v) for v in (one, other))
     return one == other
 
 
 class GuardSettings(Settings):
-    """Bounds on averages over `window` logged rows; null turns a guard off.
+    """Signs of collapse that stop GRPO: bounds on averages over `window` logged rows; null turns one off.
 
-    The bounds are wide: they end what has failed, and the shipped runs pass none of them.
+    The bounds are wide, so that they stop only runs that have failed; the shipped profiles stay inside.
     """
 
     window: Positive = Field(default=10, description="Logged rows that an average is taken over.")
@@ -124,17 +119,17 @@ class GuardSettings(Settings):
 
 
 class LengthStage(Settings):
-    """From which step on completions may be how long."""
+    """Completion length from a step on."""
 
     step: int = Field(ge=0, description="First optimizer step of the stage.")
     max_completion_length: Positive = Field(description="Longest completion in tokens.")
 
 
 class CurriculumSettings(Settings):
-    """Which prompts GRPO asks.
+    """Selection of GRPO's prompts.
 
-    `levels` goes from one level of the dataset to the next; `pass_rate` asks what is sometimes right;
-    `length` leaves the prompts alone and lets completions grow longer in stages.
+    `levels` moves from one level of the dataset to the next; `pass_rate` prefers prompts that are sometimes
+    solved; `length` uses all prompts and raises the completion length in stages.
     """
 
     strategy: Literal["none", "levels", "pass_rate", "length"] = Field(description="How prompts are chosen.")
@@ -159,20 +154,21 @@ class CurriculumSettings(Settings):
 
 
 class DynamicSamplingSettings(Settings):
-    """Groups whose completions all earned the same are replaced by others (DAPO, section 3.2); those that are
-    left are passed over by the gradient's work.
+    """Replacement of groups whose completions all earned the same (DAPO, section 3.2).
+
+    The gradient skips such groups if they remain.
     """
 
     max_extra: float = Field(
         default=1.0,
         ge=0,
         le=10,
-        description="Groups written in addition at most, as a multiple of the step's; 0: none is replaced.",
+        description="Most extra groups per step, as a multiple of the step's groups; 0: no replacement.",
     )
 
 
 TRAINER_SECTIONS = ("base", "sft", "grpo")
-"""Files whose keys go to a trainer: to TrainingArguments, SFTConfig and GRPOConfig."""
+"""Files with keys of TrainingArguments, SFTConfig and GRPOConfig."""
 
 
 class TrainerSettings(Settings):
@@ -203,14 +199,14 @@ class TrainerSettings(Settings):
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> Self:
-        """Sort the keys of a file. TRL's keys are taken as they are: `profile.validate_section` checks them.
+        """Sort the keys of a file. TRL's keys are not checked here; `profile.validate_section` does that.
 
         Raises:
-            pydantic.ValidationError: one of our own keys has a wrong value, or a key belongs to nobody.
+            pydantic.ValidationError: an unknown key, or a wrong value of one of the kit's own keys.
         """
-        theirs = cls.trainer_keys()
-        settings = cls.model_validate({key: value for key, value in values.items() if key not in theirs})
-        given = {key: value for key, value in values.items() if key in theirs}
+        library = cls.library_keys()
+        settings = cls.model_validate({key: value for key, value in values.items() if key not in library})
+        given = {key: value for key, value in values.items() if key in library}
         given = {**expand(getattr(settings, "algorithm", None)), **given}
         trainer = trl_keys.keys(cls.section)
         # A key that both name (trust_remote_code in some releases) goes to the trainer.
@@ -220,23 +216,23 @@ class TrainerSettings(Settings):
 
     @classmethod
     @functools.cache
-    def trainer_keys(cls) -> dict[str, Any]:
-        """List the keys that the file takes for the trainer and for ModelConfig, with their types."""
-        theirs = trl_keys.trainer_keys(cls.section)
-        return {key: kind for key, kind in theirs.items() if key not in cls.model_fields}
+    def library_keys(cls) -> dict[str, Any]:
+        """List the file's keys of the trainer and of ModelConfig, with their types."""
+        library = trl_keys.trainer_keys(cls.section)
+        return {key: kind for key, kind in library.items() if key not in cls.model_fields}
 
     @property
     def trl(self) -> dict[str, Any]:
-        """Keywords of the trainer's configuration class, as far as the file gives them."""
+        """The keywords of the trainer's configuration class that the file sets."""
         return dict(self._trl)
 
     @property
     def model(self) -> dict[str, Any]:
-        """Keywords of TRL's ModelConfig, as far as the file gives them."""
+        """The keywords of TRL's ModelConfig that the file sets."""
         return dict(self._model)
 
     def flat(self) -> dict[str, Any]:
-        """Return the mapping as it would stand in the file, our defaults filled in."""
+        """Return the mapping as in the file, with the kit's defaults filled in."""
         return {**self._model, **self._trl, **self.model_dump(mode="json")}
 
 
@@ -312,20 +308,18 @@ class GrpoSettings(TrainerSettings):
 
     section = "grpo"
 
-    rewards: Annotated[list[AnyReward], Field(min_length=1)] = Field(
-        description="What is rewarded, in this order."
-    )
+    rewards: Annotated[list[AnyReward], Field(min_length=1)] = Field(description="Rewards, in this order.")
     eval_every: Positive | None = Field(
-        default=None, description="Ask held-out problems every so many steps and keep the best weights."
+        default=None, description="Steps between evaluations on held-out problems; the best weights are kept."
     )
     eval_problems: Positive = Field(
-        default=60, description="Held-out problems asked while training, none of the final evaluation's."
+        default=60, description="Held-out problems of these evaluations, none of the final evaluation's."
     )
-    eval_samples: Positive = Field(default=4, description="Answers to each of them.")
+    eval_samples: Positive = Field(default=4, description="Answers per held-out problem.")
     algorithm: AlgorithmName | None = Field(
         default=None, description="Sets TRL's keys of that paper; null: the keys of the file alone."
     )
-    curriculum: CurriculumSettings | None = Field(default=None, description="Which prompts are asked when.")
+    curriculum: CurriculumSettings | None = Field(default=None, description="Selection of the prompts.")
     dynamic_sampling: DynamicSamplingSettings | None = Field(
         default=None, description="Replace groups that give no gradient."
     )
@@ -336,7 +330,7 @@ class GrpoSettings(TrainerSettings):
     programs: Programs | None = Field(default=None, description="Settings of the lesson's code track.")
 
     def failure(self) -> dict[str, Any]:
-        """What changes for the run that fails on purpose: `collapse`, and what so few steps have no room for.
+        """Return the overrides of the run that fails on purpose: `collapse` with a shortened schedule.
 
         Raises:
             ValueError: the file has no `collapse`.

@@ -1,8 +1,8 @@
 """The keys of TRL, transformers and accelerate that a profile's files take.
 
 trl_keys.json holds their names, types and defaults, and the releases they are from; requirements/trl_keys.py
-writes it from the real classes. Below is what the classes do not say: bounds, keys that must not be in a
-file, former names.
+writes it from the real classes. The tables below add what the classes do not declare: bounds, keys that must
+not be in a file, former names.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ RENAMED: dict[str, tuple[str, str]] = {
     "save_safetensors": ("", "transformers removed it; weights are always safetensors."),
 }
 
-# What else there is to say about a value: (key, value as written) -> sentence.
+# How to write the value of a key.
 VALUE_HINTS: dict[str, str] = {
     "rewards": "Write a list of mappings: rewards: [{name: accuracy, weight: 1.0}, {name: format}].",
     "lora_target_modules": "For every linear layer write lora_target_modules: [all-linear].",

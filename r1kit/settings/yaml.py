@@ -1,7 +1,7 @@
-"""Read and write settings files: safe YAML that reads `1e-6` as a number and refuses a key written twice.
+"""Read and write settings files: safe YAML that reads `1e-6` as a number and rejects duplicate keys.
 
-PyYAML follows YAML 1.1, where `1e-6` (no dot) is text, which breaks more learning rates than anything else.
-So the number pattern here is YAML 1.2's; everything else stays YAML 1.1, as accelerate reads it.
+PyYAML follows YAML 1.1, where `1e-6` (without a dot) is text; learning rates are the usual victim. The number
+pattern here is YAML 1.2's; everything else stays YAML 1.1, as accelerate reads it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NUMBER = re.compile(
 
 
 class Loader(getattr(pyyaml, "CSafeLoader", pyyaml.SafeLoader)):
-    """Safe loader with YAML 1.2 numbers and without dates (in a settings file a mistake or a name)."""
+    """Safe loader with YAML 1.2 numbers and without dates (in a settings file a date is a name)."""
 
 
 Loader.yaml_implicit_resolvers = {
@@ -40,7 +40,7 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+01234567
 
 @dataclass
 class Document:
-    """One parsed file: its value, the line (from 1) of every key path, what is wrong with the YAML."""
+    """One parsed file: its value, the line (from 1) of each key path, and the YAML problems."""
 
     value: Any
     lines: dict[KeyPath, int] = field(default_factory=dict)
@@ -48,38 +48,31 @@ class Document:
 
 
 def read_document(text: str, file: str | Path = "<text>") -> Document:
-    """Parse `text`. Never raises: syntax errors, duplicate keys and non-text keys are in `.problems`."""
+    """Parse `text`. Syntax errors, duplicate keys and non-text keys are in `.problems`; nothing is raised."""
     name = display_path(file)
     loader = Loader(text)
     try:
-        node = loader.get_single_node()
         document = Document(value=None)
-        if node is None:
-            return document
-        _walk(node, (), document, name, set())
-        if not document.problems:
-            document.value = loader.construct_document(node)
+        if (node := loader.get_single_node()) is not None:
+            _note_keys(node, (), document, name, set())
+            if not document.problems:
+                document.value = loader.construct_document(node)
         return document
     except pyyaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         reason = getattr(error, "problem", None) or str(error)
+        lines = text.splitlines()
+        snippet = lines[mark.line].strip() if mark and mark.line < len(lines) else ""
+        found = f"`{snippet}`" if snippet else ""
+        message = f"This is not readable YAML: {reason}."
         line = mark.line + 1 if mark else None
-        snippet = text.splitlines()[mark.line].strip() if mark and mark.line < len(text.splitlines()) else ""
-        problem = Problem(
-            name,
-            "",
-            found=f"`{snippet}`" if snippet else "",
-            allowed="YAML",
-            line=line,
-            message=f"This is not readable YAML: {reason}.",
-        )
-        return Document(value=None, problems=[problem])
+        return Document(None, problems=[Problem(name, "", found, "YAML", message=message, line=line)])
     finally:
         loader.dispose()
 
 
 def read_file(path: Path) -> Document:
-    """Parse a settings file. Never raises: that it cannot be read is one of `.problems` too."""
+    """Parse a settings file. A file that cannot be read is in `.problems` too; nothing is raised."""
     try:
         return read_document(path.read_text(encoding="utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
@@ -87,58 +80,50 @@ def read_file(path: Path) -> Document:
         return Document(None, problems=[Problem(display_path(path), "", found=str(error), allowed=allowed)])
 
 
-def _walk(node: pyyaml.Node, path: KeyPath, document: Document, file: str, seen: set[int]) -> None:
-    """Note the line of every key; one written twice is a problem, since YAML would silently keep the last."""
-    if id(node) in seen:  # an alias that points to its own parent
+def _note_keys(node: pyyaml.Node, path: KeyPath, document: Document, file: str, parents: set[int]) -> None:
+    """Add the line of each key below `node`, and a problem for each key that is not text or not unique."""
+    if id(node) in parents:  # an alias to its own parent
         return
-    seen = seen | {id(node)}
+    parents = parents | {id(node)}
     if isinstance(node, pyyaml.SequenceNode):
         for index, item in enumerate(node.value):
             document.lines[(*path, index)] = item.start_mark.line + 1
-            _walk(item, (*path, index), document, file, seen)
+            _note_keys(item, (*path, index), document, file, parents)
     elif isinstance(node, pyyaml.MappingNode):
         first: dict[str, int] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
-            if not isinstance(key_node, pyyaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
-                shown = getattr(key_node, "value", "a mapping or list")
+            key = key_node.value if isinstance(key_node, pyyaml.ScalarNode) else "a mapping or list"
+            if key_node.tag != "tag:yaml.org,2002:str":
+                message = f"YAML does not read this key as text; write it in quotes: '{key}'."
                 document.problems.append(
-                    Problem(
-                        file,
-                        dotted(path),
-                        found=f"the key `{shown}`",
-                        allowed="keys that are text",
-                        line=line,
-                        message=f"YAML does not read this key as text; write it in quotes: '{shown}'.",
-                    )
+                    Problem(file, dotted(path), f"the key `{key}`", "keys that are text", "", message, line)
                 )
                 continue
-            key = key_node.value
             if key in first:
+                found = f"lines {first[key]} and {line}"
+                message = "The key is written twice; YAML would silently keep only the last."
                 document.problems.append(
-                    Problem(
-                        file,
-                        dotted((*path, key)),
-                        found=f"lines {first[key]} and {line}",
-                        allowed="each key once",
-                        line=line,
-                        message="The key is written twice; YAML would silently keep only the last.",
-                    )
+                    Problem(file, dotted((*path, key)), found, "each key once", "", message, line)
                 )
             first.setdefault(key, line)
             document.lines[(*path, key)] = line
-            _walk(value_node, (*path, key), document, file, seen)
+            _note_keys(value_node, (*path, key), document, file, parents)
 
 
 def dotted(path: KeyPath) -> str:
-    """`("rewards", 0, "name")` -> `rewards.0.name`."""
+    """Join a path: `("rewards", 0, "name")` -> `rewards.0.name`."""
     return ".".join(str(part) for part in path)
 
 
 def yaml_load(text: str, file: str | Path = "<text>") -> Any:
-    """The value of a YAML text. Raises SettingsError naming file and line."""
+    """Return the value of a YAML text.
+
+    Raises:
+        SettingsError: with file and line of each problem.
+    """
     document = read_document(text, file)
     if document.problems:
         raise SettingsError(document.problems)
@@ -146,7 +131,7 @@ def yaml_load(text: str, file: str | Path = "<text>") -> Any:
 
 
 def yaml_dump(value: Any) -> str:
-    """Block-style YAML in the order given; short lists of scalars stay on one line."""
+    """Write block-style YAML in the given order; lists of scalars stay on one line."""
     return pyyaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from r1kit.settings.pipelines import STAGES
+from r1kit.settings.lessons import STAGES
 
 PROJECT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))

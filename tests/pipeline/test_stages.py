@@ -19,7 +19,7 @@ from r1kit.pipeline.stages import (
 from r1kit.runs.files import write_json_atomic
 from r1kit.runs.results import write_result
 from r1kit.settings import load_profile, profile_names
-from r1kit.settings.pipelines import STAGES
+from r1kit.settings.lessons import STAGES
 
 
 @pytest.fixture(autouse=True)

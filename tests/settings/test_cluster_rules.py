@@ -157,7 +157,7 @@ BAD = [
         "environment.PYTORCH_ALLOC_CONF",
         "memory pool",
     ),
-    ("FSDP on a CPU", fsdp() | {"accelerate.use_cpu": True}, "distributed_type", "DDP, without a word"),
+    ("FSDP on a CPU", fsdp() | {"accelerate.use_cpu": True}, "distributed_type", "silently train with DDP"),
     ("FSDP 1", fsdp(fsdp_version=1), "fsdp_config.fsdp_version", "Only FSDP2"),
     (
         "pieces of a model",

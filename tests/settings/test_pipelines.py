@@ -54,10 +54,10 @@ def test_a_profile_may_have_no_pipelines(profile_folder):
     [
         ("model: reasoning", "model: reasonning", ["stages.2.model", "Did you mean `reasoning`?"]),
         ("model: cold_start", "model: final", ["final comes later", "base, cold_start"]),
-        ("model: cold_start", "model: reasoning", ["cannot stand on itself"]),
-        ("model: reasoning", "model: traces", ["traces is no model"]),
+        ("model: cold_start", "model: reasoning", ["cannot depend on itself"]),
+        ("model: reasoning", "model: traces", ["traces is not a model"]),
         ("data: union", "data: reasoning", ["reasoning (grpo) makes no dataset", "union"]),
-        ("data: union", "data: prompts", ["prompts is no dataset of traces"]),
+        ("data: union", "data: prompts", ["prompts is not a dataset of traces"]),
         ("models: [base, reasoning, final]", "models: [union]", ["union (merge_data) trains no model"]),
         ("models: [base, reasoning, final]", "models: [base, base]", ["written twice"]),
         ("kind: merge_data", "kind: merge", ["stages.3.kind", "merge_data", "Did you mean `merge_data`?"]),
@@ -66,7 +66,7 @@ def test_a_profile_may_have_no_pipelines(profile_folder):
         ("max_new_tokens: 64", "max_new_tokens: 0", ["greater than 0"]),
         ("name: union", "name: Union", ["stages.3.name"]),
         ("name: union", "name: traces", ["means something else"]),
-        ("name: sft,", "name: union,", ["A stage before has this name"]),
+        ("name: sft,", "name: union,", ["An earlier stage has this name"]),
         ("{grpo.max_steps: 30}", "{sft.max_steps: 30}", ["kind grpo does not read it", "grpo.…"]),
         ("{grpo.max_steps: 30}", "{data.traces: 30}", ["r1's own `set`"]),
     ],
@@ -97,7 +97,7 @@ def test_grpo_may_train_on_the_prompts_that_a_stage_before_has_chosen(profile_fo
 @pytest.mark.parametrize(
     ("old", "new", "parts"),
     [
-        ("data: measured", "data: traces", ["traces is no dataset of prompts", "prompts, measured"]),
+        ("data: measured", "data: traces", ["traces is not a dataset of prompts", "prompts, measured"]),
         ("data: measured", "data: mesured", ["no such stage", "Did you mean `measured`?"]),
         ("kind: grpo", "kind: sft", ["measured (pass_rate) makes no dataset of traces"]),
         ("max_new_tokens: 64", "max_new_tokens: 64, lowest: 0.7", ["stages.0.lowest", "from 0.7 to 0.6"]),

@@ -153,7 +153,7 @@ def test_the_hash_follows_values_and_not_their_order(profile_folder: Path) -> No
 
 def test_loading_a_profile_does_not_load_torch(profile_folder: Path) -> None:
     program = (
-        "import sys, r1kit.settings.pipelines, r1kit.machine.doctor\n"
+        "import sys, r1kit.settings.lessons, r1kit.machine.doctor\n"
         "from r1kit.settings import load_profile; "
         f"load_profile({str(profile_folder)!r}); "
         "print([name for name in ('torch', 'transformers', 'trl', 'pandas', 'numpy') if name in sys.modules])"

@@ -169,11 +169,6 @@ UNWISE: list[tuple[str, str, dict[str, Any]]] = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def rules_are_registered() -> None:
-    examine_profile("cpu-tiny")
-
-
 def findings(rule: str, overrides: dict[str, Any]) -> tuple[str, list]:
     profile, _, name = rule.rpartition("/")
     return name, examine_profile(profile or "mi350x-8", overrides)
@@ -226,7 +221,7 @@ ELSEWHERE = {
 
 @pytest.mark.slow
 def test_every_rule_says_what_goes_wrong_without_it_and_is_violated_by_a_table(profile_folder: Path) -> None:
-    assert all((function.__doc__ or "").strip() for function, _ in RULES.values())
+    assert all((rule.violations.__doc__ or "").strip() for rule in RULES.values())
     found = [findings(rule, overrides)[1] for rule, _, overrides in [*BROKEN, *UNWISE]]
     found += [examine_profile(profile_folder, overrides) for _, overrides, *_ in test_cluster_rules.BAD]
     for bad in test_bad_settings.ALL:
@@ -236,7 +231,7 @@ def test_every_rule_says_what_goes_wrong_without_it_and_is_violated_by_a_table(p
         found.append(examine_profile(folder))
         shutil.rmtree(folder)
     violated = {problem.rule for problems in found for problem in problems}
-    pipelines = {name for name, (rule, _) in RULES.items() if "stages_of" in rule.__code__.co_names}
+    pipelines = {name for name, rule in RULES.items() if "stages_of" in rule.violations.__code__.co_names}
     assert set(RULES) - violated - pipelines == ELSEWHERE
 
 

@@ -6,10 +6,10 @@ import json
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from r1kit.machine.speed import DEVICES, Device
-from r1kit.settings import Problem, Profile, SettingsError, trl_keys
+from r1kit.settings import Problem, Profile, SettingsError
 from r1kit.settings.errors import display_path
 from r1kit.settings.known_models import (
     KNOWN_MODELS,
@@ -18,7 +18,7 @@ from r1kit.settings.known_models import (
     ModelShape,
     shape_from_config,
 )
-from r1kit.settings.pipelines import STAGE_OF_SECTION
+from r1kit.settings.lessons import STAGE_OF_SECTION
 
 VLLM_SHARE = 0.92
 """vLLM's own gpu_memory_utilization (0.31)."""
@@ -98,16 +98,6 @@ class Speeds:
     """Byte/s of a weight broadcast between devices of a node; 15.2 GB then take 50 ms (an estimate)."""
 
 
-def given(profile: Profile, section: str, key: str) -> Any:
-    """Return the value in effect: the file's, else TRL's default; None if TRL has no literal default."""
-    settings = getattr(profile, section)
-    for values in (settings.trl, settings.model):
-        if key in values:
-            return values[key]
-    value = trl_keys.default(section, key)
-    return None if value is ... else value
-
-
 def refusal(profile: Profile, file: str, key: str, message: str, **said: str) -> SettingsError:
     """Return the error of a plan that a profile's file says too little for; `said`: `found` and `allowed`."""
     return SettingsError([Problem(display_path(profile.folder / file), key, message=message, **said)])
@@ -160,7 +150,7 @@ def model_of(profile: Profile, section: str) -> ModelShape:
     if section == "base":
         base = profile.base.architecture.model_dump()
         return shape_from_config(base | {"vocab_size": profile.data.vocabulary_size, "model_type": "qwen2"})
-    name = given(profile, section, "model_name_or_path")
+    name = profile.in_effect(section, "model_name_or_path")
     stages = {stage: other for other, stage in STAGE_OF_SECTION.items()}
     if name in stages:
         return model_of(profile, stages[name])
@@ -177,7 +167,7 @@ def model_of(profile: Profile, section: str) -> ModelShape:
 
 def training_of(profile: Profile, section: Section) -> Training:
     """Return what `sft.yaml` or `grpo.yaml` and accelerate.yaml ask of each device."""
-    value, settings = partial(given, profile, section), getattr(profile, section)
+    value, settings = partial(profile.in_effect, section), getattr(profile, section)
     sft, on_cpu = section == "sft", profile.machine.device == "cpu"
     model = model_of(profile, section)
     kind = profile.accelerate["distributed_type"]
@@ -220,23 +210,23 @@ def training_of(profile: Profile, section: Section) -> Training:
 
 def adapter_of(profile: Profile, section: str, model: ModelShape) -> int:
     """Return the trainable parameters of LoRA: r (inputs + outputs) per matrix; 0 without `use_peft`."""
-    if not given(profile, section, "use_peft"):
+    if not profile.in_effect(section, "use_peft"):
         return 0
     h, q, kv, i = model.hidden_size, model.query_size, model.key_value_size, model.intermediate_size
     sizes = {
         "q_proj": h + q, "k_proj": h + kv, "v_proj": h + kv, "o_proj": q + h,
         "gate_proj": h + i, "up_proj": h + i, "down_proj": i + h,
     }  # fmt: skip
-    targets = given(profile, section, "lora_target_modules") or ["q_proj", "v_proj"]
+    targets = profile.in_effect(section, "lora_target_modules") or ["q_proj", "v_proj"]
     chosen = sizes if "all-linear" in targets else {name: sizes[name] for name in targets if name in sizes}
-    return model.num_hidden_layers * given(profile, section, "lora_r") * sum(chosen.values())
+    return model.num_hidden_layers * profile.in_effect(section, "lora_r") * sum(chosen.values())
 
 
 def packing_of(profile: Profile) -> str | None:
     """Return how the SFT packs: TRL's strategy, "rows" for our own packing, None for padding."""
     if profile.sft.row_packing:
         return "rows"
-    return given(profile, "sft", "packing_strategy") if given(profile, "sft", "packing") else None
+    return profile.in_effect("sft", "packing_strategy") if profile.in_effect("sft", "packing") else None
 
 
 def grpo_devices(profile: Profile) -> int:
@@ -247,7 +237,7 @@ def grpo_devices(profile: Profile) -> int:
 
 def longest_sample(profile: Profile) -> int:
     """Return the tokens of the longest prompt and completion: TRL pads a batch to its longest."""
-    limit = given(profile, "grpo", "max_completion_length")
+    limit = profile.in_effect("grpo", "max_completion_length")
     if profile.data.source == "stories":
         return STORY_PROMPT + min(limit, STORY_ANSWER)
     return profile.data.max_prompt_length + limit
@@ -255,7 +245,7 @@ def longest_sample(profile: Profile) -> int:
 
 def generation_of(profile: Profile) -> Generation:
     """Return how GRPO's completions are made, and how many between two updates."""
-    value, server = partial(given, profile, "grpo"), getattr(profile.machine, "server", None)
+    value, server = partial(profile.in_effect, "grpo"), getattr(profile.machine, "server", None)
     processes = grpo_devices(profile)
     steps = value("steps_per_generation") or value("gradient_accumulation_steps")
     completions = value("generation_batch_size") or value("per_device_train_batch_size") * processes * steps

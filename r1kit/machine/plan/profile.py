@@ -12,7 +12,6 @@ from r1kit.machine.plan.inputs import (
     Training,
     device_of,
     generation_of,
-    given,
     packing_of,
     refusal,
     speeds_of,
@@ -157,8 +156,8 @@ def make_plan(
             lengths,
             documents or trace_count(data),
             packing=packing_of(profile),
-            max_steps=given(profile, "sft", "max_steps"),
-            epochs=given(profile, "sft", "num_train_epochs"),
+            max_steps=profile.in_effect("sft", "max_steps"),
+            epochs=profile.in_effect("sft", "num_train_epochs"),
             measured_step=profile.machine.plan.sft_step_seconds,
         ),
         grpo=grpo_hours(
@@ -166,10 +165,10 @@ def make_plan(
             generation,
             training_speeds(profile, speeds, grpo),
             prompts=prompts or profile.data.prompts,
-            group=given(profile, "grpo", "num_generations"),
-            iterations=given(profile, "grpo", "num_iterations") or 1,
-            max_steps=given(profile, "grpo", "max_steps"),
-            epochs=given(profile, "grpo", "num_train_epochs"),
+            group=profile.in_effect("grpo", "num_generations"),
+            iterations=profile.in_effect("grpo", "num_iterations") or 1,
+            max_steps=profile.in_effect("grpo", "max_steps"),
+            epochs=profile.in_effect("grpo", "num_train_epochs"),
             cache_tokens=server.kv_tokens,
         ),
         disk=disk_bytes(profile, {"sft": sft, "grpo": grpo}),
@@ -192,8 +191,8 @@ def disk_bytes(profile: Profile, trainings: dict[str, Training]) -> dict[str, in
     sizes = {}
     for name, training in trainings.items():
         trained = training.adapter or training.model.parameters
-        kept = given(profile, name, "save_total_limit")
-        states = 0 if given(profile, name, "save_only_model") else CHECKPOINT_BYTES[training.engine]
+        kept = profile.in_effect(name, "save_total_limit")
+        states = 0 if profile.in_effect(name, "save_only_model") else CHECKPOINT_BYTES[training.engine]
         one = trained * max(states, training.weight_bytes)
         # A checkpoint is complete before the oldest goes: one more than are kept.
         sizes[f"{name}_checkpoint"] = one

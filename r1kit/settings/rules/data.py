@@ -11,18 +11,9 @@ from r1kit.settings.data import PromptDataset, TraceDataset
 from r1kit.settings.errors import Problem, nearest_name
 from r1kit.settings.evaluation import PROMPT_ROOM
 from r1kit.settings.known_models import trace_lengths
-from r1kit.settings.pipelines import (
-    DATA_KINDS,
-    GIVEN,
-    MAY_SET,
-    MODEL_KINDS,
-    MODEL_STAGES,
-    PROMPT_KINDS,
-    RESERVED,
-    STAGE_OF_SECTION,
-    STAGES,
-)
-from r1kit.settings.rules import NotKnown, View, advice, rule
+from r1kit.settings.lessons import MODEL_STAGES, STAGE_OF_SECTION, STAGES
+from r1kit.settings.pipelines import DATA_KINDS, GIVEN, MAY_SET, MODEL_KINDS, PROMPT_KINDS, RESERVED
+from r1kit.settings.rules.view import NotKnown, View, advice, entries, rule
 
 
 @rule
@@ -104,44 +95,42 @@ def evaluation_fits_the_data(view: View) -> Iterator[Problem]:
 @rule
 def gold_is_an_answer(view: View) -> Iterator[Problem]:
     """A prose solution parses to a wrong number: right answers would earn 0."""
-    for position, source in enumerate(view["data.prompts_from"]):
+    for key, source in entries(view, "data.prompts_from"):
         column = source.get("solution_column")
         if source["dataset"] == "open-r1/OpenR1-Math-220k" and column == "solution":
-            key = f"data.prompts_from.{position}.solution_column"
             message = "The column `solution` of OpenR1-Math-220k is prose; golds would be wrong numbers."
-            yield view.problem(key, message, "answer", "answer")
+            yield view.problem(f"{key}.solution_column", message, "answer", "answer")
 
 
 @rule
 def pass_rate_is_a_band(view: View) -> Iterator[Problem]:
     """No prompt would be left."""
-    for position, source in enumerate(view["data.prompts_from"]):
+    for key, source in entries(view, "data.prompts_from"):
         band = source.get("pass_rate")
         if band and not 0 <= band[0] < band[1] <= 1:
-            key = f"data.prompts_from.{position}.pass_rate"
-            yield view.problem(key, "No prompt has such a pass rate.", "[least, most] between 0 and 1")
+            allowed = "[least, most] between 0 and 1"
+            yield view.problem(f"{key}.pass_rate", "No prompt has such a pass rate.", allowed)
 
 
 @rule
 def a_known_part_of_the_dataset(view: View) -> Iterator[Problem]:
     """The hub would refuse the name after the model was downloaded."""
-    for entries in ("traces_from", "prompts_from"):
-        for position, source in enumerate(view[f"data.{entries}"]):
+    for name in ("data.traces_from", "data.prompts_from"):
+        for key, source in entries(view, name):
             parts, part = CONFIGS.get(source["dataset"]), source.get("config", "default")
             if parts and part not in parts:
-                key = f"data.{entries}.{position}.config"
                 message = f"{source['dataset'].split('/')[1]} has no such part with what is read here."
                 nearest = nearest_name(part, parts) or parts[0]
-                yield view.problem(key, message, ", ".join(parts), nearest, found=str(part))
+                yield view.problem(f"{key}.config", message, ", ".join(parts), nearest, found=str(part))
 
 
 @rule
 def pass_rates_belong_to_a_band(view: View) -> Iterator[Problem]:
     """The rates would be read and used for nothing."""
-    for position, source in enumerate(view["data.prompts_from"]):
+    for key, source in entries(view, "data.prompts_from"):
         if source.get("pass_rates") and not source.get("pass_rate"):
-            key = f"data.prompts_from.{position}.pass_rates"
-            yield view.problem(key, "No band says which prompts to keep.", "with pass_rate: [0.1, 0.6]")
+            message = "No band says which prompts to keep."
+            yield view.problem(f"{key}.pass_rates", message, "with pass_rate: [0.1, 0.6]")
 
 
 @rule
@@ -149,12 +138,12 @@ def rewards_can_judge_the_prompts(view: View) -> Iterator[Problem]:
     """A reward that cannot judge a row leaves it out of the training; with all rows left out it stops."""
     names = {reward["name"] for reward in view["grpo.rewards"]}
     judges = names & {"code", "binary_code"}
-    for position, source in enumerate(view["data.prompts_from"]):
-        code, key = source["dataset"] == CODE_PROMPTS, f"data.prompts_from.{position}.dataset"
+    for entry, source in entries(view, "data.prompts_from"):
+        code, key = source["dataset"] == CODE_PROMPTS, f"{entry}.dataset"
         if source["dataset"] not in get_args(PromptDataset):
-            continue  # a file of one's own may hold either
+            continue  # a local file may hold either
         if code and "accuracy" in names:
-            message = "A program is no answer that the reward accuracy could read."
+            message = "The accuracy reward cannot score programs."
             yield view.problem(key, message, "problems with answers, or only code rewards")
         elif code and not judges:
             yield view.problem(key, "No reward of grpo.yaml runs programs.", "the reward code or binary_code")
@@ -178,10 +167,10 @@ def rewards_know_the_form_of_the_traces(view: View) -> Iterator[Problem]:
     names = {reward["name"] for reward in view["grpo.rewards"]}
     if "think_format" in names and names & set(ANSWER_TAGS):
         return  # one_form_is_rewarded speaks of it
-    for position, reward in enumerate(view["grpo.rewards"]):
+    for key, reward in entries(view, "grpo.rewards"):
         if reward["name"] in wrong:
             message = f"The traces of data.yaml teach {form}; this reward would always be 0 or nearly so."
-            yield view.problem(f"grpo.rewards.{position}.name", message, right, right)
+            yield view.problem(f"{key}.name", message, right, right)
 
 
 @advice
@@ -189,19 +178,19 @@ def the_form_is_taught_or_told(view: View) -> Iterator[Problem]:
     """A base model that nobody told about tags finds them by chance or not at all."""
     if view["data.source"] == "stories" or view["grpo.model_name_or_path"] == "02_sft":
         return
-    for position, reward in enumerate(view["grpo.rewards"]):
+    for key, reward in entries(view, "grpo.rewards"):
         if reward["name"] in ANSWER_TAGS:
             message = "No trace taught this model the tags and no prompt names them."
             allowed = "think_format, or grpo.model_name_or_path: 02_sft"
-            yield view.problem(f"grpo.rewards.{position}.name", message, allowed, "think_format")
+            yield view.problem(f"{key}.name", message, allowed, "think_format")
 
 
 def dropped_tokens(view: View) -> float:
-    """Share of the traces' tokens that `max_length` cuts away; NotKnown where no token is."""
+    """Return the share of the traces' tokens that `max_length` cuts off; raise NotKnown without data."""
     if view["data.source"] == "hub":
-        view["data.traces_from"]  # NotKnown where an entry is wrong
+        view["data.traces_from"]  # raises NotKnown if an entry is wrong
         if view["data.excerpt"]:
-            raise NotKnown("data.excerpt")  # what is known of the whole says nothing of its parts
+            raise NotKnown("data.excerpt")  # the lengths are known for whole datasets only
     elif not view.given("data.traces"):
         raise NotKnown("data.traces")
     packing = view["sft.packing"]
@@ -278,7 +267,7 @@ def trained_models_exist_before(view: View) -> Iterator[Problem]:
 
 
 def _unreachable(model: str, view: View) -> str:
-    """Why a path or hub id cannot be loaded, as far as can be told without the network, or ""."""
+    """Return why a path or hub id cannot be loaded, or ""; does not use the network."""
     path = Path(model).expanduser()
     if path.is_dir():
         return "" if (path / "config.json").is_file() else "The folder holds no config.json: it is no model."
@@ -389,135 +378,126 @@ ROLES = {
 NOUNS = {"model": "model", "data": "dataset of traces", "prompts": "dataset of prompts"}
 
 
-def stages_of(view: View) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
-    """(name, its key, stages) of every pipeline; NotKnown where the file is not valid by itself."""
+def stages_of(view: View) -> Iterator[tuple[str, dict[str, Any], list[dict[str, Any]]]]:
+    """Yield (key, stage, all stages of its pipeline); raise NotKnown if pipeline.yaml itself is wrong."""
     if not view.has("pipeline") or view.wrong["pipeline"]:
         raise NotKnown("pipeline")
     for name, pipeline in view.values["pipeline"]["pipelines"].items():
-        yield name, f"pipeline.pipelines.{name}", pipeline["stages"]
+        for key, stage in entries(view, f"pipeline.pipelines.{name}.stages"):
+            yield key, stage, pipeline["stages"]
+
+
+def before(stage: dict[str, Any], stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """List the stages before this one."""
+    return stages[: next(i for i, other in enumerate(stages) if other is stage)]
 
 
 @rule
 def composed_stages_have_names_of_their_own(view: View) -> Iterator[Problem]:
     """Two stages would write into one folder, or a name would mean two things."""
-    for _, key, stages in stages_of(view):
-        seen: set[str] = set()
-        for i, stage in enumerate(stages):
-            if stage["name"] in RESERVED:
-                allowed = f"none of {', '.join(RESERVED)}"
-                yield view.problem(f"{key}.stages.{i}.name", "The name means something else.", allowed)
-            if stage["name"] in seen:
-                yield view.problem(f"{key}.stages.{i}.name", "A stage before has this name.", "a new name")
-            seen.add(stage["name"])
+    for key, stage, stages in stages_of(view):
+        if stage["name"] in RESERVED:
+            allowed = f"none of {', '.join(RESERVED)}"
+            yield view.problem(f"{key}.name", "The name means something else.", allowed)
+        if stage["name"] in [other["name"] for other in before(stage, stages)]:
+            yield view.problem(f"{key}.name", "An earlier stage has this name.", "a new name")
 
 
 @rule
 def composed_stages_find_their_inputs_before_them(view: View) -> Iterator[Problem]:
-    """A stage would wait for what never comes, or train on something that is no model or no data."""
-    for _, key, stages in stages_of(view):
-        kinds = {stage["name"]: stage["kind"] for stage in stages}
-        for i, stage in enumerate(stages):
-            before = {other["name"]: other["kind"] for other in stages[:i]}
-            for where, role, source in _sources(stage):
-                given, wanted, lacks = ROLES[role]
-                allowed = [name for name, kind in GIVEN.items() if kind == given]
-                allowed += [name for name, kind in before.items() if kind in wanted]
-                if source in allowed:
-                    continue
-                message = "There is no such stage."
-                if source == stage["name"]:
-                    message = "A stage cannot stand on itself."
-                elif source in before:
-                    message = f"The stage {source} ({before[source]}) {lacks}."
-                elif source in kinds:
-                    message = f"{source} comes later; a stage stands on stages before it."
-                elif source in GIVEN:
-                    message = f"{source} is no {NOUNS[given]}."
-                nearest = nearest_name(source, allowed)
-                place = f"{key}.stages.{i}.{where}"
-                yield view.problem(place, message, ", ".join(allowed), nearest)
+    """A stage would have no input, or an input of the wrong kind."""
+    for key, stage, stages in stages_of(view):
+        earlier = {other["name"]: other["kind"] for other in before(stage, stages)}
+        for place, role, source in _sources(stage):
+            output, kinds, fault = ROLES[role]
+            allowed = [name for name, kind in GIVEN.items() if kind == output]
+            allowed += [name for name, kind in earlier.items() if kind in kinds]
+            if source in allowed:
+                continue
+            message = "There is no such stage."
+            if source == stage["name"]:
+                message = "A stage cannot depend on itself."
+            elif source in earlier:
+                message = f"The stage {source} ({earlier[source]}) {fault}."
+            elif source in [other["name"] for other in stages]:
+                message = f"{source} comes later; a stage may depend only on earlier stages."
+            elif source in GIVEN:
+                message = f"{source} is not a {NOUNS[output]}."
+            nearest = nearest_name(source, allowed)
+            yield view.problem(f"{key}.{place}", message, ", ".join(allowed), nearest)
 
 
 @rule
 def composed_stages_set_what_they_read(view: View) -> Iterator[Problem]:
     """The change would have no effect: a stage reads one file, and the data were made before it."""
-    for name, key, stages in stages_of(view):
-        for i, stage in enumerate(stages):
-            allowed = MAY_SET[stage["kind"]]
-            for changed in stage.get("set", {}):
-                if changed.partition(".")[0] in allowed:
-                    continue
-                message = f"A stage of kind {stage['kind']} does not read it."
-                if changed.startswith(("data.", "base.")):
-                    message = (
-                        f"Data and base are made once, before the stages: it belongs in {name}'s own `set`."
-                    )
-                words = ", ".join(f"{file}.…" for file in allowed) or "nothing"
-                yield Problem(
-                    view.sources["pipeline"].file, f"{key[9:]}.stages.{i}.set", changed, words, "", message
-                )
+    for key, stage, _ in stages_of(view):
+        files = MAY_SET[stage["kind"]]
+        for changed in stage.get("set", {}):
+            if changed.partition(".")[0] in files:
+                continue
+            message = f"A stage of kind {stage['kind']} does not read it."
+            if changed.startswith(("data.", "base.")):
+                pipeline = key.split(".")[2]
+                message = f"Data and base are made before all stages: move it to {pipeline}'s own `set`."
+            allowed = ", ".join(f"{file}.…" for file in files) or "nothing"
+            place = f"{key.removeprefix('pipeline.')}.set"
+            yield Problem(view.sources["pipeline"].file, place, changed, allowed, "", message)
 
 
 @rule
 def a_checkpoint_is_evaluated_once(view: View) -> Iterator[Problem]:
-    """A name written twice would be one row of the table, asked twice."""
-    for _, key, stages in stages_of(view):
-        for i, stage in enumerate(stages):
-            for role in ("models", "data"):
-                names = stage.get(role)
-                if isinstance(names, list) and len(set(names)) < len(names):
-                    yield view.problem(f"{key}.stages.{i}.{role}", "A name is written twice.", "each once")
+    """A duplicate name would be evaluated twice for one row of the table."""
+    for key, stage, _ in stages_of(view):
+        for role in ("models", "data"):
+            names = stage.get(role)
+            if isinstance(names, list) and len(set(names)) < len(names):
+                yield view.problem(f"{key}.{role}", "A name is written twice.", "each once")
 
 
 @rule
 def sampled_answers_fit_the_context(view: View) -> Iterator[Problem]:
     """vLLM would refuse to start, after days of training."""
     (context, why), prompt = view.context("sft"), view["data.max_prompt_length"]
-    for _, key, stages in stages_of(view):
-        for i, stage in enumerate(stages):
-            place, room = f"{key}.stages.{i}.max_new_tokens", prompt
-            longest = stage.get("max_new_tokens", 0)
-            if stage["kind"] == "evaluate" and view.given("evaluation.benchmarks"):
-                own = stage.get("set", {}).get("evaluation.max_new_tokens")
-                longest, room = own or view["evaluation.max_new_tokens"], PROMPT_ROOM
-                place = f"{key}.stages.{i}.set"
-            if longest + room > context:
-                message = f"With its prompt an answer takes {longest + room} tokens; {context}: {why}."
-                allowed = f"at most {context - room}"
-                if stage["kind"] == "evaluate":
-                    allowed = f"evaluation.max_new_tokens: {context - room} or less"
-                yield view.problem(place, message, allowed, found=str(longest))
+    for key, stage, _ in stages_of(view):
+        place, room, longest = f"{key}.max_new_tokens", prompt, stage.get("max_new_tokens", 0)
+        evaluates = stage["kind"] == "evaluate"
+        if evaluates and view.given("evaluation.benchmarks"):
+            changed = stage.get("set", {}).get("evaluation.max_new_tokens")
+            longest, room = changed or view["evaluation.max_new_tokens"], PROMPT_ROOM
+            place = f"{key}.set"
+        if longest + room > context:
+            message = f"With its prompt an answer takes {longest + room} tokens; {context}: {why}."
+            most = context - room
+            allowed = f"evaluation.max_new_tokens: {most} or less" if evaluates else f"at most {most}"
+            yield view.problem(place, message, allowed, found=str(longest))
 
 
 @advice
 def composed_stages_are_used(view: View) -> Iterator[Problem]:
-    """Time is spent on something that nothing trains on and nobody asks."""
-    for _, key, stages in stages_of(view):
-        used = {source for stage in stages for _, _, source in _sources(stage)}
-        for i, stage in enumerate(stages[:-1]):
-            if stage["name"] not in used and stage["kind"] != "evaluate":
-                message = "No stage uses what this one makes."
-                yield view.problem(f"{key}.stages.{i}.name", message, "a stage after it that names it")
+    """The stage takes time, but no stage trains on its output or evaluates it."""
+    for key, stage, stages in stages_of(view):
+        used = {source for other in stages for _, _, source in _sources(other)}
+        if stage["name"] not in used and stage["kind"] != "evaluate" and stage is not stages[-1]:
+            yield view.problem(f"{key}.name", "No stage uses its output.", "a later stage that names it")
 
 
 def _sources(stage: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(key, role, source) of every input of a stage as the file has it."""
+    """Yield (key, role, source) for each input of a stage as the file has it."""
     defaults = {"model": "base", "data": "traces"} if stage["kind"] == "sft" else {}
-    asks = stage["kind"] in ("grpo", "rejection_sampling", "pass_rate")
+    reads_prompts = stage["kind"] in ("grpo", "rejection_sampling", "pass_rate")
     for role in ("model", "data", "models"):
         value = stage.get(role, defaults.get(role))
         if isinstance(value, list):
             yield from ((f"{role}.{i}", role, source) for i, source in enumerate(value))
         elif value is not None:
-            yield role, "prompts" if role == "data" and asks else role, value
+            yield role, "prompts" if role == "data" and reads_prompts else role, value
 
 
 @rule
 def a_band_of_pass_rates_is_not_empty(view: View) -> Iterator[Problem]:
     """No prompt could be kept."""
-    for _, key, stages in stages_of(view):
-        for i, stage in enumerate(stages):
-            lowest, highest = stage.get("lowest", 0.1), stage.get("highest", 0.6)
-            if stage["kind"] == "pass_rate" and lowest > highest:
-                place = f"{key}.stages.{i}.{'lowest' if 'lowest' in stage else 'highest'}"
-                yield view.problem(place, f"The band goes from {lowest} to {highest}.", "lowest <= highest")
+    for key, stage, _ in stages_of(view):
+        lowest, highest = stage.get("lowest", 0.1), stage.get("highest", 0.6)
+        if stage["kind"] == "pass_rate" and lowest > highest:
+            place = f"{key}.{'lowest' if 'lowest' in stage else 'highest'}"
+            yield view.problem(place, f"The band goes from {lowest} to {highest}.", "lowest <= highest")

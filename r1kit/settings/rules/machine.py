@@ -9,11 +9,10 @@ import functools
 import re
 from collections.abc import Iterator
 from importlib import metadata
-from typing import Any
 
 from r1kit.settings import trl_keys
 from r1kit.settings.errors import Problem, display_path
-from r1kit.settings.rules import (
+from r1kit.settings.rules.view import (
     View,
     advice,
     known_model,
@@ -29,8 +28,11 @@ from r1kit.settings.rules import (
 @rule
 def processes_agree_with_their_kind(view: View) -> Iterator[Problem]:
     """accelerate would start one process and the batch arithmetic would be for several."""
-    processes = view["accelerate.num_processes"]
-    if view["accelerate.distributed_type"] == "NO" and processes != 1:
+    processes, kind = view["accelerate.num_processes"], view["accelerate.distributed_type"]
+    if kind != "NO" and not view.given("accelerate.num_processes"):
+        message = f"The key is missing; {kind} needs it."
+        yield view.problem("accelerate.num_processes", message, "a whole number, 1 or more", found="nothing")
+    if kind == "NO" and processes != 1:
         message = 'distributed_type "NO" means one process; several need MULTI_GPU, DEEPSPEED or FSDP.'
         yield view.problem("accelerate.num_processes", message, "1")
 
@@ -56,9 +58,8 @@ def accelerate_precision_suits_a_cpu(view: View) -> Iterator[Problem]:
 @rule
 def threads_are_a_number(view: View) -> Iterator[Problem]:
     """OpenMP ignores a thread count it cannot read and takes all cores."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        key = f"machine.environment.{name}"
-        if view.given(key) and not (str(view[key]).isdigit() and int(view[key]) > 0):
+    for key, value in variables(view, "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        if not (value.isdigit() and int(value) > 0):
             yield view.problem(key, "The thread count would be ignored.", "a whole number, 1 or more")
 
 
@@ -120,7 +121,7 @@ def processes_fit_the_layout(view: View) -> Iterator[Problem]:
 
 @rule
 def several_processes_start_on_a_cpu(view: View) -> Iterator[Problem]:
-    """accelerate 1.15 leaves MULTI_CPU to MPI: with num_processes 2 it starts one process without a word.
+    """accelerate 1.15 leaves MULTI_CPU to MPI: with num_processes 2 it silently starts one process.
 
     Over several nodes it is srun that starts them (runs/nodes.py).
     """
@@ -134,9 +135,8 @@ def several_processes_start_on_a_cpu(view: View) -> Iterator[Problem]:
 @rule
 def layout_sets_the_masks(view: View) -> Iterator[Problem]:
     """A mask in `environment` would renumber the devices that the layout names."""
-    for name in ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
-        key = f"machine.environment.{name}"
-        if layout_of(view) and view.given(key):
+    for key, _ in variables(view, "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
+        if layout_of(view):
             message = "machine.yaml's layout sets the masks."
             yield view.problem(key, message, "no such variable beside a layout")
 
@@ -152,10 +152,12 @@ OURS = {  # options of vLLM's server that `server` or `r1kit serve` decides
     "enforce-eager": "server.eager",
     "kv-cache-memory-bytes": "server.kv_cache_gib",
 }
-OURS |= {name.replace("_", "-"): f"server.{name}" for name in ("host", "port", "dtype", "max_model_len")}
 OURS |= {
     name.replace("_", "-"): f"server.{name}"
-    for name in ("max_num_seqs", "tensor_parallel_size", "gpu_memory_utilization")
+    for name in (
+        *("host", "port", "dtype", "max_model_len"),
+        *("max_num_seqs", "tensor_parallel_size", "gpu_memory_utilization"),
+    )
 }
 
 
@@ -257,10 +259,11 @@ def a_server_outside_loopback_is_known(view: View) -> Iterator[Problem]:
     """vLLM's key does not guard the endpoints through which weights arrive."""
     server = server_of(view)
     if server and not (server.host in ("localhost", "::1") or server.host.startswith("127.")):
-        message = "Whoever reaches the port can replace the weights; keep it in a private network."
+        message = "Anyone who reaches the port can replace the weights; keep it in a private network."
         yield view.problem("machine.server.host", message, "127.0.0.1 where the trainer is on this machine")
 
 
+MASKS = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 ALLOCATORS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 GONE = {
     "VLLM_USE_V1": "vLLM has only V1 since 0.11",
@@ -272,25 +275,26 @@ SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "OPENAI_API_KE
 AMD = ("mi300x", "mi325x", "mi350x", "mi355x")
 
 
-def variables(view: View) -> dict[str, str]:
-    """The environment variables of machine.yaml."""
-    return {name: str(value) for name, value in (view["machine.environment"] or {}).items()}
+def variables(view: View, *names: str) -> Iterator[tuple[str, str]]:
+    """Yield (key, value) for those of the environment variables that machine.yaml sets."""
+    environment = view["machine.environment"] or {}
+    return ((f"machine.environment.{n}", str(environment[n])) for n in names if n in environment)
 
 
 def uses_vllm(view: View) -> bool:
-    """Whether GRPO generates with vLLM."""
+    """Return True if GRPO generates with vLLM."""
     return bool(view["grpo.use_vllm"]) or (view.has("machine") and bool(view.values["machine"].get("server")))
 
 
 @rule
 def device_masks_agree(view: View) -> Iterator[Problem]:
     """vLLM on ROCm refuses to import with two different masks; ROCR renumbers what HIP then counts from."""
-    found = variables(view)
-    hip, cuda = found.get("HIP_VISIBLE_DEVICES"), found.get("CUDA_VISIBLE_DEVICES")
+    masks = {key.rpartition(".")[2]: value for key, value in variables(view, *MASKS)}
+    hip, cuda = masks.get("HIP_VISIBLE_DEVICES"), masks.get("CUDA_VISIBLE_DEVICES")
     if hip and cuda and hip != cuda:
         key = "machine.environment.HIP_VISIBLE_DEVICES"
         yield view.problem(key, f"CUDA_VISIBLE_DEVICES says {cuda}; vLLM refuses.", f'the same: "{cuda}"')
-    if "ROCR_VISIBLE_DEVICES" in found:
+    if "ROCR_VISIBLE_DEVICES" in masks:
         message = "HIP counts from the devices ROCR leaves, and weight-transfer groups fail with ROCR masks."
         key = "machine.environment.ROCR_VISIBLE_DEVICES"
         yield view.problem(key, message, "HIP_VISIBLE_DEVICES and CUDA_VISIBLE_DEVICES, equal")
@@ -299,48 +303,42 @@ def device_masks_agree(view: View) -> Iterator[Problem]:
 @rule
 def no_growing_segments_beside_vllm(view: View) -> Iterator[Problem]:
     """vLLM's memory pool asserts against them, and its all-reduce cannot export handles of such memory."""
-    for name in ALLOCATORS:
-        value = variables(view).get(name, "")
+    for key, value in variables(view, *ALLOCATORS):
         if "expandable_segments:true" in value.lower() and uses_vllm(view):
             message = "Growing segments break vLLM's memory pool and handles (vLLM 0.22 to 0.33)."
-            key = f"machine.environment.{name}"
             yield view.problem(key, message, "no such variable, or expandable_segments:False")
 
 
 @rule
 def secrets_stay_out_of_files(view: View) -> Iterator[Problem]:
     """machine.yaml is copied into every run's resolved.yaml."""
-    for name in SECRETS:
-        if name in variables(view):
-            message = "A secret in machine.yaml is copied into every run; set it in your shell."
-            yield view.problem(
-                f"machine.environment.{name}", message, "no such key", found="a secret (not shown)"
-            )
+    for key, _ in variables(view, *SECRETS):
+        message = "A secret in machine.yaml is copied into every run; set it in your shell."
+        yield view.problem(key, message, "no such key", found="a secret (not shown)")
 
 
 @advice
 def variables_still_mean_something(view: View) -> Iterator[Problem]:
-    """A variable that nothing reads looks like a setting and is none."""
-    for name, why in GONE.items():
-        if name in variables(view):
-            yield view.problem(f"machine.environment.{name}", f"It has no effect: {why}.", "no such variable")
+    """Unused variables look like settings but have no effect."""
+    for key, _ in variables(view, *GONE):
+        yield view.problem(key, f"It has no effect: {GONE[key.rpartition('.')[2]]}.", "no such variable")
 
 
 @advice
 def nccl_errors_keep_their_default(view: View) -> Iterator[Problem]:
-    """torch's default 3 (clean up and go on reporting) is better than 1; the first name is an old alias."""
-    for name in ("NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_ASYNC_ERROR_HANDLING"):
-        if name in variables(view):
-            message = "torch's default is 3; 1 tears the process down without its last words."
-            yield view.problem(f"machine.environment.{name}", message, "no such variable")
+    """torch's default 3 (clean up and continue reporting) beats 1; the first name is an old alias."""
+    for key, _ in variables(view, "NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_ASYNC_ERROR_HANDLING"):
+        message = "torch's default is 3; 1 ends the process before it reports the error."
+        yield view.problem(key, message, "no such variable")
 
 
 @advice
 def channels_suit_the_card(view: View) -> Iterator[Problem]:
     """112 channels are AMD's advice for MI300X; each takes a compute unit from the training."""
-    if "NCCL_MIN_NCHANNELS" in variables(view) and view["machine.accelerator"] in ("mi350x", "mi355x"):
-        message = "AMD advises it for MI300X and MI325X only; on MI355X verl found no gain."
-        yield view.problem("machine.environment.NCCL_MIN_NCHANNELS", message, "no such variable; measure it")
+    for key, _ in variables(view, "NCCL_MIN_NCHANNELS"):
+        if view["machine.accelerator"] in ("mi350x", "mi355x"):
+            message = "AMD advises it for MI300X and MI325X only; on MI355X verl found no gain."
+            yield view.problem(key, message, "no such variable; measure it")
 
 
 @rule
@@ -406,21 +404,16 @@ def the_optimizer_stays_on_the_device(view: View) -> Iterator[Problem]:
     if view["machine.accelerator"] not in AMD:
         return
     for key in ("offload_optimizer_device", "offload_param_device"):
-        if options(view, "deepspeed_config").get(key) not in (None, "none"):
+        if view["accelerate.deepspeed_config"].get(key) not in (None, "none"):
             message = "Offloading is slow and on ROCm unreliable (DeepSpeed issues 4768, 5100, 5274)."
             yield view.problem(f"accelerate.deepspeed_config.{key}", message, "none")
-
-
-def options(view: View, name: str) -> dict[str, Any]:
-    """accelerate.yaml's mapping for a back end (`deepspeed_config`, `fsdp_config`); {} if there is none."""
-    return view[f"accelerate.{name}"] if view.given(f"accelerate.{name}") else {}
 
 
 @rule
 def matrices_stay_whole_for_muon(view: View) -> Iterator[Problem]:
     """ZeRO and FSDP flatten and cut the weights; Muon turns whole matrices and fails at the first step."""
     kind = view["accelerate.distributed_type"]
-    zero = options(view, "deepspeed_config")
+    zero = view["accelerate.deepspeed_config"]
     if kind == "FSDP" or (kind == "DEEPSPEED" and zero.get("zero_stage", 2) != 0):
         for section in view.trainers:
             muon = view[f"{section}.optimizer"] == "muon"
@@ -438,11 +431,11 @@ def weights_are_gathered_for_vllm(view: View) -> Iterator[Problem]:
 
 @rule
 def fsdp_shards_on_gpus(view: View) -> Iterator[Problem]:
-    """accelerate 1.15 forgets FSDP on a CPU: every process would hold the whole model, as with DDP, and no
-    word of it in the log (seen 2026-11-24).
+    """accelerate 1.15 forgets FSDP on a CPU: every process would hold the whole model, as with DDP, and the
+    log does not say so (seen 2026-11-24).
     """
     if view["accelerate.distributed_type"] == "FSDP" and view["accelerate.use_cpu"]:
-        message = "On a CPU accelerate would train with DDP, without a word."
+        message = "On a CPU accelerate would silently train with DDP."
         allowed = "MULTI_GPU (DDP) or DEEPSPEED"
         yield view.problem("accelerate.distributed_type", message, allowed, "MULTI_GPU")
 
@@ -456,25 +449,22 @@ def fsdp_writes_whole_models(view: View) -> Iterator[Problem]:
         return
     needed = {"fsdp_version": (2, "2"), "fsdp_state_dict_type": ("FULL_STATE_DICT", "FULL_STATE_DICT")}
     for key, (value, nearest) in needed.items():
-        if options(view, "fsdp_config").get(key) != value:
+        if view["accelerate.fsdp_config"].get(key) != value:
             why = (
                 "The final model would have no weights."
                 if key == "fsdp_state_dict_type"
                 else "Only FSDP2 is supported; without the key accelerate takes version 1."
             )
-            name = f"accelerate.fsdp_config.{key}"
-            found = "" if view.given(name) else "nothing"
-            yield view.problem(name, why, nearest, nearest, found=found)
+            yield view.problem(f"accelerate.fsdp_config.{key}", why, nearest, nearest)
 
 
 @rule
 def zero_3_writes_whole_models(view: View) -> Iterator[Problem]:
     """Without the key the final model folder gets DeepSpeed's pieces and no weights (seen with 0.19)."""
-    zero = options(view, "deepspeed_config")
+    zero = view["accelerate.deepspeed_config"]
     if zero.get("zero_stage") == 3 and zero.get("zero3_save_16bit_model") is not True:
         name = "accelerate.deepspeed_config.zero3_save_16bit_model"
-        found = "" if view.given(name) else "nothing"
-        yield view.problem(name, "The final model would have no weights.", "true", "true", found=found)
+        yield view.problem(name, "The final model would have no weights.", "true", "true")
 
 
 LARGEST_DEVICE = 309e9
@@ -491,7 +481,7 @@ def scores_of_eager_attention_fit(view: View) -> Iterator[Problem]:
     for section in ("sft", "grpo"):
         if view[f"{section}.attn_implementation"] != "eager":
             continue
-        model = known_model(view, "sft" if view[f"{section}.model_name_or_path"] == "02_sft" else section)
+        model = known_model(view, section, follow=True)
         if model is None:
             continue
         if section == "sft":
@@ -535,8 +525,10 @@ def weights_have_a_stated_precision(view: View) -> Iterator[Problem]:
     """TRL loads float32 where nothing is said: twice the memory of the bf16 that most expect."""
     for section in ("sft", "grpo"):
         if not view.given(f"{section}.dtype") and known_model(view, section):
-            message = "Nothing is said, and TRL loads float32."
-            yield view.problem(f"{section}.dtype", message, "bfloat16, or float32 said aloud", "bfloat16")
+            message = "TRL loads float32 if the file sets no dtype."
+            yield view.problem(
+                f"{section}.dtype", message, "bfloat16, or an explicit dtype: float32", "bfloat16"
+            )
 
 
 @rule
@@ -557,7 +549,7 @@ def precisions_agree(view: View) -> Iterator[Problem]:
 @rule
 def zero_stage_is_one_of_four(view: View) -> Iterator[Problem]:
     """DeepSpeed has the stages 0 to 3."""
-    stage = options(view, "deepspeed_config").get("zero_stage")
+    stage = view["accelerate.deepspeed_config"].get("zero_stage")
     if stage is not None and stage not in (0, 1, 2, 3):
         yield view.problem(
             "accelerate.deepspeed_config.zero_stage", "There is no such stage.", "0, 1, 2 or 3"
@@ -569,8 +561,10 @@ def sharding_has_its_settings(view: View) -> Iterator[Problem]:
     """accelerate would ask DeepSpeed for its defaults, or ignore settings that stand in the file."""
     kind, has = view["accelerate.distributed_type"], view.given("accelerate.deepspeed_config")
     if kind == "DEEPSPEED" and not has:
-        message = "DEEPSPEED without deepspeed_config takes defaults that nobody wrote."
-        yield view.problem("accelerate.deepspeed_config", message, "a mapping with zero_stage")
+        message = "Without deepspeed_config DEEPSPEED would take its own defaults."
+        yield view.problem(
+            "accelerate.deepspeed_config", message, "a mapping with zero_stage", found="nothing"
+        )
     if kind != "DEEPSPEED" and has:
         message = f"distributed_type is {kind}: these settings would have no effect."
         yield view.problem("accelerate.deepspeed_config", message, "no such key, or DEEPSPEED")
@@ -579,7 +573,7 @@ def sharding_has_its_settings(view: View) -> Iterator[Problem]:
 @rule
 def the_trainer_counts_the_batches(view: View) -> Iterator[Problem]:
     """Two numbers for one thing: transformers refuses to start when they differ."""
-    accumulation = options(view, "deepspeed_config").get("gradient_accumulation_steps")
+    accumulation = view["accelerate.deepspeed_config"].get("gradient_accumulation_steps")
     for section in ("sft", "grpo"):
         own = view[f"{section}.gradient_accumulation_steps"]
         if accumulation not in (None, "auto", own):
@@ -618,7 +612,7 @@ def long_runs_save_at_all(view: View) -> Iterator[Problem]:
 
 @rule
 def checkpoints_can_be_resumed(view: View) -> Iterator[Problem]:
-    """Without optimizer states a checkpoint is a model, not a place to go on from."""
+    """Without optimizer states a checkpoint is only a model; the training cannot resume."""
     for section in view.trainers:
         if view[f"{section}.save_only_model"]:
             message = "A checkpoint without optimizer states cannot be resumed; the programs save them."

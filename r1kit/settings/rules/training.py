@@ -13,7 +13,16 @@ from typing import Any
 from r1kit.settings.errors import Problem
 from r1kit.settings.known_models import KNOWN_MODELS
 from r1kit.settings.rewards import REWARDS, Reward
-from r1kit.settings.rules import View, advice, generation_batch, known_model, mode, processes_of_grpo, rule
+from r1kit.settings.rules.view import (
+    View,
+    advice,
+    entries,
+    generation_batch,
+    known_model,
+    mode,
+    processes_of_grpo,
+    rule,
+)
 from r1kit.settings.training import DEFINING, DynamicSamplingSettings, same
 
 
@@ -147,9 +156,7 @@ def muon_is_the_only_optimizer(view: View) -> Iterator[Problem]:
     """`optim` would have no effect."""
     for section in view.trainers:
         if view.given(f"{section}.optim") and view[f"{section}.optimizer"] == "muon":
-            yield view.problem(
-                f"{section}.optim", "optimizer: muon takes its place.", "no such key beside muon"
-            )
+            yield view.problem(f"{section}.optim", "optimizer: muon replaces it.", "no such key beside muon")
 
 
 @rule
@@ -250,14 +257,17 @@ def packed_traces_stay_whole(view: View) -> Iterator[Problem]:
         yield view.problem("sft.packing_strategy", message, "bfd, with flash_attention_2", "bfd")
 
 
+def weight_of(view: View, names: tuple[str, ...]) -> float:
+    """Sum the weights of the rewards with these names."""
+    return sum(reward.get("weight", 1.0) for reward in view["grpo.rewards"] if reward["name"] in names)
+
+
 @rule
 def being_right_pays_more_than_form(view: View) -> Iterator[Problem]:
     """With equal weights a wrong answer in good form earns as much as a right one without: the policy
     learns the form and stops there.
     """
-    rewards = view["grpo.rewards"]
-    answer = sum(reward.get("weight", 1.0) for reward in rewards if reward["name"] in ANSWERS)
-    form = sum(reward.get("weight", 1.0) for reward in rewards if reward["name"] in FORMS)
+    answer, form = weight_of(view, ANSWERS), weight_of(view, FORMS)
     if answer and form > 2 * answer:
         message = f"Form earns {form:g}, being right {answer:g}."
         yield view.problem("grpo.rewards", message, "form at most a quarter of accuracy")
@@ -266,9 +276,7 @@ def being_right_pays_more_than_form(view: View) -> Iterator[Problem]:
 @advice
 def form_is_a_small_reward(view: View) -> Iterator[Problem]:
     """Every published 7B run weights form at most a quarter of accuracy (open-r1 issues 373, 407)."""
-    rewards = view["grpo.rewards"]
-    answer = sum(reward.get("weight", 1.0) for reward in rewards if reward["name"] in ANSWERS)
-    form = sum(reward.get("weight", 1.0) for reward in rewards if reward["name"] in FORMS)
+    answer, form = weight_of(view, ANSWERS), weight_of(view, FORMS)
     if answer and answer / 2 < form <= 2 * answer:
         message = f"Form earns {form:g}, being right {answer:g}: form is the easier to learn, and is."
         yield view.problem("grpo.rewards", message, "form at most a quarter of accuracy")
@@ -278,7 +286,7 @@ def form_is_a_small_reward(view: View) -> Iterator[Problem]:
 def rates_are_near_published_ones(view: View) -> Iterator[Problem]:
     """Rates do not follow from anything: ten times a published one is a collapse, a tenth is a standstill."""
     for section, (least, most, source) in PUBLISHED.items():
-        model = known_model(view, "sft" if view[f"{section}.model_name_or_path"] == "02_sft" else section)
+        model = known_model(view, section, follow=True)
         if model is None:
             continue
         scale = ADAPTERS if view[f"{section}.use_peft"] else 1
@@ -330,7 +338,7 @@ def least_rate_is_said(view: View) -> Iterator[Problem]:
 @advice
 def the_reference_model_is_wanted(view: View) -> Iterator[Problem]:
     """beta > 0 keeps a second, frozen copy of the weights on every device, and one more pass per token."""
-    model = known_model(view, "sft" if view["grpo.model_name_or_path"] == "02_sft" else "grpo")
+    model = known_model(view, "grpo", follow=True)
     if view["grpo.beta"] > 0 and model is not None and not view["grpo.use_peft"]:
         gigabytes = 2 * model.parameters / 1e9
         message = f"beta > 0 loads a reference model, {gigabytes:.0f} GB more on every device."
@@ -349,7 +357,7 @@ LONG = 1024  # tokens; from here on sequence-level correction silences completio
 
 
 def corrected(view: View) -> bool:
-    """Whether the trainer corrects for the difference to vLLM's log-probabilities."""
+    """Return True if the trainer corrects for the difference to vLLM's log-probabilities."""
     return bool(mode(view)) and bool(view["grpo.vllm_importance_sampling_correction"])
 
 
@@ -479,7 +487,7 @@ def extra_groups_have_prompts(view: View) -> Iterator[Problem]:
 
 @rule
 def each_process_chooses_whole_groups(view: View) -> Iterator[Problem]:
-    """Groups are chosen, replaced and judged whole; the trainer refuses a group over two processes."""
+    """Groups are chosen, replaced and scored whole; the trainer refuses a group over two processes."""
     if view["grpo.curriculum"] is None and view["grpo.dynamic_sampling"] is None:
         return
     rows, group = generation_batch(view)[0] // processes_of_grpo(view), view["grpo.num_generations"]
@@ -506,13 +514,13 @@ def _reward(view: View) -> str:
 
 
 def rewards(view: View) -> Iterator[tuple[str, Any]]:
-    """(key, reward with its defaults) for each entry of `rewards`."""
-    for position, reward in enumerate(view["grpo.rewards"]):
-        yield f"grpo.rewards.{position}", REWARDS[reward["name"]].model_validate(reward)
+    """Yield (key, reward with its defaults) for each entry of `rewards`."""
+    for key, reward in entries(view, "grpo.rewards"):
+        yield key, REWARDS[reward["name"]].model_validate(reward)
 
 
 def named(view: View, kind: type[Reward]) -> Iterator[tuple[str, Any]]:
-    """Those of one kind."""
+    """Yield the rewards of one kind."""
     return ((key, reward) for key, reward in rewards(view) if isinstance(reward, kind))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from r1kit.settings import SettingsError
-from r1kit.settings.pipelines import check_parameters
+from r1kit.settings.lessons import check_parameters
 
 DECLARED = {"PROFILE": str, "RUN_ID": str, "LEARNING_RATE": float, "MAX_STEPS": int, "LIVE": bool}
 GIVEN = {"PROFILE": "cpu-tiny", "RUN_ID": ""}
@@ -25,7 +25,7 @@ def test_right_parameters_come_back_with_their_types() -> None:
         ({"LERNING_RATE": 1e-3}, "LERNING_RATE", "02_sft has no such parameter", "LEARNING_RATE"),
         ({"LEARNING_RATE": "1e-6"}, "LEARNING_RATE", "LEARNING_RATE = 1e-6 without quotes", ""),
         ({"LEARNING_RATE": "fast"}, "LEARNING_RATE", "no number can be read from it", ""),
-        ({"LEARNING_RATE": True}, "LEARNING_RATE", "no numbers", ""),
+        ({"LEARNING_RATE": True}, "LEARNING_RATE", "not numbers", ""),
         ({"MAX_STEPS": "30"}, "MAX_STEPS", "-p MAX_STEPS 30", ""),
         ({"MAX_STEPS": 30.0}, "MAX_STEPS", "MAX_STEPS = 30", ""),
         ({"MAX_STEPS": 30.5}, "MAX_STEPS", "a whole number", ""),
