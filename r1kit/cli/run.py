@@ -42,9 +42,9 @@ def run(
 ) -> None:
     """Run notebooks in order, headlessly, and print the table of what the models learned."""
     place = site_of(on, site)
-    from r1kit.pipeline.open_run import new_run, refuse_what_it_has_no_settings_for, reopen_run
-    from r1kit.pipeline.run import NOT_AS_EXPECTED, run_stages, surprises
-    from r1kit.pipeline.stages import asked_for, select
+    from r1kit.pipeline.open_run import check_stages, new_run, reopen_run
+    from r1kit.pipeline.run import NOT_AS_EXPECTED, run_stages, unexpected_scores
+    from r1kit.pipeline.stages import requested_stages, select_stages
     from r1kit.runs.files import shown
     from r1kit.runs.results import summarise
     from r1kit.settings import load_profile, parse_overrides
@@ -54,19 +54,19 @@ def run(
     if resume and pipeline:
         raise typer.BadParameter("a run keeps its pipeline; leave --pipeline out with --resume")
     if stages:
-        select(stages)  # a wrong name is said before anything is opened
+        select_stages(stages)  # a wrong name is said before anything is opened
     if resume:
         found, settings = reopen_run(resume, profile, changes)
-        names = (not stages and found.manifest.get("stages")) or asked_for(stages, settings)
-        refuse_what_it_has_no_settings_for(settings, names)
+        names = (not stages and found.manifest.get("stages")) or requested_stages(stages, settings)
+        check_stages(settings, names)
     else:
         profile = profile or DEFAULT_PROFILE
-        names = asked_for(stages, load_profile(profile, changes), pipeline)
+        names = requested_stages(stages, load_profile(profile, changes), pipeline)
         found, settings = new_run(profile, changes, run_id or None, stages=names, pipeline=pipeline)
     if place is not None:
         submit_and_follow(found, settings, names, place, strict, detach, as_json)
     outcome = run_stages(found, names, settings, Progress(sys.stderr if as_json else None))
-    summary, unexpected = summarise(found), surprises(found, settings)
+    summary, unexpected = summarise(found), unexpected_scores(found, settings)
     code = outcome.code or (NOT_AS_EXPECTED if strict and unexpected else 0)
     if as_json:
         print(json.dumps(summary | {"exit_code": code, "unexpected": unexpected}, indent=1))
@@ -180,12 +180,12 @@ def slurm_script(
 ) -> None:
     """Print the batch script that `r1kit run --on slurm` would submit; makes and submits nothing."""
     from r1kit.pipeline import slurm
-    from r1kit.pipeline.open_run import pipelines_of, settings_of
-    from r1kit.pipeline.stages import asked_for
+    from r1kit.pipeline.open_run import load_settings, split_pipelines
+    from r1kit.pipeline.stages import requested_stages
     from r1kit.runs.folder import Run, new_run_id, runs_folder
     from r1kit.settings.machine import load_site
 
-    settings, run_id = settings_of(profile, {}, pipelines_of(pipeline)[0]), new_run_id(profile)
+    settings, run_id = load_settings(profile, {}, split_pipelines(pipeline)[0]), new_run_id(profile)
     found = Run(run_id, runs_folder() / run_id)
-    names = asked_for(stages, settings, pipeline)
+    names = requested_stages(stages, settings, pipeline)
     print(slurm.render(found, settings, names, load_site(site)), end="")

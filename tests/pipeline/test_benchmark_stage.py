@@ -223,7 +223,7 @@ def test_a_stage_that_only_writes_answers_has_a_server_for_as_long_as_it_runs(
 
     Server.folder.mkdir()
     monkeypatch.setattr(composition, "answering_machine", one)
-    monkeypatch.setattr(run, "_start_server", start_server)
+    monkeypatch.setattr(run, "start_server", start_server)
     asyncio.run(run.pipeline("chosen").run())
     assert programs[0] == ["begin", "measured", "end"]
     longest = run.settings.data.max_prompt_length + 64
