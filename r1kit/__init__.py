@@ -59,8 +59,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'r1kit' has no attribute {name!r}")
     module, _, attribute = _SOURCES[name].partition(":")
     value = import_module(module)
-    globals()[name] = value = getattr(value, attribute) if attribute else value
-    return value
+    return getattr(value, attribute) if attribute else value
 
 
 def __dir__() -> list[str]:

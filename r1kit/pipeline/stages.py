@@ -1,9 +1,9 @@
 """Stages before they run: their settings, their inputs, and the hash of everything that decides their result.
 
-The notebooks form one pipeline, named `lessons`: each stage is a notebook, and `r1kit.settings.pipelines` says
-in which order they run and what each needs. The other pipelines are in pipeline.yaml: each stage is a program.
-A stage's hash includes the hashes of its inputs, down to the data stage. The hash of a pipeline.yaml stage
-leaves names out, so two pipelines with equal first stages share their results.
+The notebooks form one pipeline, named `lessons`: each stage is a notebook, and `r1kit.settings.pipelines`
+says in which order they run and what each needs. The other pipelines are in pipeline.yaml: each stage is a
+program. A stage's hash includes the hashes of its inputs, down to the data stage. The hash of a pipeline.yaml
+stage leaves names out, so two pipelines with equal first stages share their results.
 
 In reading order: `StageSpec`, lessons, pipelines, and the stage names of the command line.
 """
@@ -170,7 +170,7 @@ def pipeline_stages(source: str | Path, overrides: Mapping[str, Any], name: str)
 
 
 def pipeline_hash(name: str, stages: Mapping[str, StageSpec]) -> str:
-    """Hash everything that decides a pipeline's results; it is the hash of the lesson that runs the pipeline."""
+    """Hash what decides a pipeline's results; the lesson that runs the pipeline has this hash."""
     hashes = {stage.name: stage.inputs_hash for stage in stages.values()}
     return settings_hash({"pipeline": name, "stages": hashes})
 
