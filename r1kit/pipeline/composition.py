@@ -60,7 +60,7 @@ class Composition:
         self._results_elsewhere: dict[str, Path | None] = {}
 
     def __str__(self) -> str:
-        """The plan: every stage, its state and its inputs."""
+        """Return the plan: every stage, its state and its inputs."""
         lines = [f"{self.name}: {self.about}"]
         for stage in self.stages.values():
             inputs = " + ".join(dict.fromkeys(source for _, source, _ in stage.inputs))
@@ -208,7 +208,7 @@ class Composition:
         return [stage for stage in self.stages.values() if stage.kind == "evaluate"]
 
     def _finished(self, name: str) -> Path | None:
-        """The folder with the stage's result for these inputs: here, else in the newest run that has one."""
+        """Return the folder with the stage's result: here, else in the newest run that has one."""
         folder, inputs_hash = self._folder_here(name), self.stages[name].inputs_hash
         if open_run.has_result(folder, inputs_hash):
             return folder

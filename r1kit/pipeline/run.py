@@ -10,12 +10,13 @@ from r1kit.pipeline import engine, open_run
 from r1kit.pipeline.notebook_errors import CellFailed, EngineError, Interrupted, Timeout
 from r1kit.pipeline.stages import StageSpec
 from r1kit.runs import results, status
-from r1kit.runs.folder import PROJECT, Run
+from r1kit.runs.folder import Run
 from r1kit.runs.launch import exit_code_in
 from r1kit.settings import Profile
+from r1kit.settings.errors import shipped_folder
 from r1kit.settings.pipelines import STAGES
 
-NOTEBOOKS = PROJECT / "notebooks"
+NOTEBOOKS = shipped_folder("notebooks")
 
 DONE, FAILED, BAD_SETTINGS, OUT_OF_MEMORY, TIMED_OUT, NOT_AS_EXPECTED = 0, 1, 2, 3, 4, 5
 COLLAPSED = 6  # as in r1kit.training.rl.guards, which imports torch
