@@ -111,6 +111,13 @@ def describe(value: Any) -> str:
     return f"{shown if len(shown) <= 80 else shown[:77] + '...'} ({kind})"
 
 
+def shipped_folder(name: str) -> Path:
+    """Return configs/, sites/ or notebooks/: beside the package in a checkout, inside it when installed."""
+    package = Path(__file__).resolve().parents[1]
+    checkout = package.parent
+    return (checkout if (checkout / "pyproject.toml").is_file() else package) / name
+
+
 def display_path(path: str | Path) -> str:
     """Relative to the working folder when it lies below it, otherwise as it is."""
     text = os.fspath(path)

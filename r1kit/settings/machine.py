@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from r1kit.settings.errors import Problem, SettingsError, display_path, nearest_name
+from r1kit.settings.errors import Problem, SettingsError, display_path, nearest_name, shipped_folder
 from r1kit.settings.pipelines import STAGES
 from r1kit.settings.validation import Positive, Seconds, Settings, Source, settings_of
 
@@ -210,7 +210,7 @@ class MachineSettings(Settings):
     )
 
 
-SITE_ROOT = Path(__file__).resolve().parents[2] / "sites"
+SITE_ROOT = shipped_folder("sites")
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)]
 
 

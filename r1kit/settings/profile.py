@@ -21,7 +21,7 @@ from typing import Any
 
 from r1kit.settings import trl_keys
 from r1kit.settings.data import DataSettings, HubDataSettings
-from r1kit.settings.errors import Problem, SettingsError, describe, display_path, nearest_name
+from r1kit.settings.errors import Problem, SettingsError, describe, display_path, nearest_name, shipped_folder
 from r1kit.settings.evaluation import BenchmarkSettings, EvaluationSettings
 from r1kit.settings.machine import MachineSettings, grpo_processes
 from r1kit.settings.pipelines import AnyStage, Pipeline, PipelineSettings, place_of
@@ -191,7 +191,7 @@ def _unknown_key(section: str, name: str) -> dict[str, str]:
     return fields
 
 
-CONFIG_ROOT = Path(__file__).resolve().parents[2] / "configs"
+CONFIG_ROOT = shipped_folder("configs")
 LENGTHS = {"max_steps", "num_train_epochs"}
 """Two ways to say how long a training is; a file has one of them."""
 MISSING = {
