@@ -21,7 +21,7 @@ from r1kit.settings.profile import CONFIG_ROOT
 from r1kit.training.program import Job, StopRequest, read_job
 from tests.evaluation import shards
 from tests.evaluation.conftest import tiny  # noqa: F401 - a fixture
-from tests.pipeline.test_composed import opened, profile, programs  # noqa: F401 - two fixtures
+from tests.pipeline.test_composition import opened, profile, programs  # noqa: F401 - two fixtures
 
 SETTINGS = {
     "benchmarks": {"gsm8k": 2, "math_500": 1}, "temperature": 0.6, "top_p": 0.95, "max_new_tokens": 4,
