@@ -9,8 +9,8 @@ import pytest
 import typer
 
 from r1kit.cli.main import app
-from r1kit.pipeline.open_run import refuse_what_it_has_no_settings_for
-from r1kit.pipeline.stages import asked_for
+from r1kit.pipeline.open_run import check_stages
+from r1kit.pipeline.stages import requested_stages
 from r1kit.settings import load_profile, parse_overrides, profile_names, yaml_load
 
 ROOT = Path(__file__).parents[1]
@@ -120,7 +120,7 @@ def mistake_in(page, command):
         changes = [value for name, value in pairwise(words) if name == "--set"]
         settings = load_profile(profile, parse_overrides(changes))
         if "--stages" in given:
-            refuse_what_it_has_no_settings_for(settings, asked_for(given["--stages"], settings))
+            check_stages(settings, requested_stages(given["--stages"], settings))
     except ValueError as error:
         return str(error)
     return ""

@@ -52,9 +52,9 @@ def run(
 ) -> None:
     """Run the notebooks in order, without a browser, and print the results of the models."""
     place = site_of(on, site)
-    from r1kit.pipeline.open_run import new_run, refuse_what_it_has_no_settings_for, reopen_run
-    from r1kit.pipeline.run import run_stages, surprises
-    from r1kit.pipeline.stages import asked_for, select
+    from r1kit.pipeline.open_run import check_stages, new_run, reopen_run
+    from r1kit.pipeline.run import run_stages, unexpected_scores
+    from r1kit.pipeline.stages import requested_stages, select_stages
     from r1kit.runs.files import shown
     from r1kit.runs.results import summarise
     from r1kit.settings import load_profile, parse_overrides
@@ -64,19 +64,19 @@ def run(
     if resume and pipeline:
         raise typer.BadParameter("a run keeps its pipeline; leave --pipeline out with --resume")
     if stages:
-        select(stages)  # raises for a wrong name before anything is opened
+        select_stages(stages)  # raises for a wrong name before anything is opened
     if resume:
         found, settings = reopen_run(resume, profile, changes)
-        names = (not stages and found.manifest.get("stages")) or asked_for(stages, settings)
-        refuse_what_it_has_no_settings_for(settings, names)
+        names = (not stages and found.manifest.get("stages")) or requested_stages(stages, settings)
+        check_stages(settings, names)
     else:
         profile = profile or DEFAULT_PROFILE
-        names = asked_for(stages, load_profile(profile, changes), pipeline)
+        names = requested_stages(stages, load_profile(profile, changes), pipeline)
         found, settings = new_run(profile, changes, run_id or None, stages=names, pipeline=pipeline)
     if place is not None:
         submit_and_follow(found, settings, names, place, strict, detach, as_json)
     outcome = run_stages(found, names, settings, Progress(sys.stderr if as_json else None))
-    summary, unexpected = summarise(found), surprises(found, settings)
+    summary, unexpected = summarise(found), unexpected_scores(found, settings)
     code = outcome.code or (ExitCode.UNEXPECTED if strict and unexpected else ExitCode.DONE)
     if as_json:
         print(json.dumps(summary | {"exit_code": code, "unexpected": unexpected}, indent=1))
@@ -190,12 +190,12 @@ def slurm_script(
 ) -> None:
     """Print the batch script that `r1kit run --on slurm` would submit, without submitting it."""
     from r1kit.pipeline import slurm
-    from r1kit.pipeline.open_run import pipelines_of, settings_of
-    from r1kit.pipeline.stages import asked_for
+    from r1kit.pipeline.open_run import load_settings, split_pipelines
+    from r1kit.pipeline.stages import requested_stages
     from r1kit.runs.folder import Run, new_run_id, runs_folder
     from r1kit.settings.machine import load_site
 
-    settings, run_id = settings_of(profile, {}, pipelines_of(pipeline)[0]), new_run_id(profile)
+    settings, run_id = load_settings(profile, {}, split_pipelines(pipeline)[0]), new_run_id(profile)
     found = Run(run_id, runs_folder() / run_id)
-    names = asked_for(stages, settings, pipeline)
+    names = requested_stages(stages, settings, pipeline)
     print(slurm.render(found, settings, names, load_site(site)), end="")

@@ -1,1 +1,1 @@
-"""Stages and their order, `open_stage`, the papermill engine, headless runs."""
+"""Stages and pipelines: `open_stage` of the notebooks, the papermill engine, headless runs, Slurm."""

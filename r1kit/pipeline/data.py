@@ -1,17 +1,20 @@
-"""The prepared data of a profile: where it lies, and making it where it is not there.
+"""The data of a run: prepared real data, what the lesson 01_data makes, and the merge of several datasets.
 
-The stage 01_data for both kinds of data: the embedded world is made in the lesson, real data is prepared.
+`prepare_profile` prepares the real data that data.yaml names; runs share it. Notebook 01_data shows the small
+embedded world (stories, a teacher who makes mistakes, a verifier) under every profile, because it takes only
+seconds. `make_base` and `make_data` then make what the run trains on, from that world or from real data, so
+no cell has to ask which.
 
-The lesson's small world (stories, a teacher who slips, a verifier) is shown under every profile: what it
-teaches holds for real traces, and it costs seconds. What a run trains on is the profile's: `make_base` and
-`make_data` know the difference, so that no cell has to ask.
+As a program (`python -m r1kit.pipeline.data JOB/resolved.yaml`) it is the `merge_data` stage of pipelines:
+R1's second SFT trains on the union of sampled answers and other data (arXiv 2501.12948, section 2.3.3).
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Awaitable, Callable, Sequence
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +22,11 @@ from typing import TYPE_CHECKING, Any
 from r1kit.data import card as cards
 from r1kit.data import datasets
 from r1kit.data.tokenizer import token_counter
-from r1kit.machine.plan.inputs import given
 from r1kit.machine.resources import cores
 from r1kit.pipeline.stage import Stage
 from r1kit.pipeline.stages import base_model
 from r1kit.runs import jsonl
-from r1kit.runs.files import write_text_atomic
+from r1kit.runs.files import write_json_atomic, write_text_atomic
 from r1kit.runs.folder import runs_folder
 from r1kit.settings import Problem, Profile, SettingsError, load_profile
 from r1kit.settings.data import DataSettings, HubDataSettings
@@ -32,9 +34,19 @@ from r1kit.settings.errors import display_path
 
 if TYPE_CHECKING:
     from r1kit.data.prepare import Progress
-
+    from r1kit.training import program
 
 STORE = "R1KIT_DATA"
+
+EXAMPLE = "cpu-tiny"
+"""The profile with the world that is shown if the run's data is real."""
+EXAMPLE_CHANGES = {"data.base_documents": 1000, "data.traces": 2000, "data.prompts": 100}
+MEASURED_TRACES = 2000  # kept traces whose tokens are counted
+
+TRACE_COLUMNS = ("messages", "problem", "solution", "level")
+
+
+# Real data
 
 
 @dataclass(frozen=True)
@@ -46,65 +58,63 @@ class Prepared:
     fresh: bool
 
 
-def prepared_folder() -> Path:
-    """Where prepared data lies: `$R1KIT_DATA`, or `prepared/` in the runs folder. Runs share it."""
-    return Path(os.environ.get(STORE) or runs_folder() / "prepared").expanduser().resolve()
+def prepare_profile(
+    settings: Profile, workers: int = 1, progress: Progress = lambda name, done, rows: None
+) -> Prepared:
+    """Prepare a profile's data in `$R1KIT_DATA`, or in `prepared/` of the runs folder, unless it is there.
+
+    The text of the data card is written again each time.
+
+    Raises:
+        SettingsError: the profile's data is the embedded world.
+        NotThere, DatasetChanged, NotASet: a dataset cannot be read as it should; each is one message.
+    """
+    from r1kit.data import prepare as preparation  # loads Arrow, which the embedded world does not need
+
+    if not isinstance(settings.data, HubDataSettings):
+        file = display_path(settings.folder / "data.yaml")
+        message = "The stage 01_data makes the stories in seconds; there is nothing to prepare."
+        raise SettingsError([Problem(file, "source", found="stories", allowed="hub", message=message)])
+    tokens = token_counter(base_model(settings))
+    planned = preparation.plan(settings.data, tokens, settings.folder)
+    store = Path(os.environ.get(STORE) or runs_folder() / "prepared").expanduser().resolve()
+    folder = store / f"{settings.name}-{planned.digest}"
+    fresh = preparation.finished(folder) is None
+    card = preparation.prepare(planned, folder, workers, progress)
+    text = cards.render(card, settings.in_effect("sft", "max_length"), estimate(settings, card))
+    write_text_atomic(folder / cards.TEXT, text)
+    return Prepared(folder, card, fresh)
 
 
 def estimate(settings: Profile, card: cards.Card) -> dict[str, str]:
-    """Say what `r1kit plan` makes of the prepared traces: tokens, epochs, steps, hours; or why it cannot."""
+    """Return the estimate of `r1kit plan` for the prepared traces: tokens, epochs, steps, hours.
+
+    If there is none, the only entry says why.
+    """
     from r1kit.machine.plan import make_plan
 
     lengths = card.trace_lengths()
     if lengths is None:
         return {"no estimate": "there are no traces"}
     try:
-        made = make_plan(settings, lengths=lengths, documents=card.sets["traces"])
+        plan = make_plan(settings, lengths=lengths, documents=card.sets["traces"])
     except SettingsError as error:
         return {"no estimate": str(error).splitlines()[-1].strip()}
-    sft = made.sft
+    sft = plan.sft
     return {
         "traces": f"{card.sets['traces']:,} of {lengths.mean:,.0f} tokens on average",
         "tokens": f"{sft.tokens:,} in {sft.epochs:.3g} epochs",
         "steps": f"{sft.steps:,} of {sft.step_seconds:.3g} s",
-        "time": f"{sft.hours:.3g} hours on {made.device.name}, an estimate (r1kit plan)",
+        "time": f"{sft.hours:.3g} hours on {plan.device.name}, an estimate (r1kit plan)",
     }
 
 
-def prepare_profile(
-    settings: Profile, workers: int = 1, progress: Progress = lambda name, done, rows: None
-) -> Prepared:
-    """The data of a profile, prepared now unless it is there; writes the card's text anew.
-
-    Raises:
-        SettingsError: the profile's data are stories.
-        NotThere, DatasetChanged, NotASet: a dataset cannot be read as it should; each is one message.
-    """
-    from r1kit.data import prepare as preparation  # loads Arrow, which stories do without
-
-    if not isinstance(settings.data, HubDataSettings):
-        file = display_path(settings.folder / "data.yaml")
-        message = "The stories are made by the stage 01_data, in seconds; nothing is prepared."
-        raise SettingsError([Problem(file, "source", found="stories", allowed="hub", message=message)])
-    tokens = token_counter(base_model(settings))
-    planned = preparation.plan(settings.data, tokens, settings.folder)
-    folder = prepared_folder() / f"{settings.name}-{planned.digest}"
-    fresh = preparation.finished(folder) is None
-    card = preparation.prepare(planned, folder, workers, progress)
-    text = cards.render(card, given(settings, "sft", "max_length"), estimate(settings, card))
-    write_text_atomic(folder / cards.TEXT, text)
-    return Prepared(folder, card, fresh)
-
-
-EXAMPLE = "cpu-tiny"
-"""The profile whose world is shown where the data is real."""
-SMALL = {"data.base_documents": 1000, "data.traces": 2000, "data.prompts": 100}
-MEASURED = 2000  # kept traces whose tokens are counted
+# The lesson 01_data
 
 
 @dataclass(frozen=True)
 class Base:
-    """The model before anybody taught it: made in this stage (`folder`), or named by the profile."""
+    """The base model: trained in this stage (`folder`), or named by the profile."""
 
     name: str
     folder: Path | None
@@ -112,20 +122,20 @@ class Base:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What the stage records of it."""
+        """Its metrics for the stage's result."""
         return {"base_loss": self.losses[-1]} if self.losses else {}
 
     def describe(self, vocabulary: int) -> str:
-        """Its loss beside that of a blind guess among `vocabulary` tokens."""
+        """Compare its loss with that of a uniform guess among `vocabulary` tokens."""
         if not self.folder:
-            return f"{self.name} was trained by others; what it lost on the way is not known here"
+            return f"{self.name} was trained elsewhere; its losses are not known here"
         return (
             f"blind guess {math.log(vocabulary):.2f}, first logged loss {self.losses[0]:.2f}, "
             f"last {self.losses[-1]:.2f}"
         )
 
-    def go_on(self, beginning: str, n: int = 3, max_new_tokens: int = 60) -> list[str]:
-        """`n` texts that go on where `beginning` ends; none from a model that this stage did not make."""
+    def continue_text(self, beginning: str, n: int = 3, max_new_tokens: int = 60) -> list[str]:
+        """Return `n` continuations of `beginning`; none for a model that this stage did not make."""
         if not self.folder:
             return []
         from r1kit.evaluation import generate, load_checkpoint
@@ -137,22 +147,31 @@ class Base:
 
 @dataclass(frozen=True)
 class Made:
-    """The sets of a run: rows of each, tokens of some traces by source, and what to record of them."""
+    """The datasets of a run.
+
+    Attributes:
+        rows: number of rows of each set.
+        lengths: tokens of some traces, by source.
+        limit: length in tokens at which SFT truncates; None if it is not set.
+        text: a summary, or the data card.
+        metrics: numbers for the stage's result.
+        artifacts: name -> path for the stage's result.
+    """
 
     rows: dict[str, int]
     lengths: dict[str, Sequence[int]]
     limit: int | None
     text: str
-    jsonl: dict[str, float]
+    metrics: dict[str, float]
     artifacts: dict[str, str]
 
 
 def world(run: Stage) -> DataSettings:
-    """The embedded world of this run, or where its data is real, a small one to look at."""
+    """Return the embedded world of this run, or a small example world if the run's data is real."""
     if isinstance(run.settings.data, DataSettings):
         return run.settings.data
     print(f"{run.settings.name} has real data; the stories below are an example, nothing is trained on them")
-    return load_profile(EXAMPLE, SMALL).data
+    return load_profile(EXAMPLE, EXAMPLE_CHANGES).data
 
 
 async def make_base(
@@ -192,11 +211,11 @@ def make_data(
         NotThere, DatasetChanged, NotASet: a dataset cannot be read as it should.
     """
     if isinstance(run.settings.data, DataSettings):
-        return _stories(run, kept, len(removed), tokenizer)
-    return _real(run)
+        return _make_stories(run, kept, len(removed), tokenizer)
+    return _link_real(run)
 
 
-def _stories(run: Stage, kept: Sequence[datasets.Row], removed: int, tokenizer: Any) -> Made:
+def _make_stories(run: Stage, kept: Sequence[datasets.Row], removed: int, tokenizer: Any) -> Made:
     data = run.settings.data
     sets = {
         "traces": kept,
@@ -205,50 +224,91 @@ def _stories(run: Stage, kept: Sequence[datasets.Row], removed: int, tokenizer: 
     }
     datasets.save(sets, run.folder / "datasets")
     lengths: dict[str, list[int]] = {}
-    for row in kept[:MEASURED]:
+    for row in kept[:MEASURED_TRACES]:
         tokens = len(tokenizer.apply_chat_template(row["messages"])["input_ids"])
         lengths.setdefault(f"level {row['level']}", []).append(tokens)
-    rows = {name: len(found) for name, found in sets.items()}
-    text = ", ".join(f"{count:,} {name}" for name, count in rows.items())
-    artifacts = {"model": "model", "tokenizer": "tokenizer"}
-    artifacts |= {name: f"datasets/{name}" for name in ("corpus", *sets)}
-    text = f"{text}; stories, teacher and verifier are this lesson's own"
-    figures = {
-        "traces_written": len(kept) + removed,
-        "traces_kept": len(kept),
-        "kept_with_slips": sum(row["slips"] > 0 for row in kept),
-        "kept_hurried": sum(row["hurried"] for row in kept),
-    }
-    return Made(rows, dict(sorted(lengths.items())), None, text, figures, artifacts)
+    rows = {name: len(entries) for name, entries in sets.items()}
+    counts = ", ".join(f"{count:,} {name}" for name, count in rows.items())
+    return Made(
+        rows=rows,
+        lengths=dict(sorted(lengths.items())),
+        limit=None,
+        text=f"{counts}; this lesson made the stories, the teacher and the verifier itself",
+        metrics={
+            "traces_written": len(kept) + removed,
+            "traces_kept": len(kept),
+            "kept_with_slips": sum(row["slips"] > 0 for row in kept),
+            "kept_hurried": sum(row["hurried"] for row in kept),
+        },
+        artifacts={"model": "model", "tokenizer": "tokenizer"}
+        | {name: f"datasets/{name}" for name in ("corpus", *sets)},
+    )
 
 
-def _real(run: Stage) -> Made:
+def _link_real(run: Stage) -> Made:
     count = run.counter("rows of real data")
-
-    def progress(name: str, done: int, rows: int | None) -> None:
-        count(done, rows or done)
-
-    prepared = prepare_profile(run.settings, cores(), progress)
-    card = prepared.card
-    folder = run.folder / "datasets"
+    prepared = prepare_profile(run.settings, cores(), lambda name, done, rows: count(done, rows or done))
+    card, folder = prepared.card, run.folder / "datasets"
     folder.mkdir(exist_ok=True)
     for name in card.sets:
-        # One copy for all runs: a set of real traces takes gigabytes.
+        # All runs share one copy: a set of real traces takes gigabytes.
         link = folder / name
-        if link.is_symlink():
-            link.unlink()
-        os.symlink(prepared.folder / name, link, target_is_directory=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(prepared.folder / name, target_is_directory=True)
     (folder / cards.CARD).write_bytes((prepared.folder / cards.CARD).read_bytes())
-    lengths = {name: found for name, found in card.lengths().items() if found}
-    measured = card.trace_lengths()
-    figures: dict[str, float] = {f"{name}_prepared": rows for name, rows in card.sets.items()}
-    if measured:
-        figures["mean_tokens"] = measured.mean
+    metrics: dict[str, float] = {f"{name}_prepared": rows for name, rows in card.sets.items()}
+    if measured := card.trace_lengths():
+        metrics["mean_tokens"] = measured.mean
     return Made(
         rows=card.sets,
-        lengths=lengths,
-        limit=given(run.settings, "sft", "max_length"),
+        lengths={name: lengths for name, lengths in card.lengths().items() if lengths},
+        limit=run.settings.in_effect("sft", "max_length"),
         text=(prepared.folder / cards.TEXT).read_text(encoding="utf-8"),
-        metrics=figures,
+        metrics=metrics,
         artifacts={name: f"datasets/{name}" for name in card.sets} | {"card": f"datasets/{cards.CARD}"},
     )
+
+
+# The stage merge_data
+
+
+def merge(sets: Mapping[str, Iterable[Mapping[str, Any]]]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Merge datasets of traces in the order given; a trace that occurs twice is kept once.
+
+    Returns:
+        (rows, number of rows by source and of duplicates); a row has the columns of a trace and `source`.
+    """
+    seen: set[tuple[str, ...]] = set()
+    rows, counts = [], dict.fromkeys([*sets, "duplicates"], 0)
+    for name, source in sets.items():
+        for row in source:
+            texts = tuple(" ".join(turn["content"].split()) for turn in row["messages"])
+            if texts in seen:
+                counts["duplicates"] += 1
+                continue
+            seen.add(texts)
+            rows.append({key: row.get(key) for key in TRACE_COLUMNS} | {"source": name})
+            counts[name] += 1
+    return rows, counts
+
+
+def write_merged(job: program.Job) -> None:
+    """Merge the inputs in `parameters.names` into `data/`."""
+    names = job.settings["parameters"]["names"]
+    rows, counts = merge({name: datasets.load(job.inputs[name]) for name in names})
+    datasets.save_atomically(rows, job.folder / "data")
+    write_json_atomic(job.folder / "counts.json", counts | {"rows": len(rows)})
+    jsonl.truncate_after(job.metrics, 0)
+    jsonl.append(job.metrics, {"step": 1, "total_steps": 1})
+    print(f"{len(rows)} traces: {counts}", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the merge_data stage and return its exit code."""
+    from r1kit.training import program
+
+    return program.run(write_merged, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,11 +1,11 @@
 """The papermill engine "r1kit", and `execute`, which runs a notebook through it and raises typed errors.
 
-Plain papermill uses it as well: `papermill --engine r1kit in.ipynb out.ipynb -p PROFILE cpu-tiny`; exit code
-1 for a failed cell, a timeout or a wrong parameter, 138 for a dead kernel, 130 and 143 after SIGINT and
-SIGTERM.
+It also works with plain papermill: `papermill --engine r1kit in.ipynb out.ipynb -p PROFILE cpu-tiny`. The
+exit code is then 1 for a failed cell, a timeout or a wrong parameter, 138 for a dead kernel, 130 after SIGINT
+and 143 after SIGTERM.
 
-papermill loads this module whenever it is imported itself, so nothing here may import papermill at the top,
-and nothing heavy.
+papermill loads this module whenever it is imported itself, so this module imports papermill and other heavy
+libraries only inside functions.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from r1kit.pipeline.notebook_errors import CellFailed, KernelDied, UnknownParame
 
 
 class Engine:
-    """What papermill calls. It has no base class: papermill is half imported when it loads this module."""
+    """The engine for papermill. It has no base class: papermill is half imported when it loads this."""
 
     @classmethod
     def execute_notebook(
         cls, nb: Any, kernel_name: str, output_path: str | None = None, **options: Any
     ) -> Any:
-        """Execute `nb` in place and return it; a failed cell is left to papermill to report.
+        """Execute `nb` in place and return it; papermill itself reports a failed cell.
 
         Raises:
             UnknownParameter: before anything has started.
-            DeadKernelError: papermill's command turns it into exit code 138.
-            Timeout, Interrupted: the output notebook says so too.
+            DeadKernelError: papermill's command turns this error into exit code 138.
+            Timeout, Interrupted: the output notebook records them too.
         """
         from nbclient.exceptions import DeadKernelError
 
@@ -45,14 +45,14 @@ class Engine:
 
     @classmethod
     def nb_kernel_name(cls, nb: Any, name: str | None = None) -> str:
-        """The kernel that the notebook names, unless `name` does."""
+        """Return the kernel name: `name`, else the notebook's."""
         from papermill.utils import nb_kernel_name
 
         return nb_kernel_name(nb, name)
 
     @classmethod
     def nb_language(cls, nb: Any, language: str | None = None) -> str:
-        """The language that the notebook names, unless `language` does."""
+        """Return the language: `language`, else the notebook's."""
         from papermill.utils import nb_language
 
         return nb_language(nb, language)
@@ -69,19 +69,19 @@ def execute(
     on_cell: Callable[[int, int, Any, str], None] | None = None,
     grace: float = 30.0,
 ) -> None:
-    """Run a notebook with parameters and save the executed copy, whatever the end.
+    """Run a notebook with parameters and save the executed copy, also after a failure.
 
     Args:
-        parameters: values by name; they reach the notebook with their types.
+        parameters: values by name; the notebook gets them with their types.
         cwd: the kernel's working folder.
         timeout: seconds for all cells together.
-        environment: the kernel's variables on top of this process's.
+        environment: variables of the kernel, added to this process's.
         on_cell: called with (index, number of cells, cell, "running" | "completed" | "failed").
-        grace: seconds that an interrupted cell has to end its work.
+        grace: seconds that an interrupted cell has to finish.
 
     Raises:
         UnknownParameter: nothing was started, nothing written.
-        CellFailed, KernelDied, Timeout, Interrupted: the output notebook tells the same.
+        CellFailed, KernelDied, Timeout, Interrupted: the output notebook records them too.
         FileNotFoundError: the notebook does not exist.
         WriteFailed: the output cannot be written.
     """
@@ -187,7 +187,6 @@ def _execute(
 
 
 def _assigned(source: str) -> list[str]:
-    """Names assigned at the top level of a piece of Python."""
     names: list[str] = []
     for node in ast.parse(source).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]

@@ -1,4 +1,4 @@
-"""A stage's program as a supervised job: what it reads, how it is started, how its result is recorded."""
+"""A stage's program as a supervised job: write its inputs, start it, record its result."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ Inputs = Mapping[str, Path | str]
 def write_resolved(
     folder: Path, heading: Mapping[str, str], inputs: Inputs, profile: Profile, parameters: Any = None
 ) -> None:
-    """Write resolved.yaml, all that a program reads: the whole profile, and paths relative to `folder`.
+    """Write resolved.yaml, which a program reads: the whole profile, and paths relative to `folder`.
 
     Args:
-        heading: profile, stage and run_id, for people.
-        parameters: what it is told beside the profile; None for a lesson's training, which has none.
+        heading: profile, stage and run_id, for people who read the file.
+        parameters: values beside the profile; None for a lesson's training, which has none.
     """
     relative = {
         name: os.path.relpath(path, folder) if isinstance(path, Path) else path
         for name, path in inputs.items()
     }
-    told = {} if parameters is None else {"parameters": parameters}
-    content = {**heading, "inputs": relative, **told, **profile.dump()}
+    extra = {} if parameters is None else {"parameters": parameters}
+    content = {**heading, "inputs": relative, **extra, **profile.dump()}
     write_text_atomic(folder / "resolved.yaml", yaml_dump(content))
 
 
@@ -47,11 +47,11 @@ def launch_program(
     *,
     trains: bool = True,
 ) -> Job:
-    """Write what a program reads into its folder, start it under a supervisor, and return at once.
+    """Write a program's resolved.yaml, start the program under a supervisor, and return at once.
 
     Args:
-        trains: it is a training, which `accelerate launch` starts on the training's devices; other programs
-            run in one process, with every device or with a server's help.
+        trains: True for a training, which `accelerate launch` starts on the training's devices. Another
+            program runs in one process that may use every device.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_resolved(folder, heading, inputs, profile, parameters)
@@ -65,10 +65,10 @@ def launch_program(
 
 
 def device_mask(profile: Profile, training: str) -> dict[str, str]:
-    """Return the environment with the GPUs of a training by machine.yaml's layout; {} without a layout.
+    """Return the environment that selects a training's GPUs by machine.yaml's layout; {} without a layout.
 
-    GRPO has the devices of `train`. No server runs beside the others, so they have every device if they start
-    that many processes.
+    GRPO uses `layout.train`. The other trainings run without a server, so they use all devices of the layout
+    if accelerate.yaml starts that many processes.
     """
     layout = profile.machine.layout
     if layout is None:
@@ -76,8 +76,8 @@ def device_mask(profile: Profile, training: str) -> dict[str, str]:
     section = getattr(profile, {"pretrain": "base"}.get(training, training), None)
     if section is not None and section.alone:
         return mask(layout.train[:1])
-    every = training != "grpo" and profile.accelerate.get("num_processes") != len(layout.train)
-    return mask(sorted({*layout.serve, *layout.train}) if every else layout.train)
+    all_devices = training != "grpo" and profile.accelerate.get("num_processes") != len(layout.train)
+    return mask(sorted({*layout.serve, *layout.train}) if all_devices else layout.train)
 
 
 def record(
@@ -99,9 +99,8 @@ def record(
     Raises:
         FileNotFoundError: an artifact does not exist; the stage is then not done.
     """
-    parents = lineage.parents(spec.inputs, sources)
     kind = spec.name if spec.kind == LESSON else spec.kind
-    origin = lineage.origin(kind, folder, artifacts, parents, spec.profile)
+    origin = lineage.origin(kind, folder, artifacts, spec.inputs, sources, spec.profile)
     results.write_result(
         folder, stage=label, inputs_hash=spec.inputs_hash, artifacts=artifacts, origin=origin, **result
     )

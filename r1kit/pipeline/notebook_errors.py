@@ -1,4 +1,8 @@
-"""How the execution of a notebook can end other than well."""
+"""Errors of a notebook's execution.
+
+They are a separate module because papermill loads `engine` while it is only half imported itself, and
+`kernel` imports papermill.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import signal as signals
 
 
 class EngineError(RuntimeError):
-    """A notebook did not run to its end. `cell_index`: from 0, None if no cell was at fault."""
+    """A notebook did not run to its end. `cell_index` counts from 0; None if no cell failed."""
 
     def __init__(self, message: str, cell_index: int | None = None) -> None:
         super().__init__(message)
@@ -14,7 +18,7 @@ class EngineError(RuntimeError):
 
 
 class UnknownParameter(EngineError):
-    """A parameter that the notebook's parameters cell does not name; nothing was started."""
+    """A parameter is not in the notebook's parameters cell; nothing was started."""
 
 
 class CellFailed(EngineError):
@@ -26,15 +30,15 @@ class CellFailed(EngineError):
 
 
 class KernelDied(EngineError):
-    """The kernel ended in the middle of a cell, or did not start."""
+    """The kernel ended during a cell, or did not start."""
 
 
 class Timeout(EngineError):
-    """A cell, or the notebook, ran longer than allowed."""
+    """A cell or the notebook ran longer than allowed."""
 
 
 class Interrupted(SystemExit):
-    """SIGINT, SIGTERM or SIGHUP: `signal` has the name. Uncaught, it ends the program with 128 + number."""
+    """SIGINT, SIGTERM or SIGHUP (its name is `signal`). Uncaught, it ends the program with 128 + number."""
 
     def __init__(self, signal: str, message: str, cell_index: int | None = None) -> None:
         super().__init__(message)

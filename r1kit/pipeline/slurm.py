@@ -1,9 +1,10 @@
-"""`r1kit run --on slurm`: a run as a batch job, from a script that people can read, edit and submit.
+"""`r1kit run --on slurm`: a run as a batch job, with a script that users can read, edit and submit.
 
-The job executes `r1kit run --resume RUN` on its first node; trainings of a profile with `num_machines` above
-one spread over the nodes (`r1kit.runs.nodes`). At the time limit it saves, goes back into the queue and goes
-on. What the cluster wants to hear comes from a site file. Nothing here needs Slurm's accounting: the script
-writes how the run ended into RUN/slurm/exit.json.
+`render` makes the script, `submit` gives it to sbatch, `follow` yields the job's output, `outcome` reads how
+it ended, `cancel` ends it. The job executes `r1kit run --resume RUN` on its first node; a training with
+`num_machines` above one uses several nodes (`r1kit.runs.nodes`). At the time limit the job saves a
+checkpoint, returns to the queue and resumes. The cluster's own options come from a site file. Slurm's
+accounting is not needed: the script writes the run's exit code into RUN/slurm/exit.json.
 """
 
 from __future__ import annotations
@@ -28,30 +29,28 @@ from r1kit.serving.server import check_reachable
 from r1kit.settings import Profile
 from r1kit.settings.machine import Site
 
-WARNING = 60  # seconds before the limit, on top of the grace: the kernel and Slurm need some too
-WAITING, ACTIVE = (
-    ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD"),
-    ("RUNNING", "COMPLETING", "SUSPENDED"),
-)
+WARNING_SECONDS = 60  # before the limit, in addition to the grace: the kernel and Slurm need time too
+WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD")
+ACTIVE = ("RUNNING", "COMPLETING", "SUSPENDED")
 
 
 class SlurmError(ValueError):
-    """Slurm is not there, or refused."""
+    """Slurm is not installed, or rejected a request."""
 
     exit_code = ExitCode.FAILED
 
 
 class Template(string.Template):
-    """Bash is full of dollars, so values stand as @{name}."""
+    """A template with values as @{name}, because bash uses the dollar sign."""
 
     delimiter = "@"
 
 
 def render(run: Run, settings: Profile, stages: list[str], site: Site, *, strict: bool = False) -> str:
-    """The batch script of a run.
+    """Return the batch script of a run.
 
     Raises:
-        SettingsError: the site has nodes for servers, and the profile's could not be reached there.
+        SettingsError: the site has server nodes, but the profile's server cannot be reached from other nodes.
     """
     if site.server_nodes and settings.machine.server:
         check_reachable(settings.machine)
@@ -70,7 +69,7 @@ def render(run: Run, settings: Profile, stages: list[str], site: Site, *, strict
         trainers=trainers,
         servers=site.server_nodes,
         time=site.time,
-        warning=round(settings.machine.grace_seconds) + WARNING,
+        warning=round(settings.machine.grace_seconds) + WARNING_SECONDS,
         options="\n".join(
             directive(name, value) for name, value in {**options, **site.options}.items() if value
         ),
@@ -84,26 +83,26 @@ def render(run: Run, settings: Profile, stages: list[str], site: Site, *, strict
 
 
 def directive(name: str, value: object) -> str:
-    """`#SBATCH --name=value`, or `#SBATCH --name` for a bare switch."""
+    """Return `#SBATCH --name=value`, or `#SBATCH --name` for a switch."""
     return f"#SBATCH --{name}" if value is True else f"#SBATCH --{name}={value}"
 
 
 def folder(run: Run) -> Path:
-    """Where the job's script, output and end lie."""
+    """Return the folder of the job's script, output and exit code."""
     return run.path / "slurm"
 
 
 def submit(run: Run, script: str) -> str:
-    """Write the script into the run, hand it to sbatch, and return the job's number.
+    """Write the script into the run, submit it with sbatch, and return the job's number.
 
     Raises:
-        SlurmError: there is no sbatch, the run is in the queue already, or Slurm refused.
+        SlurmError: there is no sbatch, the run is already in the queue, or Slurm rejected the job.
     """
     if shutil.which("sbatch") is None:
         raise SlurmError("there is no sbatch here: submit from a login node of the cluster")
-    before = run.manifest.get("slurm", {}).get("job")
-    if before and state(before):
-        raise SlurmError(f"run {run.run_id} is in the queue already, as job {before}: r1kit slurm follow")
+    previous = run.manifest.get("slurm", {}).get("job")
+    if previous and state(previous):
+        raise SlurmError(f"run {run.run_id} is already in the queue, as job {previous}: r1kit slurm follow")
     path = folder(run) / "job.sbatch"
     write_text_atomic(path, script)
     (folder(run) / "exit.json").unlink(missing_ok=True)
@@ -113,28 +112,28 @@ def submit(run: Run, script: str) -> str:
 
 
 def state(job: str) -> str:
-    """PENDING, RUNNING, …; empty where Slurm's queue no longer knows the job."""
+    """Return PENDING, RUNNING, …; empty if the job is no longer in Slurm's queue."""
     try:
-        found = _slurm("squeue", "--noheader", f"--jobs={job}", "--states=all", "--format=%T")
+        answer = _slurm("squeue", "--noheader", f"--jobs={job}", "--states=all", "--format=%T")
     except SlurmError as error:
         if "Invalid job id" in str(error):  # it left the controller's memory (MinJobAge)
             return ""
         raise
-    return found if found in WAITING + ACTIVE else ""
+    return answer if answer in WAITING + ACTIVE else ""
 
 
 def follow(run: Run, seconds: float = 2.0) -> Iterator[str]:
-    """Lines worth printing while the job waits and runs: its states, and what it prints itself."""
+    """Yield lines to print while the job waits and runs: its states, and its output."""
     job = job_of(run)
-    log, seen, before = folder(run) / "job.log", 0, ""
+    log, printed, previous = folder(run) / "job.log", 0, ""
     while True:
         now = state(job)
-        if now != before and now:
+        if now != previous and now:
             yield f"job {job}: {now.lower()} {reason(job)}".rstrip()
-        before = now
-        text = log.read_text(encoding="utf-8", errors="replace")[seen:] if log.exists() else ""
+        previous = now
+        text = log.read_text(encoding="utf-8", errors="replace")[printed:] if log.exists() else ""
         whole = text[: text.rfind("\n") + 1] if now else text
-        seen += len(whole)
+        printed += len(whole)
         yield from whole.splitlines()
         if not now:
             return
@@ -142,7 +141,7 @@ def follow(run: Run, seconds: float = 2.0) -> Iterator[str]:
 
 
 def reason(job: str) -> str:
-    """Why the job waits, "(Resources)", or on which nodes it runs, "n[1-2]"."""
+    """Return why the job waits, "(Resources)", or on which nodes it runs, "n[1-2]"."""
     try:
         return _slurm("squeue", "--noheader", f"--jobs={job}", "--format=%R")
     except SlurmError:  # it has just left the queue
@@ -150,22 +149,22 @@ def reason(job: str) -> str:
 
 
 def outcome(run: Run) -> tuple[int, str]:
-    """(exit code, why) of a run whose job has left the queue."""
-    found = read_json(folder(run) / "exit.json", {})
-    if "returncode" in found:
-        return found["returncode"], ""
+    """Return (exit code, reason) of a run with a job that has left the queue."""
+    ended = read_json(folder(run) / "exit.json", {})
+    if "returncode" in ended:
+        return ended["returncode"], ""
     job = job_of(run)
     return (
         ExitCode.FAILED,
-        f"job {job} ended without a word: a node failed, or Slurm killed it (scontrol show job {job})",
+        f"job {job} ended without an exit code: a node failed, or Slurm killed it (scontrol show job {job})",
     )
 
 
 def cancel(run: Run, grace: float) -> str:
-    """End a run's job, a running one with a checkpoint; returns what was done.
+    """End a run's job, a running one with a checkpoint; return what was done.
 
-    The script alone is told first (Slurm's own way would leave its KillWait, often 30 s, for everything);
-    what is left after the grace is cancelled.
+    A running job's script gets SIGTERM first: a plain scancel would leave only Slurm's KillWait, often 30 s,
+    for the checkpoint. After the grace the job is cancelled.
     """
     job = job_of(run)
     now = state(job)
@@ -173,7 +172,7 @@ def cancel(run: Run, grace: float) -> str:
         return f"job {job} is not in the queue"
     if now == "RUNNING":
         _slurm("scancel", "--signal=TERM", "--batch", job)
-        deadline = time.monotonic() + grace + WARNING
+        deadline = time.monotonic() + grace + WARNING_SECONDS
         while state(job) in ACTIVE and time.monotonic() < deadline:
             time.sleep(0.5)
         if state(job) not in ACTIVE and (folder(run) / "exit.json").exists():
@@ -183,24 +182,24 @@ def cancel(run: Run, grace: float) -> str:
 
 
 def job_of(run: Run) -> str:
-    """The run's newest job.
+    """Return the run's newest job.
 
     Raises:
-        SlurmError: it never had one.
+        SlurmError: the run was never submitted.
     """
     job = run.manifest.get("slurm", {}).get("job")
     if not job:
-        raise SlurmError(f"run {run.run_id} was never given to Slurm: r1kit run --on slurm")
+        raise SlurmError(f"run {run.run_id} was never submitted to Slurm: r1kit run --on slurm")
     return job
 
 
 def _slurm(*command: str) -> str:
-    # Seen from inside another job, sbatch would take that job's settings for its own.
+    # Inside another job, sbatch would inherit that job's settings from these variables.
     environment = {name: text for name, text in os.environ.items() if not name.startswith("SLURM_JOB")}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmError(f"{command[0]}: {error}") from error
     if done.returncode:
-        raise SlurmError(f"{command[0]} refused: {done.stderr.strip() or done.stdout.strip()}")
+        raise SlurmError(f"{command[0]} failed: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout.strip()

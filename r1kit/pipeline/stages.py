@@ -1,9 +1,11 @@
-"""What a stage is before it runs: the settings and inputs that it takes, and the hash of all that decides it.
+"""Stages before they run: their settings, their inputs, and the hash of everything that decides their result.
 
-The lessons are one pipeline, named `lessons`: a stage is a notebook, and its order and needs are in
-`r1kit.settings.lessons`. The others are in pipeline.yaml: a stage is a program. A hash holds the hashes
-of the stages before it, down to the data stage's. The hash of a pipeline's stage leaves names out, so two
-pipelines that begin alike share the stages they begin with.
+The notebooks form one pipeline, named `lessons`: each stage is a notebook, and `r1kit.settings.pipelines`
+says in which order they run and what each needs. The other pipelines are in pipeline.yaml: each stage is a
+program. A stage's hash includes the hashes of its inputs, down to the data stage. The hash of a pipeline.yaml
+stage leaves names out, so two pipelines with equal first stages share their results.
+
+In reading order: `StageSpec`, lessons, pipelines, and the stage names of the command line.
 """
 
 from __future__ import annotations
@@ -22,15 +24,16 @@ from r1kit.settings.profile import base_of, pipeline_of, pipeline_profile, profi
 
 LESSON, DATA_STAGE = "lesson", "01_data"
 
-FORMS = ("format", "think_format", "tag_count")
-"""Rewards that judge an answer's form; those that grpo.yaml names judge sampled traces too."""
+FORMAT_REWARDS = ("format", "think_format", "tag_count")
+"""Rewards for an answer's format. Those in grpo.yaml also filter the traces of rejection sampling."""
 
-NO_PART = ("collapse", "programs", "model_name_or_path", "expect")
-"""Keys of a trainer's file that decide nothing in a pipeline: the lessons' own, and what its inputs say."""
+UNHASHED_KEYS = ("collapse", "programs", "model_name_or_path", "expect")
+"""Keys of a trainer's file that do not change a pipeline stage's result: lessons use them, or inputs replace
+them."""
 
 
 class Input(NamedTuple):
-    """What a stage takes: `artifact` of the stage `source`, under the name by which its program reads it."""
+    """An input of a stage: `artifact` of the stage `source`, passed to the program as `role`."""
 
     role: str
     source: str
@@ -42,14 +45,14 @@ class StageSpec:
     """A stage and the settings under which it runs.
 
     Attributes:
-        name: its name in its pipeline, and its folder's.
+        name: its name in its pipeline, and its folder's name.
         kind: `lesson`, or one of `settings.pipelines.KINDS`.
         program: the notebook of a lesson, else a module.
         profile: the settings under which it runs.
-        inputs: what it takes from other stages; of a pipeline's stage, `source` may be `base`, `traces` or
-            `prompts` of the data stage.
-        inputs_hash: 16 hex digits, equal for stages that would make the same.
-        parameters: what its program is told beside the profile.
+        inputs: what it takes from other stages; in a pipeline, `source` may be `base`, `traces` or `prompts`
+            of the data stage.
+        inputs_hash: 16 hex digits, equal for stages that would make the same result.
+        parameters: values for its program beside the profile.
         settings: its entry in pipeline.yaml; None for a lesson.
     """
 
@@ -64,13 +67,18 @@ class StageSpec:
 
     @property
     def trains(self) -> bool:
-        """Whether its program is a training, which `accelerate launch` starts and which leaves a model."""
+        """True if its program is a training: `accelerate launch` starts it and it saves a model."""
         return self.kind in KINDS and KINDS[self.kind].makes == "model"
 
 
+# Lessons
+
+
 def lesson_stage(name: str, settings: Profile) -> StageSpec:
-    """Return the lesson `name` under these settings. The lesson that runs pipelines has the hash
-    of a pipeline instead: `opening.stage_in`."""
+    """Return the lesson `name` under these settings.
+
+    06_pipeline has the hash of its pipeline instead: see `open_run.lesson_in_run`.
+    """
     inputs = [
         Input(artifact, source, artifact)
         for source, artifacts in STAGES[name].needs.items()
@@ -89,37 +97,8 @@ def lesson_hash(name: str, settings: Profile) -> str:
     return settings_hash({"stage": name, "settings": sections, "upstream": upstream})
 
 
-def pipeline_stages(source: str | Path, overrides: Mapping[str, Any], name: str) -> dict[str, StageSpec]:
-    """Return the stages of a pipeline of pipeline.yaml by name, in order.
-
-    Args:
-        source: the profile, by name or path.
-        overrides: what the user changed; the pipeline's own changes lie below it (`settings.composed`).
-
-    Raises:
-        SettingsError: the pipeline, or the settings of one of its stages, are wrong.
-    """
-    whole = pipeline_profile(source, overrides, name)
-    profiles = profiles_under(whole, source, name)
-    hashes = _given_hashes(whole)
-    artifacts = {given_name: "model" if given_name == "base" else given_name for given_name in GIVEN}
-    stages = {}
-    for entry in pipeline_of(whole, name).stages:
-        spec = _pipeline_stage(entry, profiles[entry.name], artifacts, hashes)
-        stages[entry.name] = spec
-        hashes[entry.name] = spec.inputs_hash
-        artifacts[entry.name] = KINDS[entry.kind].artifact
-    return stages
-
-
-def pipeline_hash(name: str, stages: Mapping[str, StageSpec]) -> str:
-    """Hash what decides a whole pipeline's results, which are those of the lesson that runs it."""
-    hashes = {stage.name: stage.inputs_hash for stage in stages.values()}
-    return settings_hash({"pipeline": name, "stages": hashes})
-
-
 def base_model(settings: Profile) -> str:
-    """Return the model that real data is made for: what sft.yaml starts from, else what grpo.yaml does."""
+    """Return the model for which real data is prepared: the one sft.yaml starts from, else grpo.yaml's."""
     for section in ("sft", "grpo"):
         name = getattr(settings, section).model.get("model_name_or_path")
         if name and name not in MODEL_STAGES:
@@ -127,10 +106,24 @@ def base_model(settings: Profile) -> str:
     return ""
 
 
-def second_trainings(name: str, settings: Profile) -> dict[str, dict[str, Any]]:
-    """Return what changes in the settings for each training of a lesson but its first, by name.
+def model_folder(name: str) -> Path:
+    """Return the folder of a model: `name` itself, or its snapshot from the hub, downloaded if necessary.
 
-    They are known before the lesson starts, so that what cannot run is refused then.
+    Raises:
+        OSError: `name` is neither a folder nor a model on the hub.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name))
+
+
+def second_trainings(name: str, settings: Profile) -> dict[str, dict[str, Any]]:
+    """Return, by name, the changed settings of each training of a lesson after its first.
+
+    They are known before the lesson starts, so that invalid ones are rejected before anything runs.
     """
     grpo = settings.grpo
     if name == "04_grpo" and grpo.collapse:
@@ -152,22 +145,40 @@ def second_trainings(name: str, settings: Profile) -> dict[str, dict[str, Any]]:
     }
 
 
-def model_folder(name: str) -> Path:
-    """Return the folder of a model: `name` itself, or the hub's copy of it, downloaded if need be.
+# Pipelines of pipeline.yaml
+
+
+def pipeline_stages(source: str | Path, overrides: Mapping[str, Any], name: str) -> dict[str, StageSpec]:
+    """Return the stages of a pipeline of pipeline.yaml by name, in order.
+
+    Args:
+        source: the profile, by name or path.
+        overrides: the user's changes; they take precedence over the pipeline's own (`pipeline_profile`).
 
     Raises:
-        OSError: neither a folder nor a model that the hub gives us.
+        SettingsError: the pipeline, or the settings of one of its stages, are wrong.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    from huggingface_hub import snapshot_download
+    whole = pipeline_profile(source, overrides, name)
+    profiles = profiles_under(whole, source, name)
+    hashes = _data_stage_hashes(whole)
+    artifacts = {given: "model" if given == "base" else given for given in GIVEN}
+    stages = {}
+    for entry in pipeline_of(whole, name).stages:
+        spec = _pipeline_stage(entry, profiles[entry.name], artifacts, hashes)
+        stages[entry.name] = spec
+        hashes[entry.name] = spec.inputs_hash
+        artifacts[entry.name] = KINDS[entry.kind].artifact
+    return stages
 
-    return Path(snapshot_download(name))
+
+def pipeline_hash(name: str, stages: Mapping[str, StageSpec]) -> str:
+    """Hash what decides a pipeline's results; the lesson that runs the pipeline has this hash."""
+    hashes = {stage.name: stage.inputs_hash for stage in stages.values()}
+    return settings_hash({"pipeline": name, "stages": hashes})
 
 
-def _given_hashes(whole: Profile) -> dict[str, str]:
-    """The hash of the data stage's results; that of a given model is its name's."""
+def _data_stage_hashes(whole: Profile) -> dict[str, str]:
+    """Hash the data stage's results; a base model that the profile names is hashed by its name."""
     data = lesson_hash(DATA_STAGE, whole)
     base = data if whole.base is not None else settings_hash({"model": base_of(whole)})
     return dict.fromkeys(GIVEN, data) | {"base": base}
@@ -176,7 +187,6 @@ def _given_hashes(whole: Profile) -> dict[str, str]:
 def _pipeline_stage(
     entry: AnyStage, profile: Profile, artifacts: Mapping[str, str], hashes: Mapping[str, str]
 ) -> StageSpec:
-    """The stage of an entry; `artifacts` and `hashes` are those of what it may take."""
     kind, sources = KINDS[entry.kind], {}
     for role, source in entry.sources().items():
         if isinstance(source, list):
@@ -185,14 +195,14 @@ def _pipeline_stage(
             sources[kind.data if role == "data" else role] = source
     parameters = entry.parameters()
     if entry.kind == "rejection_sampling":
-        parameters["forms"] = [r.name for r in profile.grpo.rewards if r.name in FORMS]
+        parameters["forms"] = [r.name for r in profile.grpo.rewards if r.name in FORMAT_REWARDS]
     if entry.kind in ("merge_data", "evaluate"):
         parameters["names"] = list(sources)
-    read = profile.dump()[kind.reads] if kind.reads else {}
-    decides = {
+    section = profile.dump()[kind.reads] if kind.reads else {}
+    hashed = {
         "kind": entry.kind,
         "parameters": parameters,
-        "settings": {key: value for key, value in read.items() if key not in NO_PART},
+        "settings": {key: value for key, value in section.items() if key not in UNHASHED_KEYS},
         "inputs": {role: hashes[source] for role, source in sources.items()},
     }
     return StageSpec(
@@ -201,42 +211,20 @@ def _pipeline_stage(
         program=kind.program,
         profile=profile,
         inputs=tuple(Input(role, source, artifacts[source]) for role, source in sources.items()),
-        inputs_hash=settings_hash(decides),
+        inputs_hash=settings_hash(hashed),
         parameters=parameters,
         settings=entry,
     )
+
+
+# Stage names of the command line
 
 
 class UnknownStage(UserError):
     """Raised for a stage name that does not exist."""
 
 
-def lacks(lesson: Lesson, settings: Profile) -> bool:
-    """Return whether the profile leaves out what the lesson requires."""
-    section, _, key = lesson.requires.partition(".")
-    return bool(key) and getattr(getattr(settings, section), key) is None
-
-
-def possible(settings: Profile) -> list[str]:
-    """List the lessons that a profile has the settings for: what `r1kit run` runs unless told otherwise."""
-    return [name for name, lesson in STAGES.items() if not (lesson.pipelines or lacks(lesson, settings))]
-
-
-def asked_for(text: str, settings: Profile, pipeline: str | None = None) -> list[str]:
-    """List the stages that `--stages` asks of a new run; "" and "all" mean what the profile can run.
-
-    Args:
-        pipeline: the run's pipeline, whose run is the data stage and the pipeline stage.
-
-    Raises:
-        UnknownStage: see `select`.
-    """
-    if text not in ("", "all"):
-        return select(text, settings)
-    return select("01,06") if pipeline else possible(settings)
-
-
-def stage(name: str) -> Lesson:
+def find_lesson(name: str) -> Lesson:
     """Return the lesson called `name`, or with that number ("04", "4", "04b").
 
     Raises:
@@ -252,26 +240,51 @@ def stage(name: str) -> Lesson:
     raise UnknownStage(f"no stage is called {name!r}; there are {', '.join(STAGES)}.{hint}")
 
 
-def select(text: str, settings: Profile | None = None) -> list[str]:
+def is_runnable(name: str, settings: Profile) -> bool:
+    """Return whether the profile has the settings that the lesson requires."""
+    section, _, key = STAGES[name].requires.partition(".")
+    return not key or getattr(getattr(settings, section), key) is not None
+
+
+def runnable_stages(settings: Profile) -> list[str]:
+    """List the lessons that the profile has the settings for: the default of `r1kit run`."""
+    return [name for name, lesson in STAGES.items() if not lesson.pipelines and is_runnable(name, settings)]
+
+
+def requested_stages(text: str, settings: Profile, pipeline: str | None = None) -> list[str]:
+    """List the stages of a new run with `--stages text`; "" and "all" mean those the profile can run.
+
+    Args:
+        pipeline: the run's pipeline; by default such a run has the data stage and the pipeline stage.
+
+    Raises:
+        UnknownStage: see `select_stages`.
+    """
+    if text not in ("", "all"):
+        return select_stages(text, settings)
+    return select_stages("01,06") if pipeline else runnable_stages(settings)
+
+
+def select_stages(text: str, settings: Profile | None = None) -> list[str]:
     """List stage names from "01-04", "02_sft", "00,02-03" or "all" (without pipelines), in the run's order.
 
     Args:
-        settings: between the ends of a range, stages that this profile has no settings for are left out.
+        settings: inside a range, stages that this profile has no settings for are left out.
 
     Raises:
         UnknownStage: for a name or number that no stage has, or a range that runs backwards.
     """
     if text == "all":
         return [name for name, lesson in STAGES.items() if not lesson.pipelines]
-    order, chosen = list(STAGES), set()
+    order, selected = list(STAGES), set()
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         first, dash, last = part.partition("-")
-        low = order.index(stage(first).name)
-        high = order.index(stage(last).name) if dash else low
+        low = order.index(find_lesson(first).name)
+        high = order.index(find_lesson(last).name) if dash else low
         if high < low:
             raise UnknownStage(f"the range {part!r} runs backwards")
-        chosen.update({order[low], order[high]})
-        chosen.update(name for name in order[low:high] if not (settings and lacks(STAGES[name], settings)))
-    if not chosen:
+        selected.update({order[low], order[high]})
+        selected.update(name for name in order[low:high] if not settings or is_runnable(name, settings))
+    if not selected:
         raise UnknownStage(f"{text!r} names no stage; write for example 01-04, 02_sft or all")
-    return [name for name in order if name in chosen]
+    return [name for name in order if name in selected]

@@ -70,8 +70,9 @@ class Run:
 
 
 def runs_folder() -> Path:
-    """Return `$R1KIT_RUNS`, or `runs/` beside the r1kit package."""
-    return Path(os.environ.get("R1KIT_RUNS") or PROJECT / "runs").expanduser().resolve()
+    """Return `$R1KIT_RUNS`, or `runs/` in the checkout, or in the working folder if r1kit is installed."""
+    home = PROJECT if (PROJECT / "pyproject.toml").is_file() else Path.cwd()
+    return Path(os.environ.get("R1KIT_RUNS") or home / "runs").expanduser().resolve()
 
 
 def create_run(

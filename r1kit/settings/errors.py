@@ -113,6 +113,13 @@ def describe(value: Any) -> str:
     return f"{text if len(text) <= 80 else text[:77] + '...'} ({kind})"
 
 
+def shipped_folder(name: str) -> Path:
+    """Return configs/, sites/ or notebooks/: beside the package in a checkout, inside it when installed."""
+    package = Path(__file__).resolve().parents[1]
+    checkout = package.parent
+    return (checkout if (checkout / "pyproject.toml").is_file() else package) / name
+
+
 def display_path(path: str | Path) -> str:
     """Return the path relative to the working folder if it is inside it, else unchanged."""
     text = os.fspath(path)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from r1kit.settings import trl_keys
-from r1kit.settings.errors import Problem, SettingsError, display_path, nearest_name
+from r1kit.settings.errors import Problem, SettingsError, display_path, nearest_name, shipped_folder
 from r1kit.settings.lessons import STAGES
 from r1kit.settings.validation import Positive, Seconds, Settings, Source, settings_of
 
@@ -223,7 +223,7 @@ class AccelerateSettings(Settings):
         return dict.fromkeys(names - set(cls.model_fields), Any)
 
 
-SITE_ROOT = Path(__file__).resolve().parents[2] / "sites"
+SITE_ROOT = shipped_folder("sites")
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)]
 
 

@@ -57,7 +57,7 @@ KINDS = {
         "r1kit.evaluation.rejection_sampling", "data", may_set=("grpo",), data="prompts"
     ),
     "pass_rate": Kind("r1kit.evaluation.rejection_sampling", "prompts", data="prompts"),
-    "merge_data": Kind("r1kit.pipeline.merge_data", "data"),
+    "merge_data": Kind("r1kit.pipeline.data", "data"),
     "evaluate": Kind("r1kit.evaluation.checkpoints", "answers", "evaluation", ("evaluation",)),
 }
 """The kinds of stages that a pipeline may have."""

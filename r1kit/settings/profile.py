@@ -49,7 +49,7 @@ OPTIONAL_FILES = {
 }
 """Files that a profile may leave out, with the message about an override of a missing one."""
 
-CONFIG_ROOT = Path(__file__).resolve().parents[2] / "configs"
+CONFIG_ROOT = shipped_folder("configs")
 LENGTHS = {"max_steps", "num_train_epochs"}
 """The two keys for the length of a training; a file has one of them."""
 

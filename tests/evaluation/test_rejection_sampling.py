@@ -7,7 +7,7 @@ import pytest
 from r1kit.evaluation import checkpoints, rejection_sampling
 from r1kit.evaluation.rejection_sampling import reason_against, repetition, select
 from r1kit.evaluation.sampler import Completion, Samples
-from r1kit.pipeline import merge_data
+from r1kit.pipeline import data as pipeline_data
 from r1kit.runs.files import read_json
 from r1kit.settings import load_profile
 from r1kit.training import program
@@ -133,7 +133,7 @@ def test_a_union_keeps_a_trace_once_and_says_where_it_is_from():
             "level": 1,
         }
 
-    rows, counts = merge_data.merge(
+    rows, counts = pipeline_data.merge(
         {"sampled": [trace("a"), trace("b")], "traces": [trace("a "), trace("c")]}
     )
     assert [(row["messages"][1]["content"], row["source"]) for row in rows] == [

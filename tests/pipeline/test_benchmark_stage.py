@@ -21,7 +21,7 @@ from r1kit.settings.profile import CONFIG_ROOT
 from r1kit.training.program import Job, StopRequest, read_job
 from tests.evaluation import shards
 from tests.evaluation.conftest import tiny  # noqa: F401 - a fixture
-from tests.pipeline.test_composed import opened, profile, programs  # noqa: F401 - two fixtures
+from tests.pipeline.test_composition import opened, profile, programs  # noqa: F401 - two fixtures
 
 SETTINGS = {
     "benchmarks": {"gsm8k": 2, "math_500": 1}, "temperature": 0.6, "top_p": 0.95, "max_new_tokens": 4,
@@ -223,7 +223,7 @@ def test_a_stage_that_only_writes_answers_has_a_server_for_as_long_as_it_runs(
 
     Server.folder.mkdir()
     monkeypatch.setattr(composition, "answering_machine", one)
-    monkeypatch.setattr(run, "_start_server", start_server)
+    monkeypatch.setattr(run, "start_server", start_server)
     asyncio.run(run.pipeline("chosen").run())
     assert programs[0] == ["begin", "measured", "end"]
     longest = run.settings.data.max_prompt_length + 64

@@ -115,7 +115,7 @@ def test_the_warning_saves_and_requeues_and_says_nothing_of_an_end(run, tmp_path
     assert output.splitlines()[1:] == [
         "up a b",
         "saved",
-        "r1kit: the time is over, a checkpoint is written: back into the queue",
+        "r1kit: time limit reached, checkpoint saved: requeueing",
         "scontrol requeue 7",
     ]
     assert script.process.returncode == 143
@@ -131,7 +131,7 @@ def test_a_cancelled_job_saves_and_ends(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("restarts", "requeue", "said"),
-    [(3, "exit 0", "requeued 3 times already"), (0, "exit 1", "Slurm refused to requeue job 7")],
+    [(3, "exit 0", "already requeued 3 times"), (0, "exit 1", "Slurm refused to requeue job 7")],
 )
 def test_a_job_that_may_not_go_back_ends_and_says_why(run, tmp_path, restarts, requeue, said):
     script = Script(run, tmp_path, Site(requeues=3), restarts, requeue)
@@ -160,7 +160,7 @@ def test_without_slurm_the_message_says_where_to_go(run, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(slurm.SlurmError, match="login node"):
         slurm.submit(run, "")
-    with pytest.raises(slurm.SlurmError, match="never given to Slurm"):
+    with pytest.raises(slurm.SlurmError, match="never submitted"):
         slurm.job_of(run)
 
 

@@ -5,16 +5,16 @@ from operator import getitem
 
 import pytest
 
-from r1kit.pipeline import dependencies, open_run
+from r1kit.pipeline import open_run
 from r1kit.pipeline.stages import (
     UnknownStage,
-    asked_for,
     lesson_hash,
     lesson_stage,
     pipeline_hash,
     pipeline_stages,
-    possible,
-    select,
+    requested_stages,
+    runnable_stages,
+    select_stages,
 )
 from r1kit.runs.files import write_json_atomic
 from r1kit.runs.results import write_result
@@ -48,18 +48,22 @@ def finish(run, name, settings):
     ],
 )
 def test_stages_are_selected_by_name_number_and_range(text, names):
-    assert select(text) == names
+    assert select_stages(text) == names
 
 
 def test_a_range_leaves_out_what_the_profile_has_no_settings_for_unless_it_is_named():
     """docs/big-machine.md told to run 03-05 on eight GPUs, which was refused for 04b_rewards."""
     settings = load_profile("mi350x-8")
-    assert asked_for("03-05", settings) == ["03_vllm", "04_grpo", "05_evaluation"]
-    assert asked_for("04b-05", settings) == ["04b_rewards", "05_evaluation"]
-    assert asked_for("04b", settings) == ["04b_rewards"]
-    assert asked_for("", settings) == asked_for("all", settings) == asked_for("00-05", settings)
-    assert asked_for("", settings, "r1") == ["01_data", "06_pipeline"]
-    assert "04b_rewards" in asked_for("03-05", load_profile("cpu-tiny"))
+    assert requested_stages("03-05", settings) == ["03_vllm", "04_grpo", "05_evaluation"]
+    assert requested_stages("04b-05", settings) == ["04b_rewards", "05_evaluation"]
+    assert requested_stages("04b", settings) == ["04b_rewards"]
+    assert (
+        requested_stages("", settings)
+        == requested_stages("all", settings)
+        == requested_stages("00-05", settings)
+    )
+    assert requested_stages("", settings, "r1") == ["01_data", "06_pipeline"]
+    assert "04b_rewards" in requested_stages("03-05", load_profile("cpu-tiny"))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,7 @@ def test_a_range_leaves_out_what_the_profile_has_no_settings_for_unless_it_is_na
 )
 def test_a_wrong_selection_is_explained(text, part):
     with pytest.raises(UnknownStage, match=part):
-        select(text)
+        select_stages(text)
 
 
 def test_every_need_comes_before_the_stage_that_needs_it():
@@ -94,18 +98,18 @@ def test_a_stage_depends_on_its_settings_and_on_those_before_it():
 def test_a_result_counts_only_with_the_inputs_it_was_made_from():
     run, settings = open_run.new_run("cpu-tiny", {})
     folder, digest = run.stage("02_sft"), lesson_hash("02_sft", settings)
-    assert not dependencies.has_result(folder, digest)
+    assert not open_run.has_result(folder, digest)
     finish(run, "02_sft", settings)
-    assert dependencies.has_result(folder, digest)
+    assert open_run.has_result(folder, digest)
     other = lesson_hash("02_sft", load_profile("cpu-tiny", {"sft.max_steps": 45}))
-    assert not dependencies.has_result(folder, other)
+    assert not open_run.has_result(folder, other)
 
 
 def test_what_a_stage_needs_is_borrowed_from_the_newest_equal_run(capsys):
     older, settings = open_run.new_run("cpu-tiny", {}, "older-run")
     finish(older, "01_data", settings)
     run, settings = open_run.new_run("cpu-tiny", {}, "this-run")
-    assert dependencies.find_or_run(run, lesson_stage("01_data", settings)) == older.stage("01_data")
+    assert open_run.find_or_run(run, lesson_stage("01_data", settings)) == older.stage("01_data")
     assert run.manifest["borrowed"] == {"01_data": "older-run"}
     assert "older-run" in capsys.readouterr().out
 
@@ -115,8 +119,8 @@ def test_an_attempt_with_other_inputs_is_set_aside_not_lost(runs_folder):
     folder.mkdir()
     (folder / "metrics.jsonl").write_text("{}\n")
     write_json_atomic(folder / "params.json", {"inputs_hash": "old"})
-    assert not dependencies.set_stale_aside(folder, "old")
-    assert dependencies.set_stale_aside(folder, "new")
+    assert not open_run.archive_stale(folder, "old")
+    assert open_run.archive_stale(folder, "new")
     (aside,) = folder.glob("stale-*")
     assert (aside / "metrics.jsonl").is_file()
     assert not (folder / "metrics.jsonl").exists()
@@ -127,8 +131,8 @@ def test_every_profile_can_run_the_main_path_and_the_lesson_on_rewards_needs_the
     settings = load_profile(name)
     lesson = ["04b_rewards"] if settings.data.source == "stories" else []
     left_out = {"04b_rewards", "06_pipeline"} - set(lesson)
-    assert set(STAGES) - set(possible(settings)) == left_out
-    assert "04_grpo" in possible(settings)
+    assert set(STAGES) - set(runnable_stages(settings)) == left_out
+    assert "04_grpo" in runnable_stages(settings)
 
 
 def test_real_data_depends_on_the_model_whose_tokenizer_measures_it():

@@ -27,7 +27,7 @@ def test_a_run_is_submitted_and_followed_to_its_end(slurm, site):
     second = open_run("second").manifest["slurm"]["job"]
     assert json.loads(waiting.output) == {"run_id": "second", "job": second}
     again = CliRunner().invoke(main.app, ["run", "--on", "slurm", "--resume", "second"])
-    assert f"is in the queue already, as job {second}" in str(again.exception)
+    assert f"is already in the queue, as job {second}" in str(again.exception)
     gone = CliRunner().invoke(main.app, ["slurm", "cancel", "second"])
     assert gone.exit_code == 0, gone.output
     assert not jobs.state(second)

@@ -37,7 +37,7 @@ def test_a_stage_whose_settings_are_left_out_is_refused_before_a_run_is_made(run
 def test_the_failure_on_purpose_can_run_under_every_profile(profile):
     """Of five steps there is no room for ten of warm-up: 04_grpo stopped there, after the real training."""
     settings = load_profile(profile)
-    open_run.refuse_what_it_has_no_settings_for(settings, ["04_grpo"])
+    open_run.check_stages(settings, ["04_grpo"])
     changed = load_profile(profile, settings.grpo.failure()).grpo
     assert changed.trl["learning_rate"] == settings.grpo.collapse.learning_rate
     assert changed.trl["warmup_steps"] < changed.trl["max_steps"] == settings.grpo.collapse.max_steps
@@ -46,7 +46,7 @@ def test_the_failure_on_purpose_can_run_under_every_profile(profile):
 @pytest.mark.parametrize("name", ["mi350x-8", "h200-8", "r1-zero-7b"])
 def test_it_can_run_with_stages_of_length_too(name):
     settings = load_profile(name, described(name))
-    open_run.refuse_what_it_has_no_settings_for(settings, ["04_grpo"])
+    open_run.check_stages(settings, ["04_grpo"])
     assert settings.grpo.failure()["grpo.max_completion_length"] == 8192
 
 

@@ -216,7 +216,7 @@ def test_pipelines_behind_a_comma_are_checked_now_and_run_beside_the_first(profi
     monkeypatch.setattr(
         engine, "execute", lambda source, target, parameters, **keys: given.update(parameters)
     )
-    running.run_notebook(open_run.stage_in(run, "06_pipeline", settings), run.stage("06_pipeline"), run)
+    running.run_notebook(open_run.lesson_in_run(run, "06_pipeline", settings), run.stage("06_pipeline"), run)
     assert (given["PIPELINE"], given["ALSO"]) == ("short", ["other"])
     with pytest.raises(SettingsError, match="Did you mean `other`"):
         open_run.new_run(profile, {}, "other-run", pipeline="short,othr")
