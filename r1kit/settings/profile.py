@@ -17,7 +17,7 @@ from typing import Any
 
 from r1kit.settings import trl_keys
 from r1kit.settings.data import DataSettings, HubDataSettings
-from r1kit.settings.errors import Problem, SettingsError, describe, display_path, nearest_name
+from r1kit.settings.errors import Problem, SettingsError, describe, display_path, nearest_name, shipped_folder
 from r1kit.settings.evaluation import BenchmarkSettings, EvaluationSettings
 from r1kit.settings.machine import AccelerateSettings, MachineSettings, grpo_processes
 from r1kit.settings.pipelines import AnyStage, Pipeline, PipelineSettings, place_of
