@@ -70,8 +70,8 @@ def test_results_survive_storage_and_a_failed_write_leaves_the_old_file(tmp_path
     path = save_results(FRAME, tmp_path / "evaluations" / "sft.parquet")
     pd.testing.assert_frame_equal(load_results(path), FRAME)
 
-    def torn(self, file, **kwargs):
-        file.write(b"half")
+    def torn(self, path, **kwargs):
+        path.write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", torn)

@@ -20,7 +20,7 @@ from r1kit.runs.files import read_json
 from r1kit.serving.server import serve
 from r1kit.settings.machine import MachineSettings
 from tests.data.rows import write_jsonl
-from tests.data.test_generation import ROWS, judge, settings
+from tests.evaluation.test_generation import ROWS, judge, settings
 from tests.failures import cluster
 from tests.serving.conftest import processes_of
 from tests.training.conftest import rows, tokenizer, world  # noqa: F401 - fixtures
