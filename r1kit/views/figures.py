@@ -1,29 +1,18 @@
-"""What all figures share: colours, panels, thinned series, descriptions in words, PNG.
+"""Figures of a run, each drawn from files: training curves, evaluation, lengths, pipelines, the machine.
 
-Figures are made without pyplot, so nothing leaks between cells and the dashboard can draw in a thread. The
-colours are Okabe and Ito's, which people with any colour vision can tell apart.
-
-Curves of a training, from its metrics.jsonl. Every function returns a `matplotlib.figure.Figure`.
-
-What the machine did while a job ran, from its system.jsonl: utilisation, memory, power, temperature.
-
-Figures for the notebooks: training curves (`curves.py`), the machine (`machine_curves.py`), pass@1 with
-intervals, lengths, before and after.
-
-Every function returns a `matplotlib.figure.Figure`; `figure_alt(figure)` says in words what it shows. Bars
-differ by hatching as well as by colour.
-
-Figures of composed trainings: the courses of several GRPO stages, and which problems were asked when.
-
-Problems are told apart by their level or, where the data have none, by their measured pass rate.
+Every function returns a `matplotlib.figure.Figure` made without pyplot, so that nothing leaks between
+notebook cells and the dashboard can draw in a thread. `figure_alt(figure)` describes the figure in words.
+Colours are Okabe and Ito's, which people with any colour vision can tell apart; curves also differ by line
+style, bars by hatching. A `source` is the path of a metrics.jsonl (or system.jsonl), or its rows.
 """
 
 from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
@@ -34,15 +23,20 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#666666",
 )  # fmt: skip
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 HATCHES = ("", "//", "..", "xx", "--", "++")
-MOST_POINTS = 400  # more cannot be seen in 700 pixels, and the dashboard draws again and again
+LINES = ("-", "--", "-.", ":")
+MAX_POINTS = 400  # more cannot be seen in 700 pixels, and the dashboard draws again and again
 
-Rows = Sequence[Mapping[str, Any]]
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
+Source = str | Path | Rows
+
+
+# Shared by all figures
 
 
 class Picture(Figure):
@@ -52,65 +46,8 @@ class Picture(Figure):
         return png(self)
 
 
-def figure_alt(figure: Figure) -> str:
-    """What the figure shows, in words: for alt texts and captions."""
-    return getattr(figure, "r1kit_alt", "")
-
-
-def png(figure: Figure, *, dpi: int = 90) -> bytes:
-    """The figure as a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
-
-
-def reward_parts(rows: Rows) -> dict[str, str]:
-    """Metric name of each reward's mean -> its short name, in the order in which they were logged."""
-    keys = dict.fromkeys(key for row in rows for key in row)
-    return {
-        key: key.split("/")[1].removesuffix("_reward")
-        for key in keys
-        if key.startswith("rewards/") and key.endswith("/mean")
-    }
-
-
-def series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
-    """Steps and values of a metric where it was logged, thinned to about MOST_POINTS, the last one kept."""
-    points = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), (int, float))]
-    if len(points) > MOST_POINTS:
-        stride = -(-len(points) // MOST_POINTS)
-        points = points[::stride] + ([points[-1]] if (len(points) - 1) % stride else [])
-    return [p[0] for p in points], [p[1] for p in points]
-
-
-def rows_of(source: str | Path | Rows) -> list[Mapping[str, Any]]:
-    """Rows of a metrics.jsonl given by path, or the rows themselves."""
-    return jsonl.read(Path(source)) if isinstance(source, (str, Path)) else list(source)
-
-
-def last(rows: Rows, key: str) -> float | None:
-    """The newest value of a metric."""
-    return next((row[key] for row in reversed(rows) if isinstance(row.get(key), (int, float))), None)
-
-
-def running_mean(values: Sequence[float], smooth: float) -> list[float]:
-    """Exponential running mean, corrected for its start (as Adam's)."""
-    out, mean = [], 0.0
-    for i, value in enumerate(values, start=1):
-        mean = smooth * mean + (1 - smooth) * value
-        out.append(mean / (1 - smooth**i))
-    return out
-
-
-def course(name: str, steps: Sequence[float], values: Sequence[float]) -> str:
-    """One sentence on how a curve went."""
-    if not values:
-        return f"{name}: no values yet."
-    return f"{name} from {values[0]:.3g} at step {steps[0]} to {values[-1]:.3g} at step {steps[-1]}."
-
-
 def panels(titles: Sequence[str], *, columns: int = 1, width: float = 7.0) -> tuple[Figure, list[Axes]]:
-    """A figure with one titled panel each, grid behind, and room for the labels."""
+    """Make a figure with one panel per title, with a grid and room for the labels."""
     lines = -(-len(titles) // columns)
     size = (width, 3.6 * lines) if columns == 1 else (4 * columns, 2.7 * lines)
     figure = Picture(figsize=size, layout="constrained")
@@ -125,31 +62,73 @@ def panels(titles: Sequence[str], *, columns: int = 1, width: float = 7.0) -> tu
 
 
 def described(figure: Figure, alt: str) -> Figure:
-    """The figure, with what it shows in words kept for `figure_alt`."""
+    """Attach the description that `figure_alt` returns, and return the figure."""
     figure.r1kit_alt = alt
     return figure
 
 
-LINES = ("-", "--", "-.", ":")
+def figure_alt(figure: Figure) -> str:
+    """Return what the figure shows, in words: for alt texts and captions."""
+    return getattr(figure, "r1kit_alt", "")
 
 
-def loss_curve(source: str | Path | Rows, *, smooth: float = 0.0, title: str = "Training loss") -> Figure:
-    """Loss against step, from metrics.jsonl (a path or its rows). `smooth` in [0, 1) adds a running mean."""
+def png(figure: Figure) -> bytes:
+    """Return the figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    return buffer.getvalue()
+
+
+def rows_of(source: Source) -> list[Row]:
+    """Return the rows of a JSON-lines file given by path, or the rows themselves."""
+    return jsonl.read(source) if isinstance(source, (str, Path)) else list(source)
+
+
+def series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
+    """Return the steps and values of a metric, thinned to about MAX_POINTS; the last point is kept."""
+    points = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), (int, float))]
+    if len(points) > MAX_POINTS:
+        stride = -(-len(points) // MAX_POINTS)
+        points = points[::stride] + ([points[-1]] if (len(points) - 1) % stride else [])
+    return [p[0] for p in points], [p[1] for p in points]
+
+
+def curve(axes: Axes, rows: Rows, key: str, name: str, **style: Any) -> str:
+    """Draw a metric against the step; return a sentence with its first and its last value."""
+    steps, values = series(rows, key)
+    axes.plot(steps, values, **style)
+    return course(name, steps, values)
+
+
+def course(name: str, steps: Sequence[float], values: Sequence[float]) -> str:
+    """Return a sentence with the first and the last value of a curve."""
+    if not values:
+        return f"{name}: no values yet."
+    return f"{name} from {values[0]:.3g} at step {steps[0]} to {values[-1]:.3g} at step {steps[-1]}."
+
+
+def style_of(index: int) -> dict[str, str]:
+    """Return the colour and the line style of the curve at `index`."""
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": LINES[index % len(LINES)]}
+
+
+# Training curves
+
+
+def loss_curve(source: Source) -> Figure:
+    """Draw the loss against the step."""
     rows = rows_of(source)
-    figure, (axes,) = panels([title])
-    steps, losses = series(rows, "loss")
-    axes.plot(steps, losses, color=BLUE, alpha=0.35 if smooth else 1.0, label="loss")
-    if smooth:
-        axes.plot(steps, running_mean(losses, smooth), color=BLUE, label="running mean")
-        axes.legend()
+    figure, (axes,) = panels(["Training loss"])
+    alt = curve(axes, rows, "loss", "Loss", color=BLUE, label="loss")
     axes.set_ylabel("loss (nats a token)")
-    accuracy = last(rows, "mean_token_accuracy")
-    tail = f" Tokens predicted right at the end: {accuracy:.0%}." if accuracy is not None else ""
-    return described(figure, f"{course('Loss', steps, losses)}{tail}")
+    _, accuracy = series(rows, "mean_token_accuracy")
+    if accuracy:
+        alt += f" Tokens predicted right at the end: {accuracy[-1]:.0%}."
+    return described(figure, alt)
 
 
-def training_panel(source: str | Path | Rows, *, title: str = "") -> Figure:
-    """The GRPO run in six panels: reward, its parts, length, entropy, groups without variance, gradient."""
+def training_panel(source: Source) -> Figure:
+    """Draw a GRPO run: reward, its parts, length, entropy, groups without variance, gradient."""
     rows = rows_of(source)
     names = [
         "Reward",
@@ -160,26 +139,24 @@ def training_panel(source: str | Path | Rows, *, title: str = "") -> Figure:
         "Gradient",
     ]
     figure, (reward, parts, length, entropy, groups, gradient) = panels(names, columns=3)
-    steps, values = series(rows, "reward")
-    reward.plot(steps, values, color=BLUE)
-    _, spread = series(rows, "reward_std")
+    alt = [curve(reward, rows, "reward", "Mean reward", color=BLUE)]
+    (steps, values), (_, spread) = series(rows, "reward"), series(rows, "reward_std")
     if len(spread) == len(values):
         low, high = ([v + sign * s for v, s in zip(values, spread, strict=True)] for sign in (-1, 1))
         reward.fill_between(steps, low, high, color=BLUE, alpha=0.15, linewidth=0, label="± one std")
     reward.set_ylabel("weighted sum")
-    said = [course("Mean reward", steps, values)]
-    at, solved = series(rows, "heldout/pass@1")
-    if solved:
-        reward.plot(at, solved, color=RED, linestyle="--", marker="o", label="held-out pass@1")
-        said.append(course("Held-out pass@1", at, solved))
+    if series(rows, "heldout/pass@1")[1]:
+        style = {"color": RED, "linestyle": "--", "marker": "o", "label": "held-out pass@1"}
+        alt.append(curve(reward, rows, "heldout/pass@1", "Held-out pass@1", **style))
     if reward.get_legend_handles_labels()[0]:
         reward.legend()
-    for i, (key, name) in enumerate(reward_parts(rows).items()):
-        at, part = series(rows, key)
-        parts.plot(at, part, color=COLOURS[i % len(COLOURS)], linestyle=LINES[i % 4], label=name)
-        said.append(course(name, at, part))
+    keys = dict.fromkeys(key for row in rows for key in row)  # in the order in which they were logged
+    means = [key for key in keys if key.startswith("rewards/") and key.endswith("/mean")]
+    for i, key in enumerate(means):
+        name = key.split("/")[1].removesuffix("_reward")
+        alt.append(curve(parts, rows, key, name, label=name, **style_of(i)))
     parts.set_ylabel("mean of the batch")
-    if parts.lines:
+    if means:
         parts.legend()
     for axes, key, name, unit in (
         (length, "completions/mean_length", "Length", "tokens"),
@@ -187,174 +164,70 @@ def training_panel(source: str | Path | Rows, *, title: str = "") -> Figure:
         (groups, "frac_reward_zero_std", "Share of groups whose rewards are all equal", "share"),
         (gradient, "grad_norm", "Gradient norm", "norm before clipping"),
     ):
-        at, part = series(rows, key)
-        axes.plot(at, part, color=GREY)
+        alt.append(curve(axes, rows, key, name, color=GREY))
         axes.set_ylabel(unit)
-        said.append(course(name, at, part))
-    at, clipped = series(rows, "completions/clipped_ratio")
+    steps, clipped = series(rows, "completions/clipped_ratio")
     if any(clipped):
         twin = length.twinx()
-        twin.plot(at, clipped, color=RED, linestyle=":")
+        twin.plot(steps, clipped, color=RED, linestyle=":")
         twin.set(ylim=(0, 1), ylabel="share cut off (dotted)")
     groups.set_ylim(-0.02, 1.02)
-    if title:
-        figure.suptitle(title)
-    return described(figure, " ".join(said))
+    return described(figure, " ".join(alt))
 
 
-def compare_rewards(
-    sources: Mapping[str, str | Path | Rows],
-    *,
-    metric: str = "rewards/accuracy_reward/mean",
-    title: str = "Accuracy reward of two runs",
-) -> Figure:
-    """One metric of several runs in one panel: a run beside the one that collapses. Name -> metrics file."""
+def compare_rewards(sources: Mapping[str, Source]) -> Figure:
+    """Draw the accuracy reward of several runs in one panel, such as a run and one that collapses.
+
+    Args:
+        sources: name of the run -> its metrics.jsonl.
+    """
+    title = "Accuracy reward of two runs"
     figure, (axes,) = panels([title])
-    said = []
-    for i, (name, source) in enumerate(sources.items()):
-        steps, values = series(rows_of(source), metric)
-        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % 4]}
-        axes.plot(steps, values, label=name, **style)
-        said.append(course(name, steps, values))
+    alt = [
+        curve(axes, rows_of(source), "rewards/accuracy_reward/mean", name, label=name, **style_of(i))
+        for i, (name, source) in enumerate(sources.items())
+    ]
     axes.set(ylabel="mean of the batch", ylim=(-0.02, 1.02))
     axes.legend()
-    return described(figure, f"{title}. " + " ".join(said))
+    return described(figure, f"{title}. {' '.join(alt)}")
 
 
-def paid_and_true(
-    sources: Mapping[str, str | Path | Rows],
-    paid: Mapping[str, str],
-    truth: str,
-    *,
-    truth_name: str = "truth",
-) -> Figure:
-    """A panel for each run: the reward that it was paid for beside the one that nobody can fool.
+def paid_and_true(sources: Mapping[str, Source], paid: Mapping[str, str], truth: str) -> Figure:
+    """Draw, in one panel per run, the reward it was trained on beside a reward that cannot be hacked.
 
     Args:
         sources: name of the run -> its metrics.jsonl.
         paid: name of the run -> the reward it was trained on, by its name in the settings.
-        truth: the reward that tells the truth, by its name in the settings; logged in every run, if need be
-            with weight 0.
-        truth_name: what the curve of the truth is called.
+        truth: the reward that cannot be hacked, by its name in the settings; every run logs it, with weight 0
+            where it does not train on it.
     """
     figure, axes_list = panels(list(sources), columns=len(sources))
-    figure.set_size_inches(max(7.0, 4.5 * len(sources)), 3.8)  # the legends stand below
-    said = []
+    figure.set_size_inches(max(7.0, 4.5 * len(sources)), 3.8)  # the legends are below the panels
+    alt = []
     for axes, (name, source) in zip(axes_list, sources.items(), strict=True):
         rows = rows_of(source)
-        curves = [(f"{truth_name}, not paid ({truth})", truth, GREEN, "-")]
+        curves = [(f"truth, not paid ({truth})", truth, GREEN, "-")]
         if paid[name] == truth:
-            curves = [(f"reward and {truth_name} ({truth})", truth, GREEN, "-")]
+            curves = [(f"reward and truth ({truth})", truth, GREEN, "-")]
         else:
             curves.insert(0, (f"reward ({paid[name]})", paid[name], RED, "--"))
         for label, reward, colour, line in curves:
-            steps, values = series(rows, f"rewards/{reward}_reward/mean")
-            axes.plot(steps, values, color=colour, linestyle=line, marker=".", label=label)
-            said.append(course(f"{name}, {label}", steps, values))
+            style = {"color": colour, "linestyle": line, "marker": ".", "label": label}
+            alt.append(curve(axes, rows, f"rewards/{reward}_reward/mean", f"{name}, {label}", **style))
         axes.set(ylim=(-0.02, 1.02), ylabel="mean of the batch")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24))
-    return described(figure, " ".join(said))
+    return described(figure, " ".join(alt))
 
 
-Row = Mapping[str, Any]
-GB = 1e9
-QUANTITIES: dict[str, tuple[str, str, float]] = {
-    "utilisation": ("utilisation", "% busy", 1),
-    "memory_used": ("memory", "GB", GB),
-    "power": ("power", "watts", 1),
-    "temperature": ("temperature", "degrees Celsius", 1),
-}
-"""Of a GPU: its key in a row -> the panel's name, its unit, what to divide by."""
-OF_THE_HOST = {"utilisation": "cpu", "memory_used": "memory_used", "temperature": "cpu_temperature"}
+# Evaluation
 
 
-def machine_panel(source: str | Path | Rows) -> Figure:
-    """A panel for each quantity that was recorded; minutes since the job's first sample below.
-
-    GPUs as their mean and the band from the least to the most of them, the host as one line beside. A panel
-    that nothing was said of is left out, as temperature is in most virtual machines.
-
-    Raises:
-        ValueError: there is no sample yet.
-    """
-    rows = [row for row in rows_of(source) if "time" in row]
-    if not rows:
-        raise ValueError("system.jsonl has no rows yet: the first comes with the job's first second")
-    drawn = [key for key in QUANTITIES if on_gpus(rows, key) or on_host(rows, key)]
-    names = [f"{QUANTITIES[key][0].capitalize()}, {QUANTITIES[key][1]}" for key in drawn]
-    figure, axes_list = panels(names, columns=2)
-    start, said = rows[0]["time"], []
-    for key, axes in zip(drawn, axes_list, strict=True):
-        name, unit, scale = QUANTITIES[key]
-        said += gpu_band(axes, on_gpus(rows, key), start, name, unit, scale)
-        said += line(axes, on_host(rows, key), start, f"host {name}", unit, scale, ORANGE)
-        if key == "memory_used":
-            job = points(rows, lambda row: row.get("job_rss_bytes"))
-            said += line(axes, job, start, "this job's memory", unit, scale, GREEN)
-        axes.set(xlabel="minutes", ylim=(0, 105) if key == "utilisation" else (0, None))
-        axes.legend(fontsize=8)
-    return described(figure, " ".join(said))
-
-
-Points = list[tuple[float, Any]]
-
-
-def points(rows: Sequence[Row], value: Callable[[Row], Any]) -> Points:
-    """(time, value) of the rows that say it."""
-    return [(row["time"], found) for row in rows if (found := value(row)) is not None]
-
-
-def on_host(rows: Sequence[Row], key: str) -> Points:
-    """What is recorded of processor and main memory."""
-    return points(rows, lambda row: row.get(OF_THE_HOST[key])) if key in OF_THE_HOST else []
-
-
-def on_gpus(rows: Sequence[Row], key: str) -> Points:
-    """Lists with the value of each GPU that says it."""
-
-    def each(row: Row) -> list[float] | None:
-        return [gpu[key] for gpu in row.get("gpus", []) if gpu.get(key) is not None] or None
-
-    return points(rows, each)
-
-
-def line(
-    axes: Axes, found: Points, start: float, name: str, unit: str, scale: float, colour: str
-) -> list[str]:
-    """Draw one curve, if there is one; the sentence on it."""
-    if not found:
-        return []
-    values = [value / scale for _, value in found]
-    axes.plot([(time - start) / 60 for time, _ in found], values, color=colour, lw=1.4, label=name)
-    return [summary(name, values, max(values), unit)]
-
-
-def gpu_band(axes: Axes, found: Points, start: float, name: str, unit: str, scale: float) -> list[str]:
-    """Draw mean, least and most of the GPUs, if there are any; the sentence on them."""
-    if not found:
-        return []
-    minutes = [(time - start) / 60 for time, _ in found]
-    least, most = ([edge(values) / scale for _, values in found] for edge in (min, max))
-    mean = [sum(values) / len(values) / scale for _, values in found]
-    axes.fill_between(minutes, least, most, color=BLUE, alpha=0.2, lw=0)
-    axes.plot(minutes, mean, color=BLUE, lw=1.6, label=f"GPUs ({len(found[-1][1])}), mean")
-    axes.axhline(max(most), color=GREY, lw=0.8, ls=":")
-    return [summary(f"{name} of the GPUs", mean, max(most), unit)]
-
-
-def summary(name: str, values: Sequence[float], most: float, unit: str) -> str:
-    """One sentence on a curve."""
-    return (
-        f"{name[0].upper()}{name[1:]}: {sum(values) / len(values):.3g} {unit} on average, at most {most:.3g}."
-    )
-
-
-def pass_rate_histogram(rates: Sequence[float], *, title: str = "How often each prompt was solved") -> Figure:
-    """Prompts by the share of their rollouts that were right; the ends, no signal for GRPO, stand apart."""
-    figure, (axes,) = panels([title])
+def pass_rate_histogram(rates: Sequence[float]) -> Figure:
+    """Draw prompts by their share of right rollouts; the ends, which teach GRPO nothing, are apart."""
+    figure, (axes,) = panels(["How often each prompt was solved"])
     shares = [float(rate) for rate in rates]
     counts = [sum(min(int(share * 10), 9) == i for share in shares if 0 < share < 1) for i in range(10)]
-    never, always = (sum(share == end for share in shares) for end in (0.0, 1.0))
+    never, always = shares.count(0.0), shares.count(1.0)
     axes.bar(
         [i / 10 + 0.05 for i in range(10)], counts, 0.09, color=BLUE, label="mixed: GRPO learns from these"
     )
@@ -370,118 +243,97 @@ def pass_rate_histogram(rates: Sequence[float], *, title: str = "How often each 
     )
 
 
-def pass1_bars(table: pd.DataFrame, *, metric: str = "pass@1", title: str = "") -> Figure:
-    """Bars of a metric per level and checkpoint with 95% whiskers, from `r1kit.evaluation.table`."""
-    figure, (axes,) = panels([title or f"{metric} on held-out problems, with 95% intervals"], width=8)
+def pass1_bars(table: pd.DataFrame) -> Figure:
+    """Draw pass@1 per level and checkpoint with 95% whiskers, from `r1kit.evaluation.table`."""
+    figure, (axes,) = panels(["pass@1 on held-out problems, with 95% intervals"], width=8)
     checkpoints, levels = list(dict.fromkeys(table["checkpoint"])), list(dict.fromkeys(table["level"]))
-    width, said = 0.8 / len(checkpoints), []
+    width, alt = 0.8 / len(checkpoints), []
     for i, checkpoint in enumerate(checkpoints):
         rows = table[table["checkpoint"] == checkpoint].set_index("level").reindex(levels)
         places = [x + (i - (len(checkpoints) - 1) / 2) * width for x in range(len(levels))]
-        value = rows[metric]
-        below, above = (value - rows[f"{metric} low"]).clip(0), (rows[f"{metric} high"] - value).clip(0)
+        value, low, high = rows["pass@1"], rows["pass@1 low"], rows["pass@1 high"]
         axes.bar(
-            places, value, width * 0.92, yerr=[below, above], capsize=3, label=checkpoint,
-            color=COLOURS[i % len(COLOURS)], hatch=HATCHES[i % len(HATCHES)], edgecolor="white",
-            error_kw={"elinewidth": 1.2, "ecolor": "black"},
+            places, value, width * 0.92, yerr=[(value - low).clip(0), (high - value).clip(0)], capsize=3,
+            label=checkpoint, color=COLOURS[i % len(COLOURS)], hatch=HATCHES[i % len(HATCHES)],
+            edgecolor="white", error_kw={"elinewidth": 1.2, "ecolor": "black"},
         )  # fmt: skip
-        for x, v, high in zip(places, value, rows[f"{metric} high"], strict=True):
-            axes.annotate(f"{v:.2f}", (x, high), (0, 2), textcoords="offset points", ha="center", fontsize=8)
-        said += [
-            f"{checkpoint}: " + ", ".join(f"{lv} {v:.2f}" for lv, v in zip(levels, value, strict=True)) + "."
-        ]
-    axes.set_xticks(range(len(levels)), map(place, levels))
-    axes.set(ylim=(0, 1.08), ylabel=metric, xlabel="")
+        for x, v, top in zip(places, value, high, strict=True):
+            axes.annotate(f"{v:.2f}", (x, top), (0, 2), textcoords="offset points", ha="center", fontsize=8)
+        scores = ", ".join(f"{level} {v:.2f}" for level, v in zip(levels, value, strict=True))
+        alt.append(f"{checkpoint}: {scores}.")
+    axes.set_xticks(range(len(levels)), map(_level_label, levels))
+    axes.set(ylim=(0, 1.08), ylabel="pass@1", xlabel="")
     axes.legend(title="checkpoint", ncols=len(checkpoints), loc="upper center", bbox_to_anchor=(0.5, -0.12))
-    return described(figure, f"{metric} by level. " + " ".join(said))
+    return described(figure, f"pass@1 by level. {' '.join(alt)}")
 
 
-def place(level: str) -> str:
-    """How a level, a benchmark, or the mean over several of them is called on an axis."""
+def _level_label(level: str) -> str:
+    """Return the axis label of a level, of a benchmark, or of the mean over several of them."""
     if level[0].isdigit():
         return f"level {level}" if level.isdigit() else f"levels {level}\n(mean)"
     return "mean" if ", " in level else level
 
 
+# Lengths
+
+
 def length_histograms(
-    lengths: Mapping[str, Sequence[float]],
-    *,
-    limit: float | None = None,
-    unit: str = "tokens",
-    title: str = "",
+    lengths: Mapping[str, Sequence[float]], *, limit: float | None = None, title: str = "Lengths in tokens"
 ) -> Figure:
-    """Overlaid histograms of lengths, one per name, on common bins; `limit` marks where they are cut."""
-    figure, (axes,) = panels([title or f"Lengths in {unit}"])
+    """Draw overlaid histograms of lengths in tokens on common bins; `limit` marks where texts are cut."""
+    figure, (axes,) = panels([title])
     longest = max((max(values, default=0) for values in lengths.values()), default=0)
     edges = [i * max(longest, 1) / 30 for i in range(31)]
-    said = []
+    alt = ["Histograms of lengths."]
     for i, (name, values) in enumerate(lengths.items()):
-        colour = COLOURS[i % len(COLOURS)]
+        colour, label = COLOURS[i % len(COLOURS)], f"{name} ({len(values)})"
         axes.hist(values, bins=edges, color=colour, alpha=0.25)
-        axes.hist(
-            values, bins=edges, color=colour, histtype="step", linewidth=1.5, label=f"{name} ({len(values)})"
-        )
+        axes.hist(values, bins=edges, color=colour, histtype="step", linewidth=1.5, label=label)
         ordered = sorted(values)
         if ordered:
-            said.append(f"{name}: median {ordered[len(ordered) // 2]:g}, longest {ordered[-1]:g} {unit}.")
+            alt.append(f"{name}: median {ordered[len(ordered) // 2]:g}, longest {ordered[-1]:g} tokens.")
     if limit is not None:
         axes.axvline(limit, color=RED, linestyle="--", label=f"limit {limit:g}")
-    axes.set(xlabel=unit, ylabel="how many")
+    axes.set(xlabel="tokens", ylabel="how many")
     axes.legend()
-    return described(figure, "Histograms of lengths. " + " ".join(said))
+    return described(figure, " ".join(alt))
 
 
-def before_after(table: pd.DataFrame, before: str, after: str, *, metric: str = "pass@1") -> Figure:
-    """A line per level from checkpoint `before` to `after`, with 95% whiskers at both ends."""
-    figure, (axes,) = panels([f"{metric}: {before} and {after}"])
-    said = []
-    chosen = [table[table["checkpoint"] == name].set_index("level") for name in (before, after)]
-    levels = [level for level in chosen[0].index if level in chosen[1].index]
-    for i, level in enumerate(levels):
-        ends = [rows.loc[level] for rows in chosen]
-        headline = bool(ends[0].get("headline", False))
-        values = [end[metric] for end in ends]
-        errors = [[abs(end[metric] - end[f"{metric} {side}"]) for end in ends] for side in ("low", "high")]
-        shift = (i - (len(levels) - 1) / 2) * 0.02  # whiskers side by side, not on top of each other
-        axes.errorbar(
-            [shift, 1 + shift], values, yerr=errors, marker="os^Dv<>"[i % 7], capsize=3,
-            color="black" if headline else COLOURS[i % len(COLOURS)], linewidth=3 if headline else 1.5,
-            label=place(level),
-        )  # fmt: skip
-        said.append(f"Level {level}: {values[0]:.2f} to {values[1]:.2f}.")
-    axes.set_xticks([0, 1], [before, after])
-    axes.set(xlim=(-0.25, 1.25), ylim=(-0.02, 1.02), ylabel=metric, xlabel="")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return described(figure, f"{metric} before and after. " + " ".join(said))
+# Pipelines: several stages side by side. Problems are told apart by level or, without one, by pass rate.
 
-
-COURSES = {
+STAGE_METRICS = {
     "rewards/accuracy_reward/mean": ("Accuracy of what was asked", "mean of the batch"),
     "completions/mean_length": ("Length of completions", "tokens"),
     "frac_reward_zero_std": ("Groups without signal", "share of the trained ones"),
 }
-SMOOTH = 0.7  # of a running mean: one batch of eight prompts is noise
+SMOOTHING = 0.7  # of the running mean: one batch of eight prompts is noise
 
 
-def courses(sources: Mapping[str, str | Path | Rows]) -> Figure:
-    """Accuracy, length and groups without signal of several GRPO stages. Name -> metrics.jsonl."""
-    figure, axes_list = panels([title for title, _ in COURSES.values()], columns=3)
-    said = []
-    for axes, (key, (title, unit)) in zip(axes_list, COURSES.items(), strict=True):
+def courses(sources: Mapping[str, Source]) -> Figure:
+    """Draw accuracy, length and groups without signal of several GRPO stages.
+
+    Args:
+        sources: name of the stage -> its metrics.jsonl.
+    """
+    import pandas as pd
+
+    figure, axes_list = panels([title for title, _ in STAGE_METRICS.values()], columns=3)
+    alt = []
+    for axes, (key, (title, unit)) in zip(axes_list, STAGE_METRICS.items(), strict=True):
         for i, (name, source) in enumerate(sources.items()):
             steps, values = series(rows_of(source), key)
-            style = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % 4]}
-            axes.plot(steps, running_mean(values, SMOOTH), label=name, **style)
-            said.append(course(f"{name}, {title.lower()}", steps, values))
+            smooth = pd.Series(values, dtype=float).ewm(alpha=1 - SMOOTHING).mean()
+            axes.plot(steps, smooth, label=name, **style_of(i))
+            alt.append(course(f"{name}, {title.lower()}", steps, values))
         axes.set_ylabel(unit)
     figure.set_size_inches(12, 3.6)
     if sources:
         axes_list[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
-    return described(figure, " ".join(said))
+    return described(figure, " ".join(alt))
 
 
-def pools(rows: Mapping[str, Sequence[Any]] | pd.DataFrame | Any) -> pd.Series:
-    """What tells rows apart: their level, else their pass rate in tenths, else nothing (`all`).
+def problem_groups(rows: Mapping[str, Sequence[Any]] | pd.DataFrame | Any) -> pd.Series:
+    """Return the level of each row, else its pass rate rounded to tenths, else `all`.
 
     Args:
         rows: a dataset or a table; a column that holds nothing counts as absent.
@@ -499,49 +351,120 @@ def pools(rows: Mapping[str, Sequence[Any]] | pd.DataFrame | Any) -> pd.Series:
 
 
 def counted(sets: Mapping[str, Any]) -> pd.DataFrame:
-    """Rows of several datasets by pool; one row of it a pool, one column a dataset."""
+    """Count the rows of several datasets: one line per level (or pass rate), one column per dataset."""
     import pandas as pd
 
-    counts = {name: pools(rows).value_counts() for name, rows in sets.items()}
-    order = sorted(
-        {pool for found in counts.values() for pool in found.index}, key=lambda pool: (str(type(pool)), pool)
-    )
+    counts = {name: problem_groups(rows).value_counts() for name, rows in sets.items()}
+    groups = {group for found in counts.values() for group in found.index}
+    order = sorted(groups, key=lambda group: (str(type(group)), group))
     aligned = {name: found.reindex(order, fill_value=0) for name, found in counts.items()}
     return pd.DataFrame(aligned, index=order)
 
 
-def levels_asked(rollouts: pd.DataFrame, *, every: int | None = None) -> Figure:
-    """Which levels (or pass rates) GRPO asked, and how long the answers were, step by step.
+def levels_asked(rollouts: pd.DataFrame) -> Figure:
+    """Draw which levels (or pass rates) GRPO sampled, and the length of the answers, step by step.
 
     Args:
         rollouts: rows with `step`, `tokens`, and `level` or `pass_rate` (`views.rollouts.load_rollouts`).
-        every: steps that are averaged; by default a sixteenth of all.
+            About a sixteenth of the steps is averaged to one point.
     """
-    pool = pools(rollouts)
+    kinds = problem_groups(rollouts)
     titles = {"level": "Levels that were asked", "pass rate": "Pass rates that were asked"}
-    title = titles.get(pool.name, "Problems that were asked")
-    figure, (asked, length) = panels([title, "Length of the answers"], columns=2)
+    title = titles.get(kinds.name, "Problems that were asked")
+    figure, (mix, length) = panels([title, "Length of the answers"], columns=2)
     figure.set_size_inches(10, 3.6)
-    every = every or max(1, int(rollouts["step"].max() - rollouts["step"].min()) // 16)
-    groups = rollouts.assign(step=rollouts["step"] // every * every, level=pool.to_numpy())
-    shares = groups.groupby("step")["level"].value_counts(normalize=True).unstack(fill_value=0.0)
-    tokens = groups.groupby(["step", "level"])["tokens"].mean().unstack()
+    every = max(1, int(rollouts["step"].max() - rollouts["step"].min()) // 16)
+    rows = rollouts.assign(step=rollouts["step"] // every * every, level=kinds.to_numpy())
+    shares = rows.groupby("step")["level"].value_counts(normalize=True).unstack(fill_value=0.0)
+    tokens = rows.groupby(["step", "level"])["tokens"].mean().unstack()
     levels = sorted(shares.columns)
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(levels))]
-    asked.stackplot(
+    mix.stackplot(
         shares.index, *(shares[level] for level in levels), labels=levels, colors=colours, alpha=0.8
     )
-    asked.set(ylabel="share of the answers", ylim=(0, 1))
-    asked.legend(title=pool.name, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(levels))
-    said = []
+    mix.set(ylabel="share of the answers", ylim=(0, 1))
+    mix.legend(title=kinds.name, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(levels))
+    alt = []
     for i, level in enumerate(levels):
         values = tokens[level].dropna()
-        length.plot(values.index, values, color=colours[i], linestyle=LINES[i % 4], label=level)
-        name = f"{str(pool.name).capitalize()} {level}"
-        ends = f"{shares[level].iloc[0]:.0%} to {shares[level].iloc[-1]:.0%} of the answers"
-        said.append(f"{name}: {ends}, {values.iloc[0]:.0f} to {values.iloc[-1]:.0f} tokens.")
-    length.plot(
-        *zip(*groups.groupby("step")["tokens"].mean().items(), strict=True), color="black", linewidth=2.5
-    )
+        length.plot(values.index, values, label=level, **style_of(i))
+        share = f"{shares[level].iloc[0]:.0%} to {shares[level].iloc[-1]:.0%} of the answers"
+        ends = f"{values.iloc[0]:.0f} to {values.iloc[-1]:.0f} tokens"
+        alt.append(f"{kinds.name.capitalize()} {level}: {share}, {ends}.")
+    mean = rows.groupby("step")["tokens"].mean()
+    length.plot(mean.index, mean, color="black", linewidth=2.5)
     length.set_ylabel("tokens (black: all)")
-    return described(figure, " ".join(said))
+    return described(figure, " ".join(alt))
+
+
+# The machine while a job ran, from its system.jsonl
+
+MACHINE_QUANTITIES = (  # the key of a GPU, the key of the host, the name, the unit, what to divide by
+    ("utilisation", "cpu", "utilisation", "% busy", 1),
+    ("memory_used", "memory_used", "memory", "GB", 1e9),
+    ("power", None, "power", "watts", 1),
+    ("temperature", "cpu_temperature", "temperature", "degrees Celsius", 1),
+)
+
+
+def machine_panel(source: Source) -> Figure:
+    """Draw a panel for each quantity that was recorded, against minutes since the job's first sample.
+
+    GPUs are their mean and a band from the lowest to the highest of them; the host is one line. A panel
+    without data is left out, as temperature is in most virtual machines.
+
+    Raises:
+        ValueError: there is no sample yet.
+    """
+    rows = [row | _gpu_values(row) for row in rows_of(source) if "time" in row]
+    if not rows:
+        raise ValueError("system.jsonl has no rows yet: the first comes with the job's first second")
+    drawn = []
+    for key, host_key, name, unit, scale in MACHINE_QUANTITIES:
+        lines = [(f"host {name}", ORANGE, _samples(rows, host_key, scale))]
+        if key == "memory_used":
+            lines.append(("this job's memory", GREEN, _samples(rows, "job_rss_bytes", scale)))
+        gpus = _samples(rows, f"gpus/{key}", scale)
+        if gpus or lines[0][-1]:
+            drawn.append((name, unit, gpus, lines))
+    figure, axes_list = panels([f"{name.capitalize()}, {unit}" for name, unit, *_ in drawn], columns=2)
+    alt = []
+    for axes, (name, unit, gpus, lines) in zip(axes_list, drawn, strict=True):
+        if gpus:
+            alt.append(_gpu_band(axes, gpus, name, unit))
+        for label, colour, samples in lines:
+            if samples:
+                minutes, values = zip(*samples, strict=True)
+                axes.plot(minutes, values, color=colour, lw=1.4, label=label)
+                alt.append(_average(label, values, max(values), unit))
+        axes.set(xlabel="minutes", ylim=(0, 105) if name == "utilisation" else (0, None))
+        axes.legend(fontsize=8)
+    return described(figure, " ".join(alt))
+
+
+def _gpu_values(row: Row) -> dict[str, list[float]]:
+    keys = [key for key, *_ in MACHINE_QUANTITIES]
+    gpus = row.get("gpus", [])
+    return {f"gpus/{key}": [gpu[key] for gpu in gpus if gpu.get(key) is not None] for key in keys}
+
+
+def _samples(rows: Rows, key: str | None, scale: float) -> list[tuple[float, Any]]:
+    """Return (minutes since the first row, scaled value or list of values) where `key` was recorded."""
+    found = [(row["time"] - rows[0]["time"], row[key]) for row in rows if row.get(key) not in (None, [])]
+    return [
+        (seconds / 60, [one / scale for one in value] if isinstance(value, list) else value / scale)
+        for seconds, value in found
+    ]
+
+
+def _gpu_band(axes: Axes, samples: list[tuple[float, list[float]]], name: str, unit: str) -> str:
+    minutes, values = zip(*samples, strict=True)
+    low, high, mean = ([edge(each) for each in values] for edge in (min, max, fmean))
+    axes.fill_between(minutes, low, high, color=BLUE, alpha=0.2, lw=0)
+    axes.plot(minutes, mean, color=BLUE, lw=1.6, label=f"GPUs ({len(values[-1])}), mean")
+    axes.axhline(max(high), color=GREY, lw=0.8, ls=":")
+    return _average(f"{name} of the GPUs", mean, max(high), unit)
+
+
+def _average(name: str, values: Sequence[float], highest: float, unit: str) -> str:
+    return f"{name[0].upper()}{name[1:]}: {fmean(values):.3g} {unit} on average, at most {highest:.3g}."

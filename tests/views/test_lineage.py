@@ -1,8 +1,5 @@
 """A family of stages as lines and as boxes."""
 
-import pandas as pd
-
-from r1kit.views import figures
 from r1kit.views.figures import figure_alt, png
 from r1kit.views.lineage import draw, positions, tree
 
@@ -58,35 +55,3 @@ def test_a_given_model_is_a_parent_without_a_box():
     given = member("06_pipeline/sft", "sft", ("model", None, "Qwen/Qwen2.5-7B"))
     assert "06_pipeline/sft" in tree([given])
     assert "from " in figure_alt(draw([given]))
-
-
-def test_levels_asked_are_shares_and_lengths_by_level():
-    rows = pd.DataFrame({"step": [0, 0, 1, 1], "level": [1, 1, 1, 2], "tokens": [10, 20, 10, 40]})
-    alt = figure_alt(figures.levels_asked(rows))
-    assert "Level 1: 100% to 50% of the answers, 15 to 10 tokens." in alt
-
-
-def test_real_problems_are_told_apart_by_their_measured_pass_rate():
-    rows = pd.DataFrame(
-        {"step": [0, 0, 1, 1], "pass_rate": [0.5, 0.25, 0.5, 0.5], "tokens": [10, 20, 10, 40]}
-    )
-    alt = figure_alt(figures.levels_asked(rows))
-    assert "Pass rate 0.5: 50% to 100% of the answers, 10 to 25 tokens." in alt
-
-
-def test_rows_without_levels_and_rates_are_counted_together():
-    stories = pd.DataFrame({"level": [1, 2, 2], "pass_rate": [0.1, 0.2, 0.3]})
-    real = pd.DataFrame({"problem": ["a", "b"], "level": [None, None]})
-    counts = figures.counted({"stories": stories, "real": real})
-    assert counts["stories"].to_dict() == {1: 1, 2: 2, "all": 0}
-    assert counts["real"].to_dict() == {1: 0, 2: 0, "all": 2}
-
-
-def test_courses_of_no_stage_and_of_two_stages_can_be_drawn():
-    rows = [
-        {"step": i, "rewards/accuracy_reward/mean": i / 10, "completions/mean_length": 20} for i in (1, 2)
-    ]
-    assert figure_alt(figures.courses({})) is not None
-    assert "one, accuracy of what was asked from 0.1" in figure_alt(
-        figures.courses({"one": rows, "two": rows})
-    )

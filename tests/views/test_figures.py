@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,12 +12,15 @@ import pytest
 from r1kit.evaluation import table
 from r1kit.runs import jsonl
 from r1kit.views.figures import (
-    MOST_POINTS,
-    before_after,
+    MAX_POINTS,
     compare_rewards,
+    counted,
+    courses,
     figure_alt,
     length_histograms,
+    levels_asked,
     loss_curve,
+    machine_panel,
     paid_and_true,
     pass1_bars,
     pass_rate_histogram,
@@ -67,11 +71,10 @@ def test_the_loss_curve_shows_every_logged_loss_of_the_file(tmp_path):
     assert line.get_ydata().tolist() == [2 / step for step in range(5, 30, 5)]
     assert axes.get_xlabel() == "step"
     assert figure_alt(figure) == "Loss from 0.4 at step 5 to 0.08 at step 25."
-    assert len(loss_curve(path, smooth=0.9).axes[0].lines) == 2
 
 
 def test_the_training_panel_shows_reward_parts_length_entropy_and_groups_without_signal():
-    figure = training_panel(GRPO, title="04_grpo")
+    figure = training_panel(GRPO)
     reward, parts, length, entropy, groups = figure.axes[:5]
     assert reward.lines[0].get_ydata().tolist() == [row["reward"] for row in GRPO]
     assert [line.get_label() for line in parts.lines] == ["accuracy", "format"]
@@ -99,7 +102,7 @@ def test_figures_can_be_drawn_before_anything_was_logged(tmp_path):
 def test_long_runs_are_thinned_but_keep_their_first_and_last_point():
     rows = [{"step": i, "loss": 1.0} for i in range(10_001)]
     steps, values = series(rows, "loss")
-    assert len(steps) == len(values) <= MOST_POINTS + 1
+    assert len(steps) == len(values) <= MAX_POINTS + 1
     assert (steps[0], steps[-1]) == (0, 10_000)
 
 
@@ -160,13 +163,6 @@ def test_prompts_that_are_always_or_never_solved_stand_apart():
     assert figure_alt(figure) == "Of 7 prompts 2 never, 1 always and 4 sometimes solved."
 
 
-def test_before_and_after_has_a_line_per_level():
-    figure = before_after(TABLE, "base", "grpo")
-    lines = [container.lines[0] for container in figure.axes[0].containers]
-    assert [line.get_ydata().tolist() for line in lines] == [[0.1, 0.9], [0.05, 0.8]]
-    assert "Level 1: 0.10 to 0.90." in figure_alt(figure)
-
-
 def test_no_figure_needs_pyplot():
     code = (
         "import sys; from r1kit.views import figures;"
@@ -196,3 +192,88 @@ def test_the_paid_reward_stands_beside_the_truth_and_alone_where_it_is_the_truth
     assert [list(line.get_ydata()) for line in naive.lines] == [[0.25, 0.5, 0.75], [0.75, 0.5, 0.25]]
     assert [list(line.get_ydata()) for line in repaired.lines] == [[0.75, 0.5, 0.25]]
     assert "naive, reward (naive_code) from 0.25 at step 1 to 0.75 at step 3" in figure_alt(figure)
+
+
+def test_levels_asked_are_shares_and_lengths_by_level():
+    rows = pd.DataFrame({"step": [0, 0, 1, 1], "level": [1, 1, 1, 2], "tokens": [10, 20, 10, 40]})
+    alt = figure_alt(levels_asked(rows))
+    assert "Level 1: 100% to 50% of the answers, 15 to 10 tokens." in alt
+
+
+def test_real_problems_are_told_apart_by_their_measured_pass_rate():
+    rows = pd.DataFrame(
+        {"step": [0, 0, 1, 1], "pass_rate": [0.5, 0.25, 0.5, 0.5], "tokens": [10, 20, 10, 40]}
+    )
+    alt = figure_alt(levels_asked(rows))
+    assert "Pass rate 0.5: 50% to 100% of the answers, 10 to 25 tokens." in alt
+
+
+def test_rows_without_levels_and_rates_are_counted_together():
+    stories = pd.DataFrame({"level": [1, 2, 2], "pass_rate": [0.1, 0.2, 0.3]})
+    real = pd.DataFrame({"problem": ["a", "b"], "level": [None, None]})
+    counts = counted({"stories": stories, "real": real})
+    assert counts["stories"].to_dict() == {1: 1, 2: 2, "all": 0}
+    assert counts["real"].to_dict() == {1: 0, 2: 0, "all": 2}
+
+
+def test_courses_of_no_stage_and_of_two_stages_can_be_drawn():
+    rows = [
+        {"step": i, "rewards/accuracy_reward/mean": i / 10, "completions/mean_length": 20} for i in (1, 2)
+    ]
+    assert figure_alt(courses({})) is not None
+    assert "one, accuracy of what was asked from 0.1" in figure_alt(courses({"one": rows, "two": rows}))
+
+
+def machine_curves(figure) -> dict[str, dict[str, list[float]]]:
+    """Panel -> curve -> its values."""
+    return {
+        axes.get_title(loc="left").split(",")[0]: {
+            drawn.get_label(): list(drawn.get_ydata())
+            for drawn in axes.get_lines()
+            if not drawn.get_label().startswith("_")
+        }
+        for axes in figure.axes
+    }
+
+
+def test_a_cpu_shows_how_busy_it_was_and_whose_memory_it_is(tmp_path: Path) -> None:
+    """The first sample has no utilisation: psutil counts from the one before."""
+    for row in (
+        {"time": 100.0, "job_rss_bytes": 1e9, "memory_used": 2e9, "memory_total": 24e9, "cost": 0.001},
+        {"time": 160.0, "job_rss_bytes": 1.5e9, "memory_used": 3e9, "memory_total": 24e9, "cpu": 98.0},
+        {"time": 220.0, "job_rss_bytes": 1.2e9, "memory_used": 2.5e9, "memory_total": 24e9, "cpu": 99.0},
+    ):
+        jsonl.append(tmp_path / "system.jsonl", row)
+    figure = machine_panel(tmp_path / "system.jsonl")
+    assert machine_curves(figure) == {
+        "Utilisation": {"host utilisation": [98.0, 99.0]},
+        "Memory": {"host memory": [2.0, 3.0, 2.5], "this job's memory": [1.0, 1.5, 1.2]},
+    }
+    assert list(figure.axes[1].get_lines()[0].get_xdata()) == [0.0, 1.0, 2.0]
+    assert "This job's memory: 1.23 GB on average, at most 1.5." in figure_alt(figure)
+    assert png(figure).startswith(b"\x89PNG")
+
+
+def test_gpus_are_their_mean_and_a_band_and_one_that_says_nothing_is_left_out() -> None:
+    rows = [
+        {
+            "time": 30.0 * i,
+            "gpus": [
+                {"index": 0, "utilisation": 100, "memory_used": 200e9, "power": 900, "temperature": 70 + i},
+                {"index": 1, "utilisation": 60, "memory_used": 100e9, "temperature": 60 + i},
+            ],
+        }
+        for i in range(3)
+    ] + [{"time": 100.0, "gpu_error": "amd-smi took too long"}]
+    figure = machine_panel(rows)
+    found = machine_curves(figure)
+    assert found["Utilisation"] == {"GPUs (2), mean": [80.0, 80.0, 80.0]}
+    assert found["Memory"] == {"GPUs (2), mean": [150.0, 150.0, 150.0]}
+    assert found["Power"] == {"GPUs (1), mean": [900.0, 900.0, 900.0]}
+    assert found["Temperature"] == {"GPUs (2), mean": [65.0, 66.0, 67.0]}
+    assert "Temperature of the GPUs: 66 degrees Celsius on average, at most 72." in figure_alt(figure)
+
+
+def test_a_job_without_a_sample_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no rows yet"):
+        machine_panel(tmp_path / "system.jsonl")
