@@ -1,3 +1,1 @@
-"""Views: what people see of a run. Everything here is drawn from files and can be drawn again."""
-
-from __future__ import annotations
+"""What a user sees of a run: terminal, notebook, figures. All of it can be redrawn from the run's files."""

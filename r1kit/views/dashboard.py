@@ -1,12 +1,10 @@
-"""`await watch(job)`: a training's live view in a notebook, and the picture of it that stays in the saved
-file.
+"""`await watch(job)`: a training's live view in a notebook, and a static copy that stays in the saved file.
 
-Live: status line, progress bar, plot, Stop button (ipywidgets). Beside them a static mirror, an ordinary
-HTML output that is rewritten every half minute and at the end: a widget's state is lost on viewers that do
-not run it (GitHub, nbconvert, an untrusted notebook), the mirror is not.
+Live are a status line, a progress bar, a plot and a Stop button (ipywidgets). The mirror beside them is plain
+HTML output, rewritten every half minute and at the end, because viewers that do not run widgets (GitHub,
+nbconvert, an untrusted notebook) would show nothing else.
 
-The cell must `await`: while a cell blocks, no message reaches the kernel and Stop does nothing until the
-cell ends.
+The cell must `await`: while a cell blocks, the kernel receives no message, and Stop has no effect.
 """
 
 from __future__ import annotations
@@ -30,20 +28,18 @@ Draw = Callable[[Sequence[Mapping[str, Any]]], Any]
 
 
 async def watch(job: Any, *, draw: Draw | None = None, title: str = "", beside: Any = None) -> None:
-    """Show a job until it ends. Returns nothing, so that a cell may end with it; the numbers are in files.
+    """Show a job until it ends. Return nothing, so that a cell may end with the call.
 
     Args:
-        job: what `r1kit.runs.launch.launch` returned, or a job's folder (then stopping to watch leaves it
-            running).
+        job: the return value of `r1kit.runs.launch.launch`, or a job's folder; a job that is watched by its
+            folder keeps running when the watching ends.
         draw: rows -> Figure; by default the reward panel if there are rewards, else the loss.
         title: shown before the status; the folder's name if left out.
-        beside: what runs beside the training, a server with a `line()` about itself.
+        beside: a server that runs beside the training; its `line()` is added to the status.
 
     Raises:
-        JobFailed: as the job raises it, after the end of its log was shown. Stop ends the job in this way,
-            too.
-        CancelledError, KeyboardInterrupt: passed on after the job was stopped (unless it was started
-        detached).
+        JobFailed: the job failed, or Stop ended it; the end of its log is shown first.
+        CancelledError, KeyboardInterrupt: passed on, after stopping the job unless it was started detached.
     """
     if isinstance(job, (str, Path)):
         from r1kit.runs.launch import attach
@@ -54,7 +50,7 @@ async def watch(job: Any, *, draw: Draw | None = None, title: str = "", beside: 
     stopping: list[asyncio.Task] = []
 
     def stop(_: Any = None) -> None:
-        if not stopping:  # job.stop() waits for the end of the tree: in a thread, so that the view goes on
+        if not stopping:  # job.stop() waits for all processes to end; in a thread the view keeps running
             view.say("stopping: the training writes a checkpoint first")
             view.freeze_button()
             stopping.append(asyncio.ensure_future(asyncio.to_thread(job.stop)))
@@ -76,9 +72,9 @@ async def watch(job: Any, *, draw: Draw | None = None, title: str = "", beside: 
     except BaseException as error:
         interrupted = isinstance(error, (asyncio.CancelledError, KeyboardInterrupt))
         if job.poll() is None and getattr(job, "detached", False):
-            view.end("no longer watched; the job goes on")
+            view.end("no longer watched; the job keeps running")
         else:
-            if job.poll() is None:  # nobody would see or stop it any more
+            if job.poll() is None:  # without a view there would be no Stop button
                 view.say("stopping the training")
                 await asyncio.to_thread(job.stop)
             if interrupted:  # the loop has not seen the end of the file
@@ -93,14 +89,14 @@ async def watch(job: Any, *, draw: Draw | None = None, title: str = "", beside: 
 
 
 def default_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """The reward panel if the rows hold rewards, else the loss curve."""
+    """Draw the reward panel if the rows hold rewards, else the loss curve."""
     from r1kit.views.figures import loss_curve, training_panel
 
     return training_panel(rows) if any("reward" in row for row in rows) else loss_curve(rows)
 
 
 class _View:
-    """The widgets and the mirror; knows nothing of jobs."""
+    """The widgets and the mirror, independent of jobs."""
 
     def __init__(self, title: str, draw: Draw) -> None:
         import ipywidgets as widgets
@@ -136,9 +132,7 @@ class _View:
         self.button.disabled = True
 
     async def redraw(self, rows: Sequence[Mapping[str, Any]], *, force: bool = False) -> None:
-        """Bar and plot, the latter only with new rows and within its share of the time; then the mirror if
-        due.
-        """
+        """Update the bar, the plot (with new rows, within its share of the time) and the mirror if due."""
         now = time.monotonic()
         if rows:
             self.bar.max = max(int(rows[-1].get("total_steps") or 1), 1)
@@ -147,7 +141,7 @@ class _View:
             try:
                 self.image.value, self._alt = await asyncio.to_thread(self._painted, list(rows))
                 self.image.layout.display = None
-            except Exception as error:  # a picture is no reason to end a training
+            except Exception as error:  # a failed plot must not end the training
                 self._alt = f"no plot: {type(error).__name__}: {error}"
             self._drawn = len(rows)
             self._next_drawing = time.monotonic() + (time.monotonic() - now) / DRAWING_SHARE
@@ -156,7 +150,7 @@ class _View:
             self._mirrored = now
 
     def end(self, text: str, *, log: str = "") -> None:
-        """The last word: the mirror opens with the final plot and takes the widgets' place."""
+        """Show the final state: the mirror opens with the last plot, and the widgets are hidden."""
         self.say(text)
         for part in self.status, self.bar, self.button, self.image:
             part.layout.display = "none"
@@ -174,7 +168,7 @@ class _View:
         return f"<b>{escape(self._title)}</b> &nbsp; {text}"
 
     def _mirror(self, *, open_: bool = False, log: str = "") -> str:
-        """Folded while the widgets are there to be looked at, and with its time: it is older than they."""
+        """Return the mirror's HTML: folded and with the time of its update while the widgets are shown."""
         image = f"<p>{escape(self._alt)}</p>"
         if self.image.value:
             data = base64.b64encode(self.image.value).decode()

@@ -120,7 +120,7 @@ def loss_curve(source: Source) -> Figure:
     rows = rows_of(source)
     figure, (axes,) = panels(["Training loss"])
     alt = curve(axes, rows, "loss", "Loss", color=BLUE, label="loss")
-    axes.set_ylabel("loss (nats a token)")
+    axes.set_ylabel("loss (nats per token)")
     _, accuracy = series(rows, "mean_token_accuracy")
     if accuracy:
         alt += f" Tokens predicted right at the end: {accuracy[-1]:.0%}."
@@ -160,7 +160,7 @@ def training_panel(source: Source) -> Figure:
         parts.legend()
     for axes, key, name, unit in (
         (length, "completions/mean_length", "Length", "tokens"),
-        (entropy, "entropy", "Entropy", "nats a token"),
+        (entropy, "entropy", "Entropy", "nats per token"),
         (groups, "frac_reward_zero_std", "Share of groups whose rewards are all equal", "share"),
         (gradient, "grad_norm", "Gradient norm", "norm before clipping"),
     ):

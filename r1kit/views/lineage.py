@@ -1,6 +1,6 @@
-"""Where checkpoints come from, drawn: as a tree of lines for a terminal, as boxes from left to right.
+"""The lineage of checkpoints: `tree` prints it for a terminal, `draw` draws boxes from left to right.
 
-Both draw `r1kit.pipeline.lineage.family`: stages with their parents, ancestors first.
+Both take the result of `r1kit.pipeline.lineage.family`: stages with their parents, ancestors first.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 Members = Sequence[Mapping[str, Any]]
 COLUMN, LINE = 2.3, 0.95  # inches from box to box
-SHOWN = ("model", "data", "traces", "prompts")  # artifacts whose hash the tree says; `--json` says all
+SHOWN = ("model", "data", "traces", "prompts")  # artifacts with their hash in the tree; `--json` has all
 MODEL_KINDS = ("sft", "grpo", "01_data", "02_sft", "04_grpo")
 
 
 def tree(members: Members) -> str:
-    """One line a stage, below the stage whose model (or else data) it took; other inputs stand behind it."""
+    """Return one line per stage, below the stage whose model (or else data) it used, and its other inputs."""
     if not members:
         return "no finished stages yet"
     children: dict[str, list[Mapping[str, Any]]] = {}
@@ -31,8 +31,8 @@ def tree(members: Members) -> str:
     return "\n".join(lines)
 
 
-def draw(members: Members, *, title: str = "What each stage stands on") -> Figure:
-    """Boxes from left to right; full lines are models that were trained on, dashed ones the rest."""
+def draw(members: Members, *, title: str = "What each stage depends on") -> Figure:
+    """Draw boxes from left to right; solid lines are models trained further, dashed lines the rest."""
     from matplotlib.patches import FancyBboxPatch
 
     from r1kit.views.figures import BLUE, GREEN, Picture, described
@@ -65,7 +65,7 @@ def draw(members: Members, *, title: str = "What each stage stands on") -> Figur
 
 
 def _arrow(start: tuple[int, int], end: tuple[int, int], trained: bool) -> FancyArrowPatch:
-    """From box to box: straight to the next one, else in a bow, models above the boxes and data below."""
+    """Return an arrow: straight to a neighbour, else a bow, models above the boxes and data below."""
     from matplotlib.patches import FancyArrowPatch
 
     from r1kit.views.figures import BLUE, GREY
@@ -84,7 +84,7 @@ def _arrow(start: tuple[int, int], end: tuple[int, int], trained: bool) -> Fancy
 
 
 def positions(members: Members) -> dict[str, tuple[int, int]]:
-    """Column and line of each box: right of all parents, on the main parent's line if that is free."""
+    """Return column and line of each box: right of all parents, on the main parent's line if that is free."""
     place: dict[str, tuple[int, int]] = {}
     for member in members:
         parents = [place[path_of(p)] for p in member["parents"] if path_of(p) in place]
@@ -97,12 +97,12 @@ def positions(members: Members) -> dict[str, tuple[int, int]]:
 
 
 def short(member: Mapping[str, Any]) -> str:
-    """The stage's own name: `final` of `06_pipeline/final`."""
+    """Return the stage's name without its notebook: `final` of `06_pipeline/final`."""
     return member["stage"].rpartition("/")[2]
 
 
 def path_of(entry: Mapping[str, Any]) -> str:
-    """`run/stage` of a parent; a given model has no run, and its name is its path."""
+    """Return `run/stage` of a parent; an external model has no run, so its name is its path."""
     return f"{entry['run']}/{entry['stage']}" if entry.get("run") else entry["stage"]
 
 

@@ -1,4 +1,4 @@
-"""A plan as text: memory, hours with a roofline beside each, disk; and a plan beside what a run measured."""
+"""A plan as text: memory, hours with a roofline beside each, disk; and its comparison with a measured run."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _memory(plan: Plan) -> list[str]:
     if beside:
         room, wanted = plan.server.kv_tokens, plan.server.wanted_tokens
         turns = "all completions at once" if room >= wanted else f"{wanted / max(1, room):.1f} turns"
-        lines.append(f"cache: {room:,} tokens a device, {wanted:,} at the longest: {turns}")
+        lines.append(f"cache: {room:,} tokens per device, {wanted:,} at the longest: {turns}")
     return lines
 
 
@@ -77,9 +77,9 @@ def _sft(plan: Plan) -> list[str]:
     sft = plan.sft
     lines = [
         f"SFT: {sft.tokens / 1e6:,.1f} million tokens, {sft.steps:,} steps of {duration(sft.step_seconds)} = "
-        f"{duration(sft.hours * 3600)}; at the peak {duration(sft.roofline_seconds)} a step, "
+        f"{duration(sft.hours * 3600)}; at the peak {duration(sft.roofline_seconds)} per step, "
         f"{duration(sft.roofline_seconds * sft.steps)} in all",
-        f"  {sft.tokens_per_second:,.0f} tokens/s, {sft.flops_per_token / 1e9:.4g} GFLOP a token: MFU "
+        f"  {sft.tokens_per_second:,.0f} tokens/s, {sft.flops_per_token / 1e9:.4g} GFLOP per token: MFU "
         f"{sft.mfu:.1%} causal, {sft.mfu_full_attention:.1%} with full attention; with recomputation "
         f"{sft.hfu:.1%}",
     ]
@@ -96,10 +96,10 @@ def _grpo(plan: Plan) -> list[str]:
     grpo = plan.grpo
     return [
         f"GRPO: {grpo.steps:,} steps of {duration(grpo.step_seconds)} = {duration(grpo.hours * 3600)}; at "
-        f"full bandwidth and peak {duration(grpo.roofline_seconds)} a step",
+        f"full bandwidth and peak {duration(grpo.roofline_seconds)} per step",
         f"  generate {duration(grpo.generate_seconds)}, learn {duration(grpo.learn_seconds)}, sync "
         f"{duration(grpo.sync_seconds)}; {grpo.completions_per_step} completions, "
-        f"{grpo.tokens_per_step:,} tokens a step; {grpo.padding_fill:.0%} of the learner's slots hold "
+        f"{grpo.tokens_per_step:,} tokens per step; {grpo.padding_fill:.0%} of the learner's slots hold "
         f"tokens, its MFU is {grpo.learner_mfu:.1%}",
     ]
 
@@ -116,7 +116,7 @@ def render_pipeline(plan: PipelinePlan) -> str:
     """Return a pipeline's price as text: one line per stage, and what does not fit."""
     lines = [
         f"{plan.profile}, pipeline {plan.pipeline} on {plan.devices} x {plan.device.name}: {plan.about}",
-        f"  {'stage':12} {'kind':19} {'time':>8} {'a device':>9} {'disk':>9}  work",
+        f"  {'stage':12} {'kind':19} {'time':>8} {'memory':>9} {'disk':>9}  work",
     ]
     for stage in plan.stages:
         memory = size(stage.memory) if stage.memory else ""
@@ -151,7 +151,7 @@ def work(stage: StageCost) -> str:
 
 
 def measured(run: Path) -> dict[str, float]:
-    """Return what a run's files say: median seconds per step and peak bytes of each training, and `gflops`.
+    """Return a run's median seconds per step and peak bytes of each training, and `gflops`, from its files.
 
     The keys are `sft.step_seconds`, `sft.memory`, the same of `grpo`, and `gflops`, the matrix speed that
     00_environment measured on a CPU.
@@ -175,7 +175,7 @@ def measured(run: Path) -> dict[str, float]:
 
 
 def peak_memory(folder: Path) -> int | None:
-    """Return the most bytes that a job held: on its fullest GPU, or without one resident in all processes."""
+    """Return the peak bytes of a job: of its fullest GPU, or without GPUs resident in all its processes."""
     on_gpus = [
         gpu.get("memory_used", 0)
         for row in jsonl.read(folder / "system.jsonl")

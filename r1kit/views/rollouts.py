@@ -1,6 +1,6 @@
-"""Rollouts to read: completions with tags and reward parts, and one prompt at several steps side by side.
+"""Rollouts as HTML: completions with tags and reward parts, and one prompt at several steps side by side.
 
-Everything a model wrote is escaped: it may hold HTML, and then a saved notebook would run it.
+Model text is escaped: it may hold HTML or scripts, which a saved notebook would run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Markup(str):
 
 
 def load_rollouts(folder: str | Path, steps: Sequence[int] | None = None) -> pd.DataFrame:
-    """All rollouts of a job (or of some steps) from `rollouts/step_*.parquet`, in order of step.
+    """Load the rollouts of a job (or of some steps) from `rollouts/step_*.parquet`, in order of step.
 
     Raises:
         FileNotFoundError: there are none.
@@ -54,10 +54,10 @@ def load_rollouts(folder: str | Path, steps: Sequence[int] | None = None) -> pd.
 
 
 def choose_prompt(rollouts: pd.DataFrame) -> tuple[str, list[int]]:
-    """A prompt to compare, and the first, middle and last step at which it was rolled out.
+    """Return a prompt to compare, and the first, middle and last step at which it was rolled out.
 
-    The prompt that comes back over the longest stretch of the training; among those the one whose reward rose
-    most. With prompts that come only once there is nothing to compare and one step is returned.
+    Chosen is the prompt that was sampled over the longest stretch of the training, and among equals the one
+    with the largest gain in reward. If every prompt was sampled only once, one step is returned.
     """
     best, key = None, None
     for prompt, rows in rollouts.groupby("prompt", sort=False):
@@ -71,7 +71,7 @@ def choose_prompt(rollouts: pd.DataFrame) -> tuple[str, list[int]]:
 
 
 def first_middle_last(steps: Sequence[int]) -> list[int]:
-    """The ends of a sorted list and what lies nearest to halfway between them, without repetition."""
+    """Return the ends of a sorted list and the step nearest to halfway between them, without repetition."""
     middle = min(steps, key=lambda step: abs(step - (steps[0] + steps[-1]) / 2))
     return [int(step) for step in sorted({steps[0], middle, steps[-1]})]
 
@@ -83,10 +83,10 @@ def side_by_side(
     *,
     completions: int = 2,
 ) -> Markup:
-    """The same prompt at the first, middle and last step, one column each, with reward parts and marked tags.
+    """Show one prompt at its first, middle and last step, one column each, with reward parts and marked tags.
 
-    If no prompt came back over at least half of the training, each column shows one of the same level instead
-    and says so: compare the manner, not the numbers.
+    If no prompt was sampled again over at least half of the training, each column shows another prompt of the
+    same level, and a line says so: compare the style of the answers then, not the rewards.
 
     Args:
         rollouts: rows with step, prompt, completion, reward, reward_<name>, advantage; or the folder of
@@ -114,13 +114,13 @@ def side_by_side(
 
 
 def group_html(rows: pd.DataFrame, *, title: str = "", completions: int = 8) -> Markup:
-    """One group: each completion of a prompt with its reward parts (`side_by_side`'s columns, no step)."""
+    """Show one group: each completion of a prompt in a column, with its reward parts."""
     columns = [_column("", rows.iloc[i : i + 1], 1) for i in range(min(len(rows), completions))]
     return _html(f"<p><b>{escape(title)}</b></p>" if title else "", columns)
 
 
 def completion_html(text: str) -> str:
-    r"""Model text as HTML: escaped, tags and flat `\boxed{...}` marked."""
+    r"""Return model text as HTML: escaped, tags and flat `\boxed{...}` marked."""
     marked = _TAG.sub(lambda m: f'<span class="tag">{m[0]}</span>', escape(str(text)))
     return _BOX.sub(lambda m: f'<span class="box">{m[0]}</span>', marked)
 
@@ -147,14 +147,13 @@ def _chip(name: str, value: Any) -> str:
 
 
 def _head(group: pd.DataFrame) -> str:
-    """The prompt of a group, and its solution if the rows have it."""
     row = group.iloc[0]
     gold = f" &nbsp; <b>Solution</b> {escape(str(row['solution']))}" if "solution" in group else ""
     return f"<p><b>Prompt</b> {escape(row['prompt'])}{gold}</p>"
 
 
 def _of_one_level(frame: pd.DataFrame, completions: int) -> Markup:
-    """First, middle and last step with a prompt each, all of the last one's level if possible."""
+    """Show a prompt each at the first, middle and last step, all of the last prompt's level if possible."""
     columns, level = [], None
     for step in reversed(first_middle_last(sorted(frame["step"].unique()))):
         rows = frame[frame["step"] == step]
@@ -163,7 +162,8 @@ def _of_one_level(frame: pd.DataFrame, completions: int) -> Markup:
             rows = rows[rows["level"] == level] if (rows["level"] == level).any() else rows
         group = rows[rows["prompt"] == rows["prompt"].iloc[0]]
         columns.insert(0, _column(f"step {step}", group, completions, _head(group)))
-    return _html("<p>No prompt came back late in the training: here are some of one level.</p>", columns)
+    note = "<p>No prompt was sampled again late in training: these are different prompts of one level.</p>"
+    return _html(note, columns)
 
 
 def _html(head: str, sections: list[str]) -> Markup:

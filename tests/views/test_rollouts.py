@@ -62,7 +62,7 @@ def test_without_a_prompt_that_comes_back_three_of_one_level_are_shown():
         for row in rows(step, f"level {level} at {step}", step / 10)
     ]
     html = side_by_side(pd.DataFrame(parts))
-    assert "No prompt came back" in html
+    assert "different prompts of one level" in html
     assert [f"<b>Prompt</b> level 1 at {step}" in html for step in (1, 5, 9)] == [True] * 3
     assert "level 2 at" not in html
 
