@@ -1,4 +1,4 @@
-"""What this machine is and whether it can do the work. torch is imported only if a GPU could be there."""
+"""This machine: devices, resources, speed, readiness. torch is imported only if a GPU may be present."""
 
 from r1kit.machine.devices import detect_device
 from r1kit.machine.resources import cores, disk_free, memory, threads

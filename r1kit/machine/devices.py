@@ -1,10 +1,10 @@
-"""Which device training runs on, found once and said with its reason. "cuda" includes ROCm, as in PyTorch.
+"""The device that training runs on (`detect_device`), and masks that limit a process to some GPUs (`mask`).
 
-Which GPUs a process sees: one function sets the masks, so that no two of them can disagree.
+The device is "cpu" or "cuda", which includes ROCm, as in PyTorch; the reason for it is returned as well.
 
 On ROCm `ROCR_VISIBLE_DEVICES`, `HIP_VISIBLE_DEVICES` and `CUDA_VISIBLE_DEVICES` filter one after the other,
-and vLLM refuses to start where the last two differ. ROCR's mask also breaks the group in which weights move
-(vllm PR 46895): it is refused, and the other two are set to the same text.
+and vLLM does not start if the last two differ. ROCR's mask also breaks the process group that transfers
+weights (vllm PR 46895). So `mask` rejects ROCR's and sets the other two to the same value.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEV = Path("/dev")
 
 
 def accelerator(dev: Path = DEV) -> tuple[str | None, str]:
-    """Return the vendor ("AMD", "NVIDIA" or None) that the device files show, and the sign in words."""
+    """Return the vendor ("AMD", "NVIDIA" or None) of the device files, and a text that names the file."""
     if (dev / "kfd").exists():
         return "AMD", "an AMD GPU (/dev/kfd)"
     if any(dev.glob("nvidia[0-9]*")):
@@ -35,7 +35,7 @@ def accelerator(dev: Path = DEV) -> tuple[str | None, str]:
 def detect_device(dev: Path = DEV, platform: str = sys.platform) -> tuple[str, str]:
     """Return ("cuda", "ROCm 7.1: 8 x AMD Instinct MI350X") or ("cpu", why no GPU is used).
 
-    torch is imported only if a device file says that a GPU could be there: that import costs seconds.
+    torch is imported only if a device file shows that a GPU may be present, because the import takes seconds.
     """
     if platform == "darwin":
         return "cpu", "macOS: TRL's trainers run on the CPU here, Apple's GPU is not used"
@@ -65,7 +65,7 @@ def _ask_torch(sign: str) -> tuple[str, str]:
 
 
 class LayoutError(UserError):
-    """The devices asked for cannot be given to a process."""
+    """The requested devices cannot be assigned to a process."""
 
 
 def mask(
@@ -74,12 +74,13 @@ def mask(
     """Return the environment variables with which a process sees only `devices`.
 
     Args:
-        devices: numbers among the devices that this process sees; none hides them all.
-        rocm: AMD's variables too; None: by the machine.
-        environment: whose masks are in effect already (a scheduler sets them); None: this process's.
+        devices: indices among the devices that this process sees; an empty sequence hides all.
+        rocm: set AMD's variables too; by default if this machine has an AMD GPU.
+        environment: the environment with the masks already in effect (a scheduler may set them); by default
+            this process's.
 
     Raises:
-        LayoutError: ROCR_VISIBLE_DEVICES is set, HIP's and CUDA's masks differ, or a device is not there.
+        LayoutError: ROCR_VISIBLE_DEVICES is set, HIP's and CUDA's masks differ, or a device does not exist.
     """
     rocm = accelerator()[0] == "AMD" if rocm is None else rocm
     environment = os.environ if environment is None else environment

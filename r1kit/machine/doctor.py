@@ -1,8 +1,8 @@
-"""Is this machine ready for this profile? Each check says what was found, what is wanted, and what to do.
+"""Check that this machine is ready for a profile. Each check has what was found, what is wanted, what to do.
 
-GPUs are checked only for profiles that use one, on machines that have one: driver, memory, the processes that
-hold it, kernel, container. Wanted values say where they come from; what AMD asks for is not asked of NVIDIA's
-machines. `root` and `dev` are other folders in tests.
+`check` returns all checks, `render` prints them, `require` stops a run at a failure. GPUs are checked only
+for profiles that use one, on machines that have one: driver, memory, the processes that hold it, kernel,
+container; AMD's requirements apply to AMD only. Tests pass other folders as `root` and `dev`.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 Level = Literal["ok", "warn", "fail"]
 GIB = 2**30
 
-# cpu-tiny's whole run stays under 4 GB with its tools; below 2 GB free even its smallest training is killed.
+# A whole run of cpu-tiny stays under 4 GB; below 2 GB free even its smallest training is killed.
 MEMORY_WANTED, MEMORY_LEAST = 4 * GIB, 2 * GIB
 DISK_WANTED, DISK_LEAST = 2 * GIB, GIB // 2
 SETUP_CLUSTER = "run `make setup-cluster`; GPU environments have it"
 
 ROOT = Path("/")
 IMAGE = "opt/r1kit/image.json"
-"""Written when r1kit's image is built (requirements/layer.py): what the base image brought."""
+"""What the base image contained; requirements/layer.py writes it when r1kit's image is built."""
 AMDGPU = "6.16.6"  # "known-good host driver floor" of AMD's MLPerf 6.1 notes for MI350X
-AMDGPU_WAKES_CLEAN = "6.14"  # before it memory comes back stale from vLLM's sleep mode (vllm#44972)
+AMDGPU_WAKES_CLEAN = "6.14"  # older drivers return stale memory after vLLM's sleep mode (vllm#44972)
 ROCM_GFX950 = "7.0"  # the first ROCm for MI350X and MI355X
 IDLE = 2 * GIB  # an idle MI355X holds 283 MiB (recorded); a display or a monitor little more
 # docker gives 64 MiB, where NCCL fails at once; AMD's docker lines ask for 64 GiB or --ipc=host.
@@ -104,7 +104,7 @@ def check(profile: Profile, runs_folder: Path) -> list[Check]:
 
 
 def planned(profile: Profile) -> Plan | None:
-    """Return what `r1kit plan` says; None for a profile that does not say for which accelerator it is."""
+    """Return the profile's plan; None for a profile that names no accelerator."""
     from r1kit.machine.plan import make_plan
     from r1kit.settings import SettingsError
 
@@ -170,7 +170,7 @@ def _cores() -> Check:
 def _threads(profile: Profile) -> Check:
     count, available = resources.threads(profile.machine.environment), resources.cores()
     asked = count * (profile.accelerate.get("num_processes", 1) if profile.machine.device == "cpu" else 1)
-    do = "set OMP_NUM_THREADS lower in machine.yaml: threads that wait for each other only cost"
+    do = "set OMP_NUM_THREADS lower in machine.yaml: threads that wait for each other waste time"
     return _rated("threads", "ok" if asked <= available else "warn", str(asked), f"at most {available}", do)
 
 
@@ -203,8 +203,7 @@ def _compiler() -> Check:
 
 
 def _offline(profile: Profile) -> Iterator[Check]:
-    """Check HF_HUB_OFFLINE: a profile that makes its own base model has nothing to fetch."""
-    if profile.base is None:
+    if profile.base is None:  # only a profile that trains its own base model has nothing to download
         return
     value = profile.machine.environment.get("HF_HUB_OFFLINE", os.environ.get("HF_HUB_OFFLINE", ""))
     do = "set it in machine.yaml (environment): without it each start asks the hub and may wait for it"
@@ -213,7 +212,6 @@ def _offline(profile: Profile) -> Iterator[Check]:
 
 
 def _writable(folder: Path) -> Check:
-    """Whether a file can be written in the runs folder, or in the nearest folder above that exists."""
     try:
         with tempfile.TemporaryFile(dir=resources.existing(folder)):
             return _rated("runs folder", "ok", str(folder))
@@ -281,9 +279,9 @@ def gpu_checks(profile: Profile, needed: int, dev: Path = DEV, root: Path = ROOT
 def _gpu_tool(vendor: str, source: gpus.Source | None, reason: str) -> Check:
     if source is None:
         want = "amd-smi of ROCm" if vendor == "AMD" else "NVML (nvidia-ml-py and the driver's library)"
-        return _rated("GPU tool", "warn", reason, want, "without it nobody sees the GPUs' memory and power")
+        return _rated("GPU tool", "warn", reason, want, "without it the GPUs' memory and power are unknown")
     if source.complaints:
-        do = "remove it, or put /opt/rocm/bin first in PATH; r1kit passed it over"
+        do = "remove it, or put /opt/rocm/bin first in PATH; r1kit skipped it"
         return _rated("GPU tool", "warn", "; ".join(source.complaints), f"only {source.name}", do)
     return _rated("GPU tool", "ok", source.name)
 
@@ -297,8 +295,8 @@ def _gpu_permissions(dev: Path) -> Check:
 
 
 def _gpu_driver(vendor: str, version: str | None) -> Check:
-    if version is None:  # amdgpu of the kernel's own tree carries no version
-        return _rated("GPU driver", "warn", "a version that nobody says", "a known one", "ask its owner")
+    if version is None:  # the amdgpu of the kernel's own tree has no version
+        return _rated("GPU driver", "warn", "an unknown version", "a known one", "ask the machine's owner")
     if vendor == "NVIDIA" or _numbers(version) >= _numbers(AMDGPU):
         return _rated("GPU driver", "ok", version)
     old = _numbers(version) < _numbers(AMDGPU_WAKES_CLEAN)
@@ -308,7 +306,6 @@ def _gpu_driver(vendor: str, version: str | None) -> Check:
 
 
 def _gpu_stack(vendor: str, known: dict[str, str], found: list[gpus.Gpu], root: Path) -> Iterator[Check]:
-    """Whether ROCm is new enough for the card, or the driver runs the CUDA that torch is built for."""
     build = versions.torch_build()
     if vendor == "AMD":
         rocm = known.get("ROCm") or _read(root / "opt/rocm/.info/version")
@@ -347,7 +344,6 @@ def wanted_gpus(profile: Profile) -> int:
 
 
 def _gpu_memory(found: list[gpus.Gpu], processes: list[gpus.GpuProcess], needed: int) -> Iterator[Check]:
-    """Free memory of each GPU, and the processes that hold the rest."""
     busy = [gpu for gpu in found if (gpu.memory_used or 0) > IDLE]
     known = [gpu for gpu in found if gpu.memory_total and gpu.memory_used is not None]
     if known and not busy:
@@ -358,7 +354,7 @@ def _gpu_memory(found: list[gpus.Gpu], processes: list[gpus.GpuProcess], needed:
             "GPU memory", "ok" if least >= needed else "fail", text, f"{_gib(needed)} (r1kit plan)", do
         )
     elif not known:
-        yield _rated("GPU memory", "warn", "nothing said", "free memory", "look at amd-smi or nvidia-smi")
+        yield _rated("GPU memory", "warn", "nothing reported", "free memory", "look at amd-smi or nvidia-smi")
     if busy:
         full = any(gpu.memory_total and gpu.memory_total - gpu.memory_used < needed for gpu in busy)
         text = ", ".join(
@@ -366,7 +362,7 @@ def _gpu_memory(found: list[gpus.Gpu], processes: list[gpus.GpuProcess], needed:
             + (f" of {_gib(gpu.memory_total)}" if gpu.memory_total else "")
             for gpu in busy
         )
-        do = "end the processes below, or choose other GPUs; without one to be seen, have the GPU reset"
+        do = "end the processes below, or choose other GPUs; if there are none, have the GPU reset"
         yield _rated("GPU memory", "fail" if full else "warn", text, f"less than {_gib(IDLE)} held", do)
     holders = [process for process in processes if process.memory is None or process.memory > 0]
     text = "; ".join(
@@ -387,7 +383,7 @@ def _process(pid: int) -> str:
             since = _since(time.time() - process.create_time())
             return f"{pid} ({words[:60] or process.name()}, of {process.username()}, {since}{orphan})"
     except psutil.Error:
-        return f"{pid} (not to be seen from here: another container or user, or dead with its memory kept)"
+        return f"{pid} (not visible from here: another container or user, or dead with its memory kept)"
 
 
 def _since(seconds: float) -> str:
@@ -400,10 +396,10 @@ def _since(seconds: float) -> str:
 
 def _gpu_masks(vendor: str) -> Check:
     masks = {name: os.environ[name] for name in MASKS if name in os.environ}
-    text = ", ".join(f"{name}={value}" for name, value in masks.items()) or "none: every GPU is seen"
+    text = ", ".join(f"{name}={value}" for name, value in masks.items()) or "none: every GPU is visible"
     hip, cuda = masks.get("HIP_VISIBLE_DEVICES"), masks.get("CUDA_VISIBLE_DEVICES")
     if vendor == "AMD" and "ROCR_VISIBLE_DEVICES" in masks:
-        # It renumbers the devices that HIP's mask then counts, and breaks weight transfer (vllm#46895).
+        # It renumbers the devices that HIP's mask refers to, and breaks weight transfer (vllm#46895).
         do = "unset ROCR_VISIBLE_DEVICES; r1kit sets HIP_ and CUDA_VISIBLE_DEVICES alike"
         return _rated("GPU masks", "fail", text, "no ROCR_VISIBLE_DEVICES", do)
     if vendor == "AMD" and hip and cuda and hip != cuda:
@@ -446,7 +442,7 @@ def _locked_memory() -> Check:
 
 
 def image_record(root: Path = ROOT) -> dict[str, Any] | None:
-    """Return what the image's build wrote down, `{"base", "stack", "kept": {distribution: version}}`."""
+    """Return the record of the image's build, `{"base", "stack", "kept": {distribution: version}}`."""
     try:
         found = json.loads((root / IMAGE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -455,7 +451,6 @@ def image_record(root: Path = ROOT) -> dict[str, Any] | None:
 
 
 def _image(root: Path) -> Iterator[Check]:
-    """In r1kit's image: whether what its base brought is still there."""
     record, kind = image_record(root), _container(root)
     if record is None:
         where = f"{kind}, not an image of r1kit's Dockerfile" if kind else "none: this is the host itself"
@@ -466,8 +461,8 @@ def _image(root: Path) -> Iterator[Check]:
         for name, version in record.get("kept", {}).items()
         if versions.installed_version(name) != version
     ]
-    do = "build the image again: what runs on the GPU is the base image's own build, not the registry's"
-    found = "; ".join(changed) or f"on {record.get('base')}, which is as it was"
+    do = "build the image again: GPU code must be the base image's own build, not the registry's"
+    found = "; ".join(changed) or f"on {record.get('base')}, which is unchanged"
     yield _rated("image", "fail" if changed else "ok", found, "the base image's packages", do)
 
 
@@ -478,7 +473,7 @@ def _container(root: Path) -> str | None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """(6, 16, 6) of "6.16.6-2238411"; () without a number."""
+    """Return (6, 16, 6) for "6.16.6-2238411"; () without a number."""
     found = re.match(r"\D*(\d+(?:\.\d+)*)", version)
     return tuple(int(part) for part in found[1].split(".")) if found else ()
 

@@ -1,14 +1,14 @@
-"""What GPUs do now: NVIDIA's through NVML, AMD's through amd-smi.
+"""The state of GPUs: NVIDIA's through NVML, AMD's through amd-smi.
 
-A `Source` is found once and read often. It sees every GPU of the machine: neither tool looks at
-CUDA_VISIBLE_DEVICES, and amd-smi's order need not be HIP's. What a tool does not say is None, never 0.
+`find` returns a `Source`, which is read repeatedly. It sees every GPU of the machine: neither tool respects
+CUDA_VISIBLE_DEVICES, and amd-smi's order may differ from HIP's. Unknown values are None, never 0.
 
 NVML (package nvidia-ml-py) counts in milliwatts and bytes. amd-smi replaces rocm-smi, which AMD only
 maintains. Its JSON changed between releases, so both known shapes are read: a bare list, and
 `{"gpu_data": [...]}` (metric since ROCm 7, static since AMD SMI 26.2.1). A number is
 `{"value": 239, "unit": "W"}`, or the text "N/A". What it calls MB are MiB: 294,896 of them are the 288 GiB of
-an MI350X. Its exit code says nothing: a stale /usr/local/bin/amd-smi prints "Invalid platform" and exits with
-0. So /opt/rocm comes first, and a program whose answer is not JSON is passed over.
+an MI350X. Its exit code is meaningless: a stale /usr/local/bin/amd-smi prints "Invalid platform" and exits
+with 0. So /opt/rocm comes first, and a program that prints no JSON is skipped.
 
 Where Python can import amd-smi's own binding (part of ROCm and of vLLM's ROCm images; the `amdsmi` on PyPI is
 another project's copy), samples are read through it: a millisecond instead of a process of a second or two,
@@ -32,7 +32,7 @@ AMD_SIZES = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30}
 
 
 class GpuToolError(RuntimeError):
-    """A tool that should know the GPUs is missing, or gave an unexpected answer."""
+    """The tool that reads the GPUs is missing, or its answer was unexpected."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuProcess:
-    """A process that holds memory (bytes, if the tool says) on a GPU."""
+    """A process that holds memory (bytes, if known) on a GPU."""
 
     pid: int
     gpu: int
@@ -60,16 +60,16 @@ class GpuProcess:
 
 @dataclass(frozen=True)
 class Source:
-    """A way to ask about GPUs.
+    """A tool that reads the GPUs.
 
     Attributes:
-        name: the tool, and where it lies.
+        name: the tool, with its path.
         vendor: "AMD" or "NVIDIA".
         read: the GPUs now, cheap enough to repeat; raises GpuToolError.
         describe: as `read`, with names and limits that never change.
         processes: the processes that hold memory.
-        versions: {"driver": …, "ROCm" or "CUDA": …}, what of it is known.
-        complaints: tools that were passed over, each with its reason.
+        versions: {"driver": …, "ROCm" or "CUDA": …}, without unknown ones.
+        complaints: tools that were skipped, each with its reason.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Source:
 
 
 def find(dev: Path = DEV) -> tuple[Source | None, str]:
-    """Return the machine's source and how it was found; (None, why) where there is none."""
+    """Return the machine's source and its name; (None, the reason) without one."""
     vendor, reason = accelerator(dev)
     if vendor is None:
         return None, reason
@@ -110,7 +110,6 @@ def nvidia_source() -> Source:
         raise GpuToolError(f"NVML: {error}; is the driver loaded?") from error
 
     def ask(function: str, *arguments: Any) -> Any:
-        """Return the answer, None where this card or driver does not know."""
         try:
             answer = getattr(nvml, function)(*arguments)
         except nvml.NVMLError:
@@ -191,7 +190,7 @@ def _amd_source_of(program: str, complaints: tuple[str, ...]) -> Source:
 
 
 def amd_programs(opt: Path = Path("/opt")) -> list[str]:
-    """Return the programs to try, ROCm's own before the one that PATH finds."""
+    """Return the programs to try, ROCm's own before the one on PATH."""
     installed = [opt / "rocm/bin/amd-smi", *sorted(opt.glob("rocm-*/bin/amd-smi"), reverse=True)]
     found = [str(program) for program in installed if program.exists()]
     on_path = shutil.which("amd-smi")
@@ -267,7 +266,7 @@ def amd_named(gpus: Iterable[Gpu], static: Any) -> list[Gpu]:
 
 
 def amd_processes(answer: Any) -> list[GpuProcess]:
-    """Return the processes of `amd-smi process --json`; an idle GPU has a sentence in the list's place."""
+    """Return the processes of `amd-smi process --json`; an idle GPU has text instead of a list."""
     found = []
     for entry in amd_entries(answer):
         for item in entry.get("process_list") or []:

@@ -1,6 +1,7 @@
-"""Cores, memory and disk that this process may really use: affinity and container limits count.
+"""Cores, memory and disk available to this process, and `Monitor`, which samples the machine.
 
-One reading of the machine: processor, memory, temperature through psutil, GPUs through their source.
+Affinity masks and container limits (control groups, version 1 and 2) are taken into account. A sample holds
+processor, memory and temperature from psutil, and GPUs from `gpus`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes: the most this process could ever have, and what is free now."""
+    """Bytes: the limit for this process, and what is free now."""
 
     total: int
     available: int
@@ -41,7 +42,7 @@ def cores(cgroup: Path = CGROUP) -> int:
 
 
 def threads(environment: Mapping[str, str] | None = None) -> int:
-    """Return the threads that OpenMP and BLAS take: OMP_NUM_THREADS, or every core."""
+    """Return how many threads OpenMP and BLAS use: OMP_NUM_THREADS, or every core."""
     text = (environment or {}).get("OMP_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS", "")
     return int(text) if text.isdigit() and int(text) > 0 else cores()
 
@@ -55,14 +56,14 @@ def memory(cgroup: Path = CGROUP) -> Memory:
         if limit is None or limit >= machine.total:
             continue
         used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes") or 0
-        cache = _statistics(folder / "memory.stat").get("inactive_file", 0)  # given back when needed
+        cache = _statistics(folder / "memory.stat").get("inactive_file", 0)  # reclaimed when needed
         total = min(total, limit)
         available = min(available, max(0, limit - used + cache))
     return Memory(total, available)
 
 
 def disk_free(path: str | Path) -> int:
-    """Return the free bytes where `path` is, or would be made."""
+    """Return the free bytes on the file system of `path`, which need not exist yet."""
     return shutil.disk_usage(existing(path)).free
 
 
@@ -75,15 +76,15 @@ def existing(path: str | Path) -> Path:
 
 
 def _groups(cgroup: Path) -> Iterator[Path]:
-    """Yield this process's control group and the groups above it, each a limit; then version 1's places."""
-    own = ""
+    """Yield this process's control group and its ancestors, which may all set limits; then version 1's."""
+    path = ""
     try:
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             if line.startswith("0::"):
-                own = line[3:].strip("/")
+                path = line[3:].strip("/")
     except OSError:
         return
-    folder = cgroup / own
+    folder = cgroup / path
     while cgroup in folder.parents:
         yield folder
         folder = folder.parent
@@ -92,7 +93,7 @@ def _groups(cgroup: Path) -> Iterator[Path]:
 
 
 def _quota(folder: Path) -> float | None:
-    """Return the CPUs that a group may use at once; None if it is not limited."""
+    """Return the CPUs that a group may use at once; None without a limit."""
     try:
         quota, period = (folder / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -114,35 +115,34 @@ def _statistics(path: Path) -> dict[str, int]:
         return {}
 
 
+# Sampling
+
 SAMPLED = ("index", "utilisation", "memory_used", "memory_total", "power", "temperature")
 CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 
 
 class Monitor:
-    """A repeated reading of this machine; it finds its source of GPUs once.
+    """Samples this machine repeatedly; the GPU tool is detected once.
 
-    A GPU tool that fails three times in a row is not asked again: the readings then hold the reason.
+    A GPU tool that fails three times in a row is not called again; those three samples hold the reason.
     """
 
     def __init__(self, dev: Path = DEV) -> None:
         self.source, self.reason = gpus.find(dev)
         self._failures = 0
-        self._before = False
+        self._has_previous = False
 
     def read(self) -> dict[str, Any]:
         """Return one row of system.jsonl.
 
         Bytes, percent (`cpu` of all cores together), watts, degrees Celsius; unknown values are left out.
-        Memory is what this process could have: a container's limit counts.
+        Memory respects a container's limit.
         """
         now, cpu = memory(), psutil.cpu_percent(None)
-        row: dict[str, Any] = {
-            "memory_used": now.total - now.available,
-            "memory_total": now.total,
-        }
-        if self._before:  # psutil counts from the reading before
+        row: dict[str, Any] = {"memory_used": now.total - now.available, "memory_total": now.total}
+        if self._has_previous:  # psutil measures since the previous call
             row["cpu"] = cpu
-        self._before = True
+        self._has_previous = True
         temperature = cpu_temperature()
         if temperature is not None:
             row["cpu_temperature"] = temperature
@@ -168,7 +168,7 @@ class Monitor:
 
 
 def cpu_temperature() -> float | None:
-    """Return the processor's hottest sensor; None where the system shows none (most virtual machines)."""
+    """Return the processor's hottest sensor; None without sensors (most virtual machines)."""
     with contextlib.suppress(AttributeError, OSError, RuntimeError):  # only on Linux and FreeBSD
         sensors = psutil.sensors_temperatures()
         readings = [entry.current for name in CPU_SENSORS for entry in sensors.get(name, [])]

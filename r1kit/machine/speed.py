@@ -1,17 +1,13 @@
-"""How fast this machine multiplies matrices, and how many minutes the stages of a profile will take on it.
+"""Speed: a table of devices (`DEVICES`), the FLOPs per token and MFU, and this CPU's measured matrix speed.
 
-The device table: what each accelerator could do at best, with source, and what trainings reach of it.
-
-TRL 1.16, TorchTitan and prime-rl do not know the MI350X: TRL then logs no MFU at all, the others fall back to
-an A100 and print one seven times too large. So r1kit has its own table. Peaks are dense: vendors also print
-twice as much, for matrices of which half is zero.
-
-FLOPs of a token, MFU in both conventions, and the bandwidth bound of token generation.
+The table holds each accelerator's peak, with its source, and the share of it that trainings reach. TRL 1.16,
+TorchTitan and prime-rl do not know the MI350X: TRL logs no MFU for it, the others fall back to an A100 and
+print a value seven times too large. Peaks are dense; vendors also print twice as much, for sparse matrices.
 
 forward(s) = 2 N + 4 L n_h d s c, with N the parameters in matrix products and s the tokens a token may see.
 c = 1/2 counts only the causal half of attention (Llama, Megatron); c = 1 counts all of it (PaLM, and TRL's
-`compute_flops_per_token`). A kit that prints one MFU without saying which cannot be compared: at 4,096 tokens
-Qwen2.5-7B's two differ by 5%, at 32,768 by 28%. Ours is the causal one; TRL's is logged beside it.
+`compute_flops_per_token`). For Qwen2.5-7B the two conventions differ by 5% at 4,096 tokens and by 28% at
+32,768, so an MFU means nothing without its convention. r1kit reports the causal one and logs TRL's beside it.
 """
 
 from __future__ import annotations
@@ -27,7 +23,6 @@ from r1kit.settings.known_models import ModelShape
 if TYPE_CHECKING:
     from r1kit.settings import Profile
 
-
 TERA, GIGA, MIB = 1e12, 1e9, 2**20
 
 
@@ -38,13 +33,13 @@ class Device:
     Attributes:
         matrix: dense peak in FLOP/s of the precision it trains in (bf16; float32 on a CPU).
         fp8: dense peak in FLOP/s, None without such units.
-        memory: bytes; what the driver says where that is known, else the vendor's decimal GB.
+        memory: bytes; as the driver reports, or the vendor's decimal GB where that is unknown.
         bandwidth: memory bandwidth in byte/s.
-        pattern: finds the device in the name that torch and the drivers report.
+        pattern: regular expression for the name that torch and the drivers report.
         source: where the peaks come from.
         train_share: share of `matrix` that a training is planned with, recomputation included.
         decode_share: share of `bandwidth` that token generation is planned with.
-        forward_seconds: what one forward pass costs besides arithmetic (launches, Python).
+        forward_seconds: overhead of one forward pass besides arithmetic (launches, Python).
         context: bytes a training process takes before its first tensor (driver context, libraries).
         shares_source: where those four come from.
     """
@@ -124,7 +119,7 @@ DEVICES: dict[str, Device] = {
 
 
 def find_device(name: str) -> Device | None:
-    """Return the row for a device name as torch or a driver reports it, None where the table has none."""
+    """Return the row for a device name as torch or a driver reports it; None if the table has none."""
     return next((row for row in DEVICES.values() if re.search(row.pattern, name, re.IGNORECASE)), None)
 
 
@@ -145,7 +140,7 @@ def training_flops(model: ModelShape, length: float, convention: float = CAUSAL)
 
 
 def attended_length(lengths: Iterable[float]) -> float:
-    """Return the document length that attention costs as much as: sum(n^2) / sum(n), not the mean."""
+    """Return the document length with the same attention cost per token: sum(n^2) / sum(n), not the mean."""
     lengths = list(lengths)
     total = sum(lengths)
     return sum(n * n for n in lengths) / total if total else 0.0

@@ -1,7 +1,8 @@
-"""The version matrix: releases that were run together, and why each is this one and no other.
+"""The version matrix: releases that were tested together, with the reason for each.
 
-Everything else that names a release is made from it or held against it: requirements/*.in, requirements/
-image.txt and environment.yml by `make matrix`, the Dockerfile by a test, the doctor by `compare`.
+Everything else that names a release is generated from it or checked against it: `make matrix` generates
+requirements/*.in, requirements/image.txt and environment.yml, a test checks the Dockerfile, and the doctor
+checks this machine with `compare`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ class Pin:
     Attributes:
         optional: only some profiles need it.
         instead: another name under which it may be installed.
-        image: releases that do as well where a GPU image brings its own build, which nothing may replace.
-        layered: an optional one that every GPU image gets on top.
+        image: releases also accepted where a GPU image brings its own build, which must not be replaced.
+        layered: an optional package that every GPU image gets on top.
     """
 
     name: str
@@ -57,12 +58,12 @@ MATRIX: tuple[Pin, ...] = (
     Pin("lighteval", "0.13.0", "public benchmarks", optional=True),
 )
 PYTHON = ((3, 11), (3, 13))
-"""Oldest and newest Python the locks are made for."""
+"""Oldest and newest Python that the lock files support."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """The image that a stack's own image is built on; `torch` and `vllm` are None where it has neither."""
+    """The base image of a stack; `torch` and `vllm` are None if it does not contain them."""
 
     image: str
     torch: str | None
@@ -70,7 +71,7 @@ class Base:
     why: str
 
 
-# Tags were read in the projects' documents, not pulled by us: give the digest you tried (--build-arg BASE=).
+# Tags come from the projects' documentation; we pulled none. Pass the digest you tried (--build-arg BASE=).
 BASES: dict[str, Base] = {
     "rocm": Base(
         "vllm/vllm-openai-rocm:v0.27.1",
@@ -85,7 +86,7 @@ BASES: dict[str, Base] = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """A pin beside what is installed; `installed` is None if nothing is, `kept` if it is an image's own."""
+    """A pin and the installed release (None if missing); `kept` if the image itself brought the package."""
 
     pin: Pin
     installed: str | None
@@ -93,7 +94,7 @@ class Comparison:
 
     @property
     def wanted(self) -> str:
-        """The release, or for an image's own build the releases, that will do."""
+        """The accepted release, or for an image's own build the accepted range."""
         return self.pin.image if self.kept and self.pin.image else self.pin.version
 
     @property
@@ -135,7 +136,7 @@ def torch_build() -> TorchBuild:
 
 
 def compare(kept: Collection[str] = ()) -> list[Comparison]:
-    """Return every pin beside what is installed; `kept` are the packages that the image itself brought."""
+    """Return every pin with its installed release; `kept` are the packages that the image itself brought."""
     return [
         Comparison(
             pin,

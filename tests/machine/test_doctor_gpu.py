@@ -115,7 +115,7 @@ def test_recorded_answers_of_an_mi355x_make_a_clean_bill(bench, monkeypatch):
 
 def test_not_available_is_not_taken_for_free_memory(bench):
     bench.amd(*gpus.amd_gpus(json.loads((RECORDED / "mi300x_metric.json").read_text())))
-    assert bench.line("GPU memory").startswith("warn: [WARN] GPU memory: found nothing said")
+    assert bench.line("GPU memory").startswith("warn: [WARN] GPU memory: found nothing reported")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_not_available_is_not_taken_for_free_memory(bench):
             "6.12.12",
             "warn: [WARN] GPU driver: found amdgpu 6.12.12, want 6.16.6 or newer, update the driver; do",
         ),
-        (None, "warn: [WARN] GPU driver: found a version that nobody says"),
+        (None, "warn: [WARN] GPU driver: found an unknown version"),
     ],
 )
 def test_an_old_amdgpu_is_named(bench, driver, line):
@@ -184,7 +184,7 @@ def test_a_stale_process_is_named_with_its_memory(bench, held, level):
 
 def test_memory_that_nobody_holds_is_said_to_be_so(bench):
     bench.nvidia(processes=[GpuProcess(2**22 + 1, 0, GIB)])
-    assert "not to be seen from here: another container or user" in bench.line("GPU processes")
+    assert "not visible from here: another container or user" in bench.line("GPU processes")
 
 
 def test_the_stale_amd_smi_is_named(bench):

@@ -1,14 +1,17 @@
-"""Cores and memory are those a container may use, not those of the board."""
+"""Cores and memory are those a container may use; samples of the machine leave unknown values out."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import psutil
 import pytest
 
-from r1kit.machine import resources
+from r1kit.machine import gpus, resources
+from r1kit.machine.gpus import Gpu, GpuToolError, Source
+from r1kit.machine.resources import Monitor
 
 REAL = psutil.virtual_memory().total
 
@@ -75,3 +78,34 @@ def test_threads_are_what_openmp_will_take(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_free_disk_is_known_before_the_folder_exists(tmp_path: Path) -> None:
     assert resources.disk_free(tmp_path / "not" / "yet") > 0
+
+
+def test_a_reading_has_processor_and_memory_everywhere(tmp_path):
+    monitor = Monitor(tmp_path)
+    assert "cpu" not in monitor.read()  # a percentage needs a reading before
+    row = monitor.read()
+    assert 0 < row["memory_used"] < row["memory_total"]
+    assert row["cpu"] >= 0
+    assert "gpus" not in row
+
+
+def test_a_reading_holds_what_a_gpu_says_and_leaves_out_what_it_does_not(monkeypatch):
+    source = Source("tool", "AMD", lambda: [Gpu(0, "MI350X", utilisation=0, power=239.0)], list)
+    monkeypatch.setattr(gpus, "find", lambda dev: (source, "tool"))
+    row = Monitor().read()
+    assert row["gpus"] == [{"index": 0, "utilisation": 0, "power": 239.0}]
+    json.dumps(row)
+
+
+def test_a_tool_that_keeps_failing_is_asked_three_times(monkeypatch):
+    asked = []
+
+    def read():
+        asked.append(1)
+        raise GpuToolError("Invalid platform")
+
+    monkeypatch.setattr(gpus, "find", lambda dev: (Source("tool", "AMD", read, list), "tool"))
+    monitor = Monitor()
+    rows = [monitor.read() for _ in range(5)]
+    assert [row.get("gpu_error") for row in rows] == ["Invalid platform"] * 3 + [None] * 2
+    assert len(asked) == 3

@@ -1,10 +1,11 @@
 """`r1kit plan`: memory, hours and disk of a profile before anything is downloaded. Pure arithmetic, no torch.
 
-A plan is a bound and an estimate beside it, never a measurement: what is assumed is printed with it, and
-`r1kit plan --against RUN` prints it beside what a run measured.
+`inputs` reads the profile, `memory` and `hours` compute, `estimate` joins them to the plan of one SFT and one
+GRPO, `pipeline_cost` sums the stages of a pipeline. A plan is a bound and an estimate, not a measurement: its
+assumptions are printed with it, and `r1kit plan --against RUN` compares it with what a run measured.
 """
 
-from r1kit.machine.plan.pipeline import PipelinePlan, StageCost, plan_pipeline
-from r1kit.machine.plan.profile import Plan, StagePlan, make_plan
+from r1kit.machine.plan.estimate import Plan, StagePlan, make_plan
+from r1kit.machine.plan.pipeline_cost import PipelinePlan, StageCost, plan_pipeline
 
 __all__ = ["PipelinePlan", "Plan", "StageCost", "StagePlan", "make_plan", "plan_pipeline"]

@@ -1,4 +1,4 @@
-"""Tokens, steps, seconds and hours of SFT and GRPO, with the least that the hardware allows beside each.
+"""Tokens, steps, seconds and hours of SFT and GRPO, each with the hardware's lower bound.
 
 SFT: slots x FLOPs over the share of the peak that is planned with. GRPO: a decoding step reads the weights
 and the cache of every running sequence, so generation is bound by bandwidth; the learner computes on rows
@@ -134,7 +134,7 @@ def generate_seconds(
 ) -> tuple[float, float]:
     """Return (planned, least) seconds to generate all completions of one batch.
 
-    Lengths are taken as uniform from 0 to twice the mean; decoding goes on until the longest has ended, with
+    Lengths are assumed uniform from 0 to twice the mean; decoding continues until the longest has ended, with
     fewer and fewer sequences. Least is the same at the full bandwidth. Where the cache is too small for all
     sequences they run in turns.
     """

@@ -1,4 +1,4 @@
-"""What a plan's formulas need of a profile: model shape, devices, batches, precision, speeds. No download."""
+"""The inputs of a plan's formulas, from a profile: model shape, devices, batches, precision, speeds."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Generation:
-    """How completions are made: in the training process, by vLLM in it (colocate), or by a server.
+    """How completions are generated: in the training process, by vLLM inside it (colocate), or by a server.
 
     `cache_bytes` is the cache of a replica where machine.yaml states it instead of a share of the memory.
     """
@@ -255,7 +255,7 @@ def generation_of(profile: Profile) -> Generation:
         devices = server.replicas * tensor_parallel
         share = server.gpu_memory_utilization or VLLM_SHARE
     elif value("use_vllm") and value("vllm_mode") == "server":
-        # A server that somebody else starts, elsewhere: taken as one device with vLLM's own share.
+        # An external server: assume one device with vLLM's default share.
         mode, devices, tensor_parallel, share = "server", 1, 1, VLLM_SHARE
     elif value("use_vllm"):
         mode, devices = "colocate", processes

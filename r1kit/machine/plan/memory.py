@@ -1,6 +1,6 @@
-"""Bytes per device by kind, from shapes alone; the server's cache; what to change if they do not fit.
+"""Memory per device of a training and of generation, from shapes alone; what to change if it does not fit.
 
-States: bf16 weights 2, gradients 2, and 12 for Adam's two moments and the float32 master copy, 16 bytes a
+States: bf16 weights 2, gradients 2, and 12 for Adam's two moments and the float32 master copy, 16 bytes per
 parameter; ZeRO-1/2/3 divides the last, the last two, all three by the devices (arXiv 1910.02054). 7.6 billion
 parameters with ZeRO-2 on 8 devices: 2 N + 14 N / 8 = 28.6 GB.
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from r1kit.machine.plan.inputs import Generation, Training
 from r1kit.machine.speed import Device
@@ -24,12 +25,26 @@ TILE_TOKENS, TILE_WORDS = 4096, 32768
 GAPS = 0.05
 """Share of the rest that allocators lose between blocks: an assumption, which `plan --against` can test."""
 
-KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "margin")
+
+class ByKind:
+    """Bytes per device by kind: the fields in `KINDS` add up to the total."""
+
+    KINDS: ClassVar[tuple[str, ...]]
+
+    @property
+    def total(self) -> float:
+        """All kinds together."""
+        return sum(getattr(self, kind) for kind in self.KINDS)
+
+    def as_dict(self) -> dict[str, int]:
+        """Return each kind and the total in whole bytes."""
+        kinds = {kind: round(getattr(self, kind)) for kind in self.KINDS}
+        return kinds | {"total": sum(kinds.values())}
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes per device."""
+class Memory(ByKind):
+    """The memory of a training."""
 
     weights: float
     gradients: float
@@ -37,21 +52,12 @@ class Memory:
     activations: float
     logits: float
     margin: float
+    KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "margin")
 
     @property
     def states(self) -> float:
-        """What ZeRO counts: weights, gradients, optimizer."""
+        """The part that ZeRO counts: weights, gradients, optimizer."""
         return self.weights + self.gradients + self.optimizer
-
-    @property
-    def total(self) -> float:
-        """All kinds together."""
-        return sum(getattr(self, kind) for kind in KINDS)
-
-    def as_dict(self) -> dict[str, int]:
-        """Return each kind and the total in whole bytes."""
-        kinds = {kind: round(getattr(self, kind)) for kind in KINDS}
-        return kinds | {"total": sum(kinds.values())}
 
 
 def training_memory(training: Training, device: Device) -> Memory:
@@ -134,24 +140,15 @@ def logit_bytes(training: Training) -> float:
 
 
 @dataclass(frozen=True)
-class ServerMemory:
-    """Bytes per device of generation, and how many tokens its cache holds."""
+class ServerMemory(ByKind):
+    """The memory of generation, and how many tokens its cache holds and needs."""
 
     weights: float
     kv_cache: float
     margin: float
     kv_tokens: int
     wanted_tokens: int
-
-    @property
-    def total(self) -> float:
-        """All kinds together."""
-        return self.weights + self.kv_cache + self.margin
-
-    def as_dict(self) -> dict[str, int]:
-        """Return each kind and the total in whole bytes."""
-        kinds = {name: round(getattr(self, name)) for name in ("weights", "kv_cache", "margin")}
-        return kinds | {"total": sum(kinds.values())}
+    KINDS = ("weights", "kv_cache", "margin")
 
 
 def server_memory(generation: Generation, training: Training, device: Device) -> ServerMemory:

@@ -1,11 +1,10 @@
-"""The price of a composed training: the sum over the stages of pipeline.yaml and what they hand on.
+"""The cost of a pipeline: the sum over its stages, and the rows that each stage passes to later ones.
 
-A training stage is planned as `make_plan` does under the stage's own settings. A stage that writes answers is
-planned with the model of GRPO's rollouts (`generate_seconds`); no trainer is beside it, so every device
-serves. A server takes the next prompt as soon as an answer has ended; stages that work batch by batch wait
-for the longest answer of each. What a stage hands on is counted as the most that it can be: of sampled
-answers all that may be kept, of measured prompts all. Not counted: starting programs and servers (minutes
-each on GPUs), judging answers, held-out problems during GRPO.
+A training stage is planned by `make_plan` under the stage's own settings. A stage that generates answers is
+planned like GRPO's rollouts (`generate_seconds`), but with every device serving, because no trainer runs. A
+server starts the next prompt as soon as an answer has ended; stages that work batch by batch wait for the
+longest answer of each batch. A stage is assumed to pass on the most rows that it can. Not counted: starting
+programs and servers (minutes each on GPUs), judging answers, held-out problems during GRPO.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from r1kit.machine.plan.estimate import Plan, make_plan
 from r1kit.machine.plan.hours import generate_seconds
 from r1kit.machine.plan.inputs import VLLM_SHARE, Generation, generation_of
 from r1kit.machine.plan.memory import server_memory
-from r1kit.machine.plan.profile import Plan, make_plan
 from r1kit.machine.speed import Device
 from r1kit.settings import Profile
 from r1kit.settings.evaluation import PROBLEMS, BenchmarkSettings
@@ -32,7 +31,7 @@ ANSWER_BYTES = 8
 
 @dataclass(frozen=True)
 class Rows:
-    """Traces or prompts that stages hand on: how many at most, and of traces how long."""
+    """Traces or prompts that a stage passes on: the largest possible count, and the lengths of traces."""
 
     count: int
     lengths: Lengths | None = None
@@ -40,16 +39,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class StageCost:
-    """The price of one stage.
+    """The cost of one stage.
 
     Attributes:
-        count: steps, answers or traces, as `unit` says; traces are the most that there can be.
-        tokens: of an SFT in all, of a GRPO's step, of the longest answer, of a mean trace.
-        disk: bytes that the stage leaves, the checkpoints that it keeps included.
+        count: steps, answers or traces, according to `unit`; of traces the largest possible number.
+        tokens: of an SFT in total, of a GRPO step, of the longest answer, or of a mean trace.
+        disk: bytes written, including the checkpoints that are kept.
         step_seconds: of a training's step, else 0.
         memory: bytes per device at the peak; 0 for a stage that holds no model.
-        nearest: what to write instead where it does not fit.
-        extra: of GRPO's generation, the most that dynamic sampling writes in addition; in `hours`.
+        nearest: the settings to change if it does not fit.
+        extra: the largest share of GRPO's generation that dynamic sampling adds; included in `hours`.
     """
 
     name: str
@@ -68,7 +67,7 @@ class StageCost:
 
 @dataclass(frozen=True)
 class PipelinePlan:
-    """All stages of a pipeline in their order, on `devices` devices."""
+    """The stages of a pipeline in order, on `devices` devices."""
 
     profile: str
     pipeline: str
@@ -113,7 +112,7 @@ def plan_pipeline(
         own = {count: taken.count} if count else {}
         planned = make_plan(profile, lengths=taken.lengths or lengths, gflops=gflops, **own)
         costs.append(stage_cost(stage, profile, planned, taken))
-        rows[stage.name] = handed_on(stage, profile, taken)
+        rows[stage.name] = passed_on(stage, profile, taken)
     devices = max(answers_of(whole, 1, 1).devices, planned.stages["sft"].training.devices)
     return PipelinePlan(whole.name, name, pipeline.about, planned.device, devices, tuple(costs))
 
@@ -132,23 +131,23 @@ def source_rows(stage: AnyStage, rows: Mapping[str, Rows]) -> Rows:
     return Rows(max(1, sum(part.count for part in found)), lengths)
 
 
-def handed_on(stage: AnyStage, profile: Profile, taken: Rows) -> Rows:
-    """Return the most that a stage hands on."""
+def passed_on(stage: AnyStage, profile: Profile, taken: Rows) -> Rows:
+    """Return the most rows that a stage can pass on."""
     if stage.kind == "rejection_sampling":
-        kept = asked(stage, taken) * min(stage.keep, stage.samples)
+        kept = prompt_count(stage, taken) * min(stage.keep, stage.samples)
         answer = answers_of(profile, 1, stage.max_new_tokens)
         mean = answer.prompt + answer.mean
         return Rows(kept, log_normal([(kept, mean)], SPREAD, "answers of half the limit"))
-    return Rows(asked(stage, taken)) if stage.kind == "pass_rate" else taken
+    return Rows(prompt_count(stage, taken)) if stage.kind == "pass_rate" else taken
 
 
-def asked(stage: AnyStage, taken: Rows) -> int:
-    """Return how many prompts a sampling stage asks."""
+def prompt_count(stage: AnyStage, taken: Rows) -> int:
+    """Return how many prompts a sampling stage uses."""
     return min(stage.prompts or taken.count, taken.count)
 
 
 def stage_cost(stage: AnyStage, profile: Profile, planned: Plan, taken: Rows) -> StageCost:
-    """Return the price of a stage under its own `profile` and the plan of that, reading `taken`."""
+    """Return the cost of a stage under its own `profile` and that profile's plan, reading `taken`."""
     if stage.kind in ("sft", "grpo"):
         return training_cost(stage, profile, planned)
     if stage.kind == "merge_data":
@@ -159,13 +158,13 @@ def stage_cost(stage: AnyStage, profile: Profile, planned: Plan, taken: Rows) ->
         how = profile.evaluation
         answers = judged_answers(profile) * len(stage.models)
         return answering_cost(stage, profile, planned, answers, how.max_new_tokens, how.batch_size)
-    answers = asked(stage, taken) * stage.samples
+    answers = prompt_count(stage, taken) * stage.samples
     batch = max(1, stage.batch_size // stage.samples) * stage.samples
     return answering_cost(stage, profile, planned, answers, stage.max_new_tokens, batch)
 
 
 def training_cost(stage: AnyStage, profile: Profile, planned: Plan) -> StageCost:
-    """Return the price of an SFT or a GRPO, with the most that dynamic sampling writes in addition."""
+    """Return the cost of an SFT or a GRPO, including the most that dynamic sampling adds."""
     cost, disk = planned.stages[stage.kind], planned.disk
     if stage.kind == "sft":
         steps, step, tokens = planned.sft.steps, planned.sft.step_seconds, planned.sft.tokens
@@ -193,7 +192,7 @@ def training_cost(stage: AnyStage, profile: Profile, planned: Plan) -> StageCost
 
 
 def judged_answers(profile: Profile) -> int:
-    """Return the answers that the evaluation of one model writes."""
+    """Return how many answers the evaluation of one model generates."""
     how = profile.evaluation
     if isinstance(how, BenchmarkSettings):
         counts = {name: min(PROBLEMS[name], how.most or PROBLEMS[name]) for name in how.benchmarks}
@@ -231,7 +230,7 @@ def answers_of(profile: Profile, completions: int, limit: int, in_process: bool 
 def answering_cost(
     stage: AnyStage, profile: Profile, planned: Plan, answers: int, limit: int, batch: int
 ) -> StageCost:
-    """Return the price of a stage that writes `answers` answers of at most `limit` tokens.
+    """Return the cost of a stage that generates `answers` answers of at most `limit` tokens.
 
     Args:
         batch: answers at once; of a server in `evaluate`, on each replica. Sampling stages, and every stage

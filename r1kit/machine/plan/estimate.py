@@ -31,7 +31,7 @@ NOTHING_FITS = "no change of settings is enough: more or larger devices, or a sm
 
 @dataclass(frozen=True)
 class StagePlan:
-    """The memory of one training; `nearest`: what to write instead where it does not fit."""
+    """The memory of one training; `nearest`: the settings to change if it does not fit."""
 
     training: Training
     memory: Memory
@@ -41,7 +41,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What can be said from a profile alone, in bytes, seconds and tokens."""
+    """The plan of a profile, in bytes, seconds and tokens."""
 
     profile: str
     device: Device
@@ -194,7 +194,7 @@ def disk_bytes(profile: Profile, trainings: dict[str, Training]) -> dict[str, in
         kept = profile.in_effect(name, "save_total_limit")
         states = 0 if profile.in_effect(name, "save_only_model") else CHECKPOINT_BYTES[training.engine]
         one = trained * max(states, training.weight_bytes)
-        # A checkpoint is complete before the oldest goes: one more than are kept.
+        # The oldest checkpoint is deleted only after the newest is complete: one more than are kept.
         sizes[f"{name}_checkpoint"] = one
         sizes[f"{name}_kept"] = one * ((kept or 10) + 1)
         sizes[f"{name}_model"] = training.model.parameters * training.weight_bytes
