@@ -93,7 +93,7 @@ async def watch(job: Any, *, draw: Draw | None = None, title: str = "", beside: 
 
 
 def default_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """The reward panel if the rows hold rewards, else the loss curve."""
+    """Draw the reward panel if the rows have rewards, else the loss curve."""
     from r1kit.views.figures import loss_curve, training_panel
 
     return training_panel(rows) if any("reward" in row for row in rows) else loss_curve(rows)
@@ -156,7 +156,7 @@ class _View:
             self._mirrored = now
 
     def end(self, text: str, *, log: str = "") -> None:
-        """The last word: the mirror opens with the final plot and takes the widgets' place."""
+        """Replace the widgets by the opened mirror with the final plot."""
         self.say(text)
         for part in self.status, self.bar, self.button, self.image:
             part.layout.display = "none"
@@ -174,7 +174,7 @@ class _View:
         return f"<b>{escape(self._title)}</b> &nbsp; {text}"
 
     def _mirror(self, *, open_: bool = False, log: str = "") -> str:
-        """Folded while the widgets are there to be looked at, and with its time: it is older than they."""
+        """Return the mirror's HTML: folded and with its time while the widgets show, since it is older."""
         image = f"<p>{escape(self._alt)}</p>"
         if self.image.value:
             data = base64.b64encode(self.image.value).decode()

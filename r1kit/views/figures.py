@@ -1,21 +1,11 @@
-"""What all figures share: colours, panels, thinned series, descriptions in words, PNG.
+"""Figures for the notebooks and the dashboard, drawn from files or tables.
 
+In reading order: what all figures share (colours, panels, thinned series, PNG), curves of a training from
+metrics.jsonl, the machine from system.jsonl, scores and lengths, stages of a pipeline.
+
+Every function returns a `matplotlib.figure.Figure`; `figure_alt(figure)` describes it in words for alt texts.
 Figures are made without pyplot, so nothing leaks between cells and the dashboard can draw in a thread. The
-colours are Okabe and Ito's, which people with any colour vision can tell apart.
-
-Curves of a training, from its metrics.jsonl. Every function returns a `matplotlib.figure.Figure`.
-
-What the machine did while a job ran, from its system.jsonl: utilisation, memory, power, temperature.
-
-Figures for the notebooks: training curves (`curves.py`), the machine (`machine_curves.py`), pass@1 with
-intervals, lengths, before and after.
-
-Every function returns a `matplotlib.figure.Figure`; `figure_alt(figure)` says in words what it shows. Bars
-differ by hatching as well as by colour.
-
-Figures of composed trainings: the courses of several GRPO stages, and which problems were asked when.
-
-Problems are told apart by their level or, where the data have none, by their measured pass rate.
+colours are Okabe and Ito's, which people with any colour vision can tell apart; bars also differ by hatching.
 """
 
 from __future__ import annotations
@@ -53,19 +43,19 @@ class Picture(Figure):
 
 
 def figure_alt(figure: Figure) -> str:
-    """What the figure shows, in words: for alt texts and captions."""
+    """Describe the figure in words, for alt texts and captions."""
     return getattr(figure, "r1kit_alt", "")
 
 
 def png(figure: Figure, *, dpi: int = 90) -> bytes:
-    """The figure as a PNG file."""
+    """Return the figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
 def reward_parts(rows: Rows) -> dict[str, str]:
-    """Metric name of each reward's mean -> its short name, in the order in which they were logged."""
+    """Map the metric of each reward's mean to its short name, in the order in which they were logged."""
     keys = dict.fromkeys(key for row in rows for key in row)
     return {
         key: key.split("/")[1].removesuffix("_reward")
@@ -75,7 +65,7 @@ def reward_parts(rows: Rows) -> dict[str, str]:
 
 
 def series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
-    """Steps and values of a metric where it was logged, thinned to about MOST_POINTS, the last one kept."""
+    """Return steps and values of a metric where it was logged, thinned to about MOST_POINTS plus the last."""
     points = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), (int, float))]
     if len(points) > MOST_POINTS:
         stride = -(-len(points) // MOST_POINTS)
@@ -84,17 +74,17 @@ def series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
 
 
 def rows_of(source: str | Path | Rows) -> list[Mapping[str, Any]]:
-    """Rows of a metrics.jsonl given by path, or the rows themselves."""
+    """Read the rows of a metrics.jsonl given by its path; rows are returned as they are."""
     return jsonl.read(Path(source)) if isinstance(source, (str, Path)) else list(source)
 
 
 def last(rows: Rows, key: str) -> float | None:
-    """The newest value of a metric."""
+    """Return the newest value of a metric."""
     return next((row[key] for row in reversed(rows) if isinstance(row.get(key), (int, float))), None)
 
 
 def running_mean(values: Sequence[float], smooth: float) -> list[float]:
-    """Exponential running mean, corrected for its start (as Adam's)."""
+    """Compute an exponential running mean, corrected for its start as Adam's is."""
     out, mean = [], 0.0
     for i, value in enumerate(values, start=1):
         mean = smooth * mean + (1 - smooth) * value
@@ -103,14 +93,14 @@ def running_mean(values: Sequence[float], smooth: float) -> list[float]:
 
 
 def course(name: str, steps: Sequence[float], values: Sequence[float]) -> str:
-    """One sentence on how a curve went."""
+    """Describe the course of a curve in one sentence."""
     if not values:
         return f"{name}: no values yet."
     return f"{name} from {values[0]:.3g} at step {steps[0]} to {values[-1]:.3g} at step {steps[-1]}."
 
 
 def panels(titles: Sequence[str], *, columns: int = 1, width: float = 7.0) -> tuple[Figure, list[Axes]]:
-    """A figure with one titled panel each, grid behind, and room for the labels."""
+    """Make a figure with one titled panel per title, a grid, and room for the labels."""
     lines = -(-len(titles) // columns)
     size = (width, 3.6 * lines) if columns == 1 else (4 * columns, 2.7 * lines)
     figure = Picture(figsize=size, layout="constrained")
@@ -125,7 +115,7 @@ def panels(titles: Sequence[str], *, columns: int = 1, width: float = 7.0) -> tu
 
 
 def described(figure: Figure, alt: str) -> Figure:
-    """The figure, with what it shows in words kept for `figure_alt`."""
+    """Attach a description in words for `figure_alt` and return the figure."""
     figure.r1kit_alt = alt
     return figure
 
@@ -134,7 +124,7 @@ LINES = ("-", "--", "-.", ":")
 
 
 def loss_curve(source: str | Path | Rows, *, smooth: float = 0.0, title: str = "Training loss") -> Figure:
-    """Loss against step, from metrics.jsonl (a path or its rows). `smooth` in [0, 1) adds a running mean."""
+    """Draw loss against step from metrics.jsonl (path or rows); `smooth` in [0, 1) adds a running mean."""
     rows = rows_of(source)
     figure, (axes,) = panels([title])
     steps, losses = series(rows, "loss")
@@ -149,7 +139,7 @@ def loss_curve(source: str | Path | Rows, *, smooth: float = 0.0, title: str = "
 
 
 def training_panel(source: str | Path | Rows, *, title: str = "") -> Figure:
-    """The GRPO run in six panels: reward, its parts, length, entropy, groups without variance, gradient."""
+    """Draw GRPO in six panels: reward, its parts, length, entropy, groups without variance, gradient."""
     rows = rows_of(source)
     names = [
         "Reward",
@@ -208,7 +198,7 @@ def compare_rewards(
     metric: str = "rewards/accuracy_reward/mean",
     title: str = "Accuracy reward of two runs",
 ) -> Figure:
-    """One metric of several runs in one panel: a run beside the one that collapses. Name -> metrics file."""
+    """Draw one metric of several runs in one panel. Name -> metrics file."""
     figure, (axes,) = panels([title])
     said = []
     for i, (name, source) in enumerate(sources.items()):
@@ -228,7 +218,7 @@ def paid_and_true(
     *,
     truth_name: str = "truth",
 ) -> Figure:
-    """A panel for each run: the reward that it was paid for beside the one that nobody can fool.
+    """Draw a panel per run: the reward that it was trained on, and the reward that cannot be fooled.
 
     Args:
         sources: name of the run -> its metrics.jsonl.
@@ -269,7 +259,7 @@ OF_THE_HOST = {"utilisation": "cpu", "memory_used": "memory_used", "temperature"
 
 
 def machine_panel(source: str | Path | Rows) -> Figure:
-    """A panel for each quantity that was recorded; minutes since the job's first sample below.
+    """Draw a panel per recorded quantity against the minutes since the job's first sample.
 
     GPUs as their mean and the band from the least to the most of them, the host as one line beside. A panel
     that nothing was said of is left out, as temperature is in most virtual machines.
@@ -300,17 +290,17 @@ Points = list[tuple[float, Any]]
 
 
 def points(rows: Sequence[Row], value: Callable[[Row], Any]) -> Points:
-    """(time, value) of the rows that say it."""
+    """List (time, value) of the rows that have the value."""
     return [(row["time"], found) for row in rows if (found := value(row)) is not None]
 
 
 def on_host(rows: Sequence[Row], key: str) -> Points:
-    """What is recorded of processor and main memory."""
+    """List the recorded values of processor and main memory."""
     return points(rows, lambda row: row.get(OF_THE_HOST[key])) if key in OF_THE_HOST else []
 
 
 def on_gpus(rows: Sequence[Row], key: str) -> Points:
-    """Lists with the value of each GPU that says it."""
+    """List the values of all GPUs that report it, per sample."""
 
     def each(row: Row) -> list[float] | None:
         return [gpu[key] for gpu in row.get("gpus", []) if gpu.get(key) is not None] or None
@@ -321,7 +311,7 @@ def on_gpus(rows: Sequence[Row], key: str) -> Points:
 def line(
     axes: Axes, found: Points, start: float, name: str, unit: str, scale: float, colour: str
 ) -> list[str]:
-    """Draw one curve, if there is one; the sentence on it."""
+    """Draw one curve, if there is one; return a sentence about it."""
     if not found:
         return []
     values = [value / scale for _, value in found]
@@ -330,7 +320,7 @@ def line(
 
 
 def gpu_band(axes: Axes, found: Points, start: float, name: str, unit: str, scale: float) -> list[str]:
-    """Draw mean, least and most of the GPUs, if there are any; the sentence on them."""
+    """Draw mean, least and most of the GPUs, if there are any; return a sentence about them."""
     if not found:
         return []
     minutes = [(time - start) / 60 for time, _ in found]
@@ -343,14 +333,14 @@ def gpu_band(axes: Axes, found: Points, start: float, name: str, unit: str, scal
 
 
 def summary(name: str, values: Sequence[float], most: float, unit: str) -> str:
-    """One sentence on a curve."""
+    """Describe a curve in one sentence."""
     return (
         f"{name[0].upper()}{name[1:]}: {sum(values) / len(values):.3g} {unit} on average, at most {most:.3g}."
     )
 
 
 def pass_rate_histogram(rates: Sequence[float], *, title: str = "How often each prompt was solved") -> Figure:
-    """Prompts by the share of their rollouts that were right; the ends, no signal for GRPO, stand apart."""
+    """Draw prompts by their share of right rollouts; the two ends, without signal for GRPO, stand apart."""
     figure, (axes,) = panels([title])
     shares = [float(rate) for rate in rates]
     counts = [sum(min(int(share * 10), 9) == i for share in shares if 0 < share < 1) for i in range(10)]
@@ -371,7 +361,7 @@ def pass_rate_histogram(rates: Sequence[float], *, title: str = "How often each 
 
 
 def pass1_bars(table: pd.DataFrame, *, metric: str = "pass@1", title: str = "") -> Figure:
-    """Bars of a metric per level and checkpoint with 95% whiskers, from `r1kit.evaluation.table`."""
+    """Draw bars of a metric per level and checkpoint with 95% whiskers, from `r1kit.evaluation.table`."""
     figure, (axes,) = panels([title or f"{metric} on held-out problems, with 95% intervals"], width=8)
     checkpoints, levels = list(dict.fromkeys(table["checkpoint"])), list(dict.fromkeys(table["level"]))
     width, said = 0.8 / len(checkpoints), []
@@ -397,7 +387,7 @@ def pass1_bars(table: pd.DataFrame, *, metric: str = "pass@1", title: str = "") 
 
 
 def place(level: str) -> str:
-    """How a level, a benchmark, or the mean over several of them is called on an axis."""
+    """Name a level, a benchmark, or a mean over several of them, for an axis."""
     if level[0].isdigit():
         return f"level {level}" if level.isdigit() else f"levels {level}\n(mean)"
     return "mean" if ", " in level else level
@@ -410,7 +400,7 @@ def length_histograms(
     unit: str = "tokens",
     title: str = "",
 ) -> Figure:
-    """Overlaid histograms of lengths, one per name, on common bins; `limit` marks where they are cut."""
+    """Draw overlaid histograms of lengths, one per name, on common bins; `limit` marks the truncation."""
     figure, (axes,) = panels([title or f"Lengths in {unit}"])
     longest = max((max(values, default=0) for values in lengths.values()), default=0)
     edges = [i * max(longest, 1) / 30 for i in range(31)]
@@ -432,7 +422,7 @@ def length_histograms(
 
 
 def before_after(table: pd.DataFrame, before: str, after: str, *, metric: str = "pass@1") -> Figure:
-    """A line per level from checkpoint `before` to `after`, with 95% whiskers at both ends."""
+    """Draw a line per level from checkpoint `before` to `after`, with 95% whiskers at both ends."""
     figure, (axes,) = panels([f"{metric}: {before} and {after}"])
     said = []
     chosen = [table[table["checkpoint"] == name].set_index("level") for name in (before, after)]
@@ -464,7 +454,7 @@ SMOOTH = 0.7  # of a running mean: one batch of eight prompts is noise
 
 
 def courses(sources: Mapping[str, str | Path | Rows]) -> Figure:
-    """Accuracy, length and groups without signal of several GRPO stages. Name -> metrics.jsonl."""
+    """Draw accuracy, length and groups without signal of several GRPO stages. Name -> metrics.jsonl."""
     figure, axes_list = panels([title for title, _ in COURSES.values()], columns=3)
     said = []
     for axes, (key, (title, unit)) in zip(axes_list, COURSES.items(), strict=True):
@@ -481,7 +471,7 @@ def courses(sources: Mapping[str, str | Path | Rows]) -> Figure:
 
 
 def pools(rows: Mapping[str, Sequence[Any]] | pd.DataFrame | Any) -> pd.Series:
-    """What tells rows apart: their level, else their pass rate in tenths, else nothing (`all`).
+    """Return the group of each row: its level, else its pass rate in tenths, else `all`.
 
     Args:
         rows: a dataset or a table; a column that holds nothing counts as absent.
@@ -499,7 +489,7 @@ def pools(rows: Mapping[str, Sequence[Any]] | pd.DataFrame | Any) -> pd.Series:
 
 
 def counted(sets: Mapping[str, Any]) -> pd.DataFrame:
-    """Rows of several datasets by pool; one row of it a pool, one column a dataset."""
+    """Count the rows of several datasets by pool: one row per pool, one column per dataset."""
     import pandas as pd
 
     counts = {name: pools(rows).value_counts() for name, rows in sets.items()}
@@ -511,7 +501,7 @@ def counted(sets: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def levels_asked(rollouts: pd.DataFrame, *, every: int | None = None) -> Figure:
-    """Which levels (or pass rates) GRPO asked, and how long the answers were, step by step.
+    """Draw which levels (or pass rates) GRPO trained on, and the length of the answers, step by step.
 
     Args:
         rollouts: rows with `step`, `tokens`, and `level` or `pass_rate` (`views.rollouts.load_rollouts`).

@@ -39,7 +39,7 @@ class Markup(str):
 
 
 def load_rollouts(folder: str | Path, steps: Sequence[int] | None = None) -> pd.DataFrame:
-    """All rollouts of a job (or of some steps) from `rollouts/step_*.parquet`, in order of step.
+    """Load all rollouts of a job (or of some steps) from `rollouts/step_*.parquet`, in order of step.
 
     Raises:
         FileNotFoundError: there are none.
@@ -54,7 +54,7 @@ def load_rollouts(folder: str | Path, steps: Sequence[int] | None = None) -> pd.
 
 
 def choose_prompt(rollouts: pd.DataFrame) -> tuple[str, list[int]]:
-    """A prompt to compare, and the first, middle and last step at which it was rolled out.
+    """Choose a prompt to compare, and the first, middle and last step at which it was rolled out.
 
     The prompt that comes back over the longest stretch of the training; among those the one whose reward rose
     most. With prompts that come only once there is nothing to compare and one step is returned.
@@ -71,7 +71,7 @@ def choose_prompt(rollouts: pd.DataFrame) -> tuple[str, list[int]]:
 
 
 def first_middle_last(steps: Sequence[int]) -> list[int]:
-    """The ends of a sorted list and what lies nearest to halfway between them, without repetition."""
+    """Return the ends of a sorted list and the value nearest to halfway between them, without repetition."""
     middle = min(steps, key=lambda step: abs(step - (steps[0] + steps[-1]) / 2))
     return [int(step) for step in sorted({steps[0], middle, steps[-1]})]
 
@@ -83,7 +83,7 @@ def side_by_side(
     *,
     completions: int = 2,
 ) -> Markup:
-    """The same prompt at the first, middle and last step, one column each, with reward parts and marked tags.
+    """Show the same prompt at the first, middle and last step, with reward parts and marked tags.
 
     If no prompt came back over at least half of the training, each column shows one of the same level instead
     and says so: compare the manner, not the numbers.
@@ -114,13 +114,13 @@ def side_by_side(
 
 
 def group_html(rows: pd.DataFrame, *, title: str = "", completions: int = 8) -> Markup:
-    """One group: each completion of a prompt with its reward parts (`side_by_side`'s columns, no step)."""
+    """Show one group: each completion of a prompt with its reward parts (as `side_by_side`, no step)."""
     columns = [_column("", rows.iloc[i : i + 1], 1) for i in range(min(len(rows), completions))]
     return _html(f"<p><b>{escape(title)}</b></p>" if title else "", columns)
 
 
 def completion_html(text: str) -> str:
-    r"""Model text as HTML: escaped, tags and flat `\boxed{...}` marked."""
+    r"""Return model text as HTML: escaped, tags and flat `\boxed{...}` marked."""
     marked = _TAG.sub(lambda m: f'<span class="tag">{m[0]}</span>', escape(str(text)))
     return _BOX.sub(lambda m: f'<span class="box">{m[0]}</span>', marked)
 
@@ -147,14 +147,14 @@ def _chip(name: str, value: Any) -> str:
 
 
 def _head(group: pd.DataFrame) -> str:
-    """The prompt of a group, and its solution if the rows have it."""
+    """Return the prompt of a group, and its solution if the rows have it."""
     row = group.iloc[0]
     gold = f" &nbsp; <b>Solution</b> {escape(str(row['solution']))}" if "solution" in group else ""
     return f"<p><b>Prompt</b> {escape(row['prompt'])}{gold}</p>"
 
 
 def _of_one_level(frame: pd.DataFrame, completions: int) -> Markup:
-    """First, middle and last step with a prompt each, all of the last one's level if possible."""
+    """Return first, middle and last step with a prompt each, all of the last one's level if possible."""
     columns, level = [], None
     for step in reversed(first_middle_last(sorted(frame["step"].unique()))):
         rows = frame[frame["step"] == step]
