@@ -54,7 +54,7 @@ async def watch(job: Any, *, draw: Draw | None = None, title: str = "", beside: 
     stopping: list[asyncio.Task] = []
 
     def stop(_: Any = None) -> None:
-        if not stopping:  # job.stop() waits for the end of the tree: in a thread, so that the view goes on
+        if not stopping:  # job.stop() waits for the end of the tree: in a thread, to keep the view alive
             view.say("stopping: the training writes a checkpoint first")
             view.freeze_button()
             stopping.append(asyncio.ensure_future(asyncio.to_thread(job.stop)))
@@ -76,7 +76,7 @@ async def watch(job: Any, *, draw: Draw | None = None, title: str = "", beside: 
     except BaseException as error:
         interrupted = isinstance(error, (asyncio.CancelledError, KeyboardInterrupt))
         if job.poll() is None and getattr(job, "detached", False):
-            view.end("no longer watched; the job goes on")
+            view.end("no longer watched; the job continues")
         else:
             if job.poll() is None:  # nobody would see or stop it any more
                 view.say("stopping the training")

@@ -31,7 +31,7 @@ def tree(members: Members) -> str:
     return "\n".join(lines)
 
 
-def draw(members: Members, *, title: str = "What each stage stands on") -> Figure:
+def draw(members: Members, *, title: str = "What each stage depends on") -> Figure:
     """Draw boxes from left to right; full lines are models that were trained on, dashed ones the rest."""
     from matplotlib.patches import FancyBboxPatch
 
