@@ -1,38 +1,40 @@
 """Rewards: pure functions with TRL's signature `f(completions, **columns) -> list[float | None]`.
 
-Importing this room loads neither torch nor math-verify.
+Each name is loaded when it is first used. None of them loads torch or math-verify at import.
 """
 
 from __future__ import annotations
 
-from r1kit.rewards.accuracy import accuracy_reward
-from r1kit.rewards.code import binary_code_reward, code_reward, get_code_format_reward
-from r1kit.rewards.format import (
-    format_reward,
-    get_language_consistency_reward,
-    tag_count_reward,
-    think_format_reward,
-)
-from r1kit.rewards.length import get_cosine_scaled_reward, get_soft_overlong_punishment, len_reward
-from r1kit.rewards.registry import NAMES, Scores, get_rewards, score
-from r1kit.rewards.style import get_repetition_penalty_reward, reasoning_steps_reward
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "NAMES",
-    "Scores",
-    "accuracy_reward",
-    "binary_code_reward",
-    "code_reward",
-    "format_reward",
-    "get_code_format_reward",
-    "get_cosine_scaled_reward",
-    "get_language_consistency_reward",
-    "get_repetition_penalty_reward",
-    "get_rewards",
-    "get_soft_overlong_punishment",
-    "len_reward",
-    "reasoning_steps_reward",
-    "score",
-    "tag_count_reward",
-    "think_format_reward",
-]
+_MODULE_OF = {
+    "NAMES": "registry",
+    "Scores": "registry",
+    "accuracy_reward": "accuracy",
+    "binary_code_reward": "code",
+    "code_reward": "code",
+    "format_reward": "format",
+    "get_code_format_reward": "code",
+    "get_cosine_scaled_reward": "length",
+    "get_language_consistency_reward": "format",
+    "get_repetition_penalty_reward": "style",
+    "get_rewards": "registry",
+    "get_soft_overlong_punishment": "length",
+    "len_reward": "length",
+    "reasoning_steps_reward": "style",
+    "score": "registry",
+    "tag_count_reward": "format",
+    "think_format_reward": "format",
+}
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

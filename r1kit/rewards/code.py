@@ -27,8 +27,6 @@ from typing import Any
 
 from r1kit.data.format import begins_reasoning
 from r1kit.rewards.completions import completion_text
-from r1kit.rewards.format import has_form
-from r1kit.rewards.verifier import local_processes
 from r1kit.sandbox import Limits, Sandbox
 from r1kit.sandbox.execution import MIB, Verdict
 from r1kit.sandbox.judge import Job, judge
@@ -178,6 +176,9 @@ def get_code_format_reward(language: str = "python") -> Callable[..., list[float
 
 def has_code_form(text: str, language: str) -> bool:
     """Check for one reasoning and one answer block with nothing around them, and a program in the answer."""
+    # Here, because it loads the comparison of answers, which opening a stage does not need.
+    from r1kit.rewards.format import has_form
+
     wanted = language_name(language)
     return has_form(text) and any(
         block.closed and block.language == wanted and block.text.strip()
@@ -220,6 +221,8 @@ def shared_sandbox() -> Sandbox:
     Raises:
         SandboxError: no tier of isolation works here, and `unsafe` was not configured.
     """
+    from r1kit.rewards.verifier import local_processes
+
     global _sandbox
     with _lock:
         if _sandbox is None:

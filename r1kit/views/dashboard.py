@@ -50,7 +50,7 @@ async def watch(job: Any, *, draw: Draw | None = None, title: str = "", beside: 
     stopping: list[asyncio.Task] = []
 
     def stop(_: Any = None) -> None:
-        if not stopping:  # job.stop() waits for all processes to end; in a thread the view keeps running
+        if not stopping:  # job.stop() waits for the end of the tree: in a thread, to keep the view alive
             view.say("stopping: the training writes a checkpoint first")
             view.freeze_button()
             stopping.append(asyncio.ensure_future(asyncio.to_thread(job.stop)))
@@ -72,7 +72,7 @@ async def watch(job: Any, *, draw: Draw | None = None, title: str = "", beside: 
     except BaseException as error:
         interrupted = isinstance(error, (asyncio.CancelledError, KeyboardInterrupt))
         if job.poll() is None and getattr(job, "detached", False):
-            view.end("no longer watched; the job keeps running")
+            view.end("no longer watched; the job continues")
         else:
             if job.poll() is None:  # without a view there would be no Stop button
                 view.say("stopping the training")
@@ -89,7 +89,7 @@ async def watch(job: Any, *, draw: Draw | None = None, title: str = "", beside: 
 
 
 def default_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Draw the reward panel if the rows hold rewards, else the loss curve."""
+    """Draw the reward panel if the rows have rewards, else the loss curve."""
     from r1kit.views.figures import loss_curve, training_panel
 
     return training_panel(rows) if any("reward" in row for row in rows) else loss_curve(rows)
@@ -150,7 +150,7 @@ class _View:
             self._mirrored = now
 
     def end(self, text: str, *, log: str = "") -> None:
-        """Show the final state: the mirror opens with the last plot, and the widgets are hidden."""
+        """Replace the widgets by the opened mirror with the final plot."""
         self.say(text)
         for part in self.status, self.bar, self.button, self.image:
             part.layout.display = "none"
@@ -168,7 +168,7 @@ class _View:
         return f"<b>{escape(self._title)}</b> &nbsp; {text}"
 
     def _mirror(self, *, open_: bool = False, log: str = "") -> str:
-        """Return the mirror's HTML: folded and with the time of its update while the widgets are shown."""
+        """Return the mirror's HTML: folded and with its time while the widgets show, since it is older."""
         image = f"<p>{escape(self._alt)}</p>"
         if self.image.value:
             data = base64.b64encode(self.image.value).decode()

@@ -19,7 +19,7 @@ MODEL_KINDS = ("sft", "grpo", "01_data", "02_sft", "04_grpo")
 
 
 def tree(members: Members) -> str:
-    """Return one line per stage, below the stage whose model (or else data) it used, and its other inputs."""
+    """Draw one line per stage, below the stage that gave its model (or data); other inputs follow it."""
     if not members:
         return "no finished stages yet"
     children: dict[str, list[Mapping[str, Any]]] = {}
@@ -32,7 +32,7 @@ def tree(members: Members) -> str:
 
 
 def draw(members: Members, *, title: str = "What each stage depends on") -> Figure:
-    """Draw boxes from left to right; solid lines are models trained further, dashed lines the rest."""
+    """Draw boxes from left to right; full lines are models that were trained on, dashed ones the rest."""
     from matplotlib.patches import FancyBboxPatch
 
     from r1kit.views.figures import BLUE, GREEN, Picture, described
@@ -84,7 +84,7 @@ def _arrow(start: tuple[int, int], end: tuple[int, int], trained: bool) -> Fancy
 
 
 def positions(members: Members) -> dict[str, tuple[int, int]]:
-    """Return column and line of each box: right of all parents, on the main parent's line if that is free."""
+    """Place each box: right of all parents, on the main parent's line if that is free."""
     place: dict[str, tuple[int, int]] = {}
     for member in members:
         parents = [place[path_of(p)] for p in member["parents"] if path_of(p) in place]
@@ -97,12 +97,12 @@ def positions(members: Members) -> dict[str, tuple[int, int]]:
 
 
 def short(member: Mapping[str, Any]) -> str:
-    """Return the stage's name without its notebook: `final` of `06_pipeline/final`."""
+    """Return the stage's last name: `final` of `06_pipeline/final`."""
     return member["stage"].rpartition("/")[2]
 
 
 def path_of(entry: Mapping[str, Any]) -> str:
-    """Return `run/stage` of a parent; an external model has no run, so its name is its path."""
+    """Return `run/stage` of a parent; a given model has no run, and its name is its path."""
     return f"{entry['run']}/{entry['stage']}" if entry.get("run") else entry["stage"]
 
 

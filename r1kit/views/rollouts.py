@@ -39,7 +39,7 @@ class Markup(str):
 
 
 def load_rollouts(folder: str | Path, steps: Sequence[int] | None = None) -> pd.DataFrame:
-    """Load the rollouts of a job (or of some steps) from `rollouts/step_*.parquet`, in order of step.
+    """Load all rollouts of a job (or of some steps) from `rollouts/step_*.parquet`, in order of step.
 
     Raises:
         FileNotFoundError: there are none.
@@ -54,7 +54,7 @@ def load_rollouts(folder: str | Path, steps: Sequence[int] | None = None) -> pd.
 
 
 def choose_prompt(rollouts: pd.DataFrame) -> tuple[str, list[int]]:
-    """Return a prompt to compare, and the first, middle and last step at which it was rolled out.
+    """Choose a prompt to compare, and the first, middle and last step at which it was rolled out.
 
     Chosen is the prompt that was sampled over the longest stretch of the training, and among equals the one
     with the largest gain in reward. If every prompt was sampled only once, one step is returned.
@@ -71,7 +71,7 @@ def choose_prompt(rollouts: pd.DataFrame) -> tuple[str, list[int]]:
 
 
 def first_middle_last(steps: Sequence[int]) -> list[int]:
-    """Return the ends of a sorted list and the step nearest to halfway between them, without repetition."""
+    """Return the ends of a sorted list and the value nearest to halfway between them, without repetition."""
     middle = min(steps, key=lambda step: abs(step - (steps[0] + steps[-1]) / 2))
     return [int(step) for step in sorted({steps[0], middle, steps[-1]})]
 
@@ -83,7 +83,7 @@ def side_by_side(
     *,
     completions: int = 2,
 ) -> Markup:
-    """Show one prompt at its first, middle and last step, one column each, with reward parts and marked tags.
+    """Show the same prompt at the first, middle and last step, with reward parts and marked tags.
 
     If no prompt was sampled again over at least half of the training, each column shows another prompt of the
     same level, and a line says so: compare the style of the answers then, not the rewards.
@@ -114,7 +114,7 @@ def side_by_side(
 
 
 def group_html(rows: pd.DataFrame, *, title: str = "", completions: int = 8) -> Markup:
-    """Show one group: each completion of a prompt in a column, with its reward parts."""
+    """Show one group: each completion of a prompt with its reward parts (as `side_by_side`, no step)."""
     columns = [_column("", rows.iloc[i : i + 1], 1) for i in range(min(len(rows), completions))]
     return _html(f"<p><b>{escape(title)}</b></p>" if title else "", columns)
 
@@ -147,13 +147,14 @@ def _chip(name: str, value: Any) -> str:
 
 
 def _head(group: pd.DataFrame) -> str:
+    """Return the prompt of a group, and its solution if the rows have it."""
     row = group.iloc[0]
     gold = f" &nbsp; <b>Solution</b> {escape(str(row['solution']))}" if "solution" in group else ""
     return f"<p><b>Prompt</b> {escape(row['prompt'])}{gold}</p>"
 
 
 def _of_one_level(frame: pd.DataFrame, completions: int) -> Markup:
-    """Show a prompt each at the first, middle and last step, all of the last prompt's level if possible."""
+    """Return first, middle and last step with a prompt each, all of the last one's level if possible."""
     columns, level = [], None
     for step in reversed(first_middle_last(sorted(frame["step"].unique()))):
         rows = frame[frame["step"] == step]

@@ -184,7 +184,7 @@ def test_an_interrupted_cell_stops_the_job_unless_it_is_detached(screen, job, de
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(scenario())
     assert job.stopped.is_set() != detached
-    assert ("the job keeps running" if detached else "interrupted") in screen.status
+    assert ("the job continues" if detached else "interrupted") in screen.status
 
 
 def test_an_interrupted_cell_leaves_a_picture_of_all_steps(screen, job, monkeypatch):

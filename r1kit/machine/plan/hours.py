@@ -134,7 +134,7 @@ def generate_seconds(
 ) -> tuple[float, float]:
     """Return (planned, least) seconds to generate all completions of one batch.
 
-    Lengths are assumed uniform from 0 to twice the mean; decoding continues until the longest has ended, with
+    Lengths are taken as uniform from 0 to twice the mean; decoding runs until the longest has ended, with
     fewer and fewer sequences. Least is the same at the full bandwidth. Where the cache is too small for all
     sequences they run in turns.
     """

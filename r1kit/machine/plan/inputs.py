@@ -255,7 +255,7 @@ def generation_of(profile: Profile) -> Generation:
         devices = server.replicas * tensor_parallel
         share = server.gpu_memory_utilization or VLLM_SHARE
     elif value("use_vllm") and value("vllm_mode") == "server":
-        # An external server: assume one device with vLLM's default share.
+        # A server started elsewhere: counted as one device with vLLM's own share.
         mode, devices, tensor_parallel, share = "server", 1, 1, VLLM_SHARE
     elif value("use_vllm"):
         mode, devices = "colocate", processes
