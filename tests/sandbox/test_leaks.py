@@ -56,6 +56,7 @@ def until(condition, seconds=20):
         time.sleep(0.01)
 
 
+@pytest.mark.alone  # it counts the zombies of the whole machine
 @pytest.mark.slow
 @pytest.mark.parametrize("fork_server", [False, True])
 @pytest.mark.parametrize("tier", [tiers.NAMES[0], tiers.NAMES[-1]])
